@@ -1,0 +1,31 @@
+/*
+ * What the run loop asks of an engine: interp, translate, direct, kvm.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "x86/vcpu.h"
+
+struct vm;
+
+/* Why run() came back. */
+enum vcpu_exit {
+	VCPU_EXIT_EVENT,    /* v->events has something for the run loop, or may have */
+	VCPU_EXIT_HLT,      /* HLT was executed: v->activity is ACT_HLT */
+	VCPU_EXIT_SHUTDOWN, /* triple fault: v->activity is ACT_SHUTDOWN */
+	VCPU_EXIT_ERROR,    /* the engine itself failed; logged */
+	VCPU_EXIT_COUNT,
+};
+
+struct engine {
+	const char *name;
+	/* Does it work on this host? 0, or -errno with the reason. Any thread. */
+	int (*probe)(struct error *err);
+	int (*vcpu_open)(struct vcpu *v, struct error *err);
+	void (*vcpu_close)(struct vcpu *v);
+	enum vcpu_exit (*run)(struct vcpu *v); /* vCPU thread */
+	void (*kick)(struct vcpu *v);          /* any thread: leave run() soon; may be NULL when
+						  v->events is looked at anyway */
+	void (*pull)(struct vcpu *v);          /* engine's cached state -> v */
+	void (*push)(struct vcpu *v);          /* v was written from outside -> engine */
+};

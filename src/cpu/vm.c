@@ -1,0 +1,423 @@
+/*
+ * A virtual machine as its CPUs see it: vCPU threads and the delivery of events into them.
+ *
+ * SDM volume 3 sections 6.9 (priorities), 9.4 (INIT and SIPI), 11.8 (interrupt
+ * acceptance). One thread per vCPU runs the engine until an event needs attention, a
+ * HLT waits, or the machine ends.
+ *
+ * Threads: a struct cpu belongs to its thread; events are posted by any thread with
+ * vcpu_kick(). 'wake_lock' covers only sleeping and being woken: a kicker takes it
+ * only when 'asleep' is set, which the sleeper sets before it looks at the events a
+ * last time; both sides are sequentially consistent.
+ */
+#include "cpu/vm.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "cpu/events.h"
+#include "cpu/msrmap.h"
+#include "irq/lapic.h"
+#include "time/tsc.h"
+#include "x86/access.h"
+#include "x86/cpuid.h"
+#include "x86/except.h"
+#include "x86/xsave.h"
+
+struct cpu {
+	struct vcpu v; /* first: vcpu_kick() finds the cpu by it */
+	struct vm *vm;
+	struct lapic *lapic;
+	struct tsc tsc;
+	struct vcpu_stats stats;
+	pthread_t thread;
+	bool started, opened;
+	pthread_mutex_t wake_lock;
+	pthread_cond_t wake;
+	bool asleep; /* atomic */
+};
+
+struct vm {
+	struct vm_config cfg;
+	struct cpu *cpu[VM_MAX_VCPUS];
+	unsigned cpus;
+	enum vm_end end; /* atomic; the first reason stays */
+	unsigned running; /* atomic: vCPU threads that have not left */
+	struct vcpu *fault_vcpu;
+	void (*ended)(void *opaque);
+	void *ended_opaque;
+};
+
+static struct cpu *cpu_of(struct vcpu *v)
+{
+	return container_of(v, struct cpu, v);
+}
+
+/* ---- set-up ---- */
+
+static void cpu_free(struct cpu *c)
+{
+	if (!c)
+		return;
+	if (c->opened)
+		c->vm->cfg.engine->vcpu_close(&c->v);
+	msrmap_detach(&c->v);
+	pthread_cond_destroy(&c->wake);
+	pthread_mutex_destroy(&c->wake_lock);
+	free(c);
+}
+
+static int cpu_new(struct vm *vm, unsigned index, struct error *err)
+{
+	struct cpu *c = xzalloc_aligned(64, sizeof(*c));
+	struct vcpu *v = &c->v;
+	int ret;
+
+	vm->cpu[index] = c;
+	c->vm = vm;
+	pthread_mutex_init(&c->wake_lock, NULL);
+	pthread_cond_init(&c->wake, NULL);
+	tsc_init(&c->tsc, vm->cfg.tsc_khz, clock_now(vm->cfg.clock));
+	v->index = index;
+	v->apic_page = ~UINT64_C(0);
+	v->phys = vm->cfg.phys;
+	v->ports = vm->cfg.ports;
+	v->stats = &c->stats;
+	cpuid_attach(v, vm->cfg.cpuid);
+	ret = vm->cfg.engine->vcpu_open(v, err);
+	if (ret)
+		return ret;
+	c->opened = true;
+	vcpu_reset(v, false);
+	return 0;
+}
+
+struct vm *vm_new(const struct vm_config *cfg, struct error *err)
+{
+	struct vm *vm = xzalloc(sizeof(*vm));
+
+	vm->cfg = *cfg;
+	vm->cpus = cfg->cpus;
+	for (unsigned i = 0; i < cfg->cpus; i++) {
+		if (cpu_new(vm, i, err)) {
+			vm_free(vm);
+			return NULL;
+		}
+	}
+	return vm;
+}
+
+void vm_free(struct vm *vm)
+{
+	if (!vm)
+		return;
+	for (unsigned i = 0; i < vm->cpus; i++)
+		cpu_free(vm->cpu[i]);
+	free(vm);
+}
+
+unsigned vm_cpus(const struct vm *vm)
+{
+	return vm->cpus;
+}
+
+struct vcpu *vm_vcpu(struct vm *vm, unsigned index)
+{
+	return &vm->cpu[index]->v;
+}
+
+struct tsc *vm_tsc(struct vm *vm, unsigned index)
+{
+	return &vm->cpu[index]->tsc;
+}
+
+void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic)
+{
+	struct cpu *c = vm->cpu[index];
+
+	c->lapic = lapic;
+	msrmap_attach(&c->v, &(struct msrmap){ .lapic = lapic, .tsc = &c->tsc,
+					       .clock = vm->cfg.clock });
+	vcpu_apic_base_changed(&c->v);
+}
+
+void vm_reset_cpus(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		struct cpu *c = vm->cpu[i];
+
+		vcpu_reset(&c->v, false);
+		__atomic_store_n(&c->v.events, 0, __ATOMIC_SEQ_CST);
+		tsc_init(&c->tsc, vm->cfg.tsc_khz, clock_now(vm->cfg.clock));
+		if (c->lapic)
+			lapic_reset(c->lapic);
+		if (i)
+			c->v.activity = ACT_WAIT_SIPI;
+		if (vm->cfg.engine->push)
+			vm->cfg.engine->push(&c->v);
+	}
+	__atomic_store_n(&vm->end, VM_RUNNING, __ATOMIC_SEQ_CST);
+	vm->fault_vcpu = NULL;
+}
+
+/* ---- events ---- */
+
+void vcpu_kick(struct vcpu *v, u32 events)
+{
+	struct cpu *c = cpu_of(v);
+
+	vcpu_post(v, events);
+	if (c->vm->cfg.engine->kick)
+		c->vm->cfg.engine->kick(v);
+	if (!__atomic_load_n(&c->asleep, __ATOMIC_SEQ_CST))
+		return;
+	pthread_mutex_lock(&c->wake_lock);
+	pthread_cond_signal(&c->wake);
+	pthread_mutex_unlock(&c->wake_lock);
+}
+
+void vcpu_apic_event(void *vcpu, unsigned lapic_events)
+{
+	static const struct {
+		unsigned lapic;
+		u32 vcpu;
+	} map[] = {
+		{ LAPIC_EV_INTR, EV_INTR }, { LAPIC_EV_NMI, EV_NMI },	{ LAPIC_EV_SMI, EV_SMI },
+		{ LAPIC_EV_INIT, EV_INIT }, { LAPIC_EV_SIPI, EV_SIPI },
+	};
+	u32 events = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(map); i++)
+		if (lapic_events & map[i].lapic)
+			events |= map[i].vcpu;
+	vcpu_kick(vcpu, events);
+}
+
+void vcpu_apic_base_changed(struct vcpu *v)
+{
+	struct cpu *c = cpu_of(v);
+	u64 base;
+
+	v->apic_ops = &lapic_mmio_ops;
+	v->apic = c->lapic;
+	v->apic_page = c->lapic && lapic_window(c->lapic, &base) ? base : ~UINT64_C(0);
+	tlb_flush_all(v);
+}
+
+static void event_clear(struct vcpu *v, u32 events)
+{
+	__atomic_and_fetch(&v->events, ~events, __ATOMIC_SEQ_CST);
+}
+
+static enum vm_end vm_why(struct vm *vm)
+{
+	return __atomic_load_n(&vm->end, __ATOMIC_SEQ_CST);
+}
+
+static void shut_down(struct cpu *c)
+{
+	enum vm_end none = VM_RUNNING;
+
+	c->v.activity = ACT_SHUTDOWN;
+	if (__atomic_compare_exchange_n(&c->vm->end, &none, VM_TRIPLE_FAULT, false,
+					__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		c->vm->fault_vcpu = &c->v;
+	vm_end(c->vm, VM_TRIPLE_FAULT);
+}
+
+/* INIT: the registers and the APIC; processors other than the first then wait for SIPI. */
+static void take_init(struct cpu *c)
+{
+	event_clear(&c->v, EV_INIT | EV_SIPI | EV_NMI | EV_SMI);
+	vcpu_reset(&c->v, true);
+	lapic_init(c->lapic);
+	c->v.activity = lapic_base_read(c->lapic) & APIC_BASE_BSP ? ACT_RUNNING : ACT_WAIT_SIPI;
+}
+
+/* SIPI: real mode at vector * 4 KiB. Ignored by a CPU that does not wait. */
+static void take_sipi(struct cpu *c)
+{
+	struct vcpu *v = &c->v;
+	u8 vector;
+
+	event_clear(v, EV_SIPI);
+	if (v->activity != ACT_WAIT_SIPI)
+		return;
+	vector = lapic_sipi_vector(c->lapic);
+	v->seg[CS].sel = (u16)(vector << 8);
+	v->seg[CS].base = (u32)vector << 12;
+	v->rip = 0;
+	v->activity = ACT_RUNNING;
+	vcpu_sync(v);
+}
+
+static void take_nmi(struct cpu *c)
+{
+	event_clear(&c->v, EV_NMI);
+	c->v.activity = ACT_RUNNING;
+	c->stats.exception[VEC_NMI]++;
+	if (!except_nmi(&c->v))
+		shut_down(c);
+}
+
+/*
+ * The bit is cleared before the APIC is asked, so that an interrupt that arrives in between sets
+ * it again.
+ */
+static void take_intr(struct cpu *c)
+{
+	int vector;
+
+	event_clear(&c->v, EV_INTR);
+	if (!c->lapic || !lapic_has_intr(c->lapic))
+		return;
+	vector = lapic_take(c->lapic);
+	if (vector < 0)
+		return;
+	c->v.activity = ACT_RUNNING;
+	c->stats.interrupt[vector & 0xff]++;
+	if (!except_interrupt(&c->v, (u8)vector)) {
+		shut_down(c);
+		return;
+	}
+	if (lapic_has_intr(c->lapic))
+		vcpu_post(&c->v, EV_INTR);
+}
+
+/* Act on what can be acted on. */
+static void take_events(struct cpu *c)
+{
+	struct vcpu *v = &c->v;
+	u32 ev = vcpu_events(v);
+
+	if (ev & EV_STOP)
+		event_clear(v, EV_STOP);
+	if (ev & EV_FLUSH) {
+		event_clear(v, EV_FLUSH);
+		vcpu_sync(v);
+	}
+	if (ev & EV_SMI)
+		event_clear(v, EV_SMI);
+	if ((ev & EV_INIT) && c->lapic)
+		take_init(c);
+	else if ((ev & EV_SIPI) && c->lapic)
+		take_sipi(c);
+	if (v->activity == ACT_WAIT_SIPI || v->activity == ACT_SHUTDOWN)
+		return;
+	if ((vcpu_events(v) & EV_NMI) && vcpu_event_ready(v, EV_NMI))
+		take_nmi(c);
+	if ((vcpu_events(v) & EV_INTR) && vcpu_event_ready(v, EV_INTR))
+		take_intr(c);
+}
+
+/* Sleep until something can be acted on. */
+static void wait_event(struct cpu *c)
+{
+	struct vcpu *v = &c->v;
+
+	pthread_mutex_lock(&c->wake_lock);
+	__atomic_store_n(&c->asleep, true, __ATOMIC_SEQ_CST);
+	while (!vcpu_event_ready(v, vcpu_events(v)))
+		pthread_cond_wait(&c->wake, &c->wake_lock);
+	__atomic_store_n(&c->asleep, false, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&c->wake_lock);
+}
+
+static void *cpu_thread(void *arg)
+{
+	struct cpu *c = arg;
+	struct vm *vm = c->vm;
+	struct clock *clk = vm->cfg.clock;
+
+	while (vm_why(vm) == VM_RUNNING) {
+		vns_t start = clock_now(clk);
+
+		if (c->v.activity != ACT_RUNNING) {
+			wait_event(c);
+			c->stats.ns_idle += (u64)(clock_now(clk) - start);
+			take_events(c);
+			continue;
+		}
+		switch (vm->cfg.engine->run(&c->v)) {
+		case VCPU_EXIT_EVENT: c->stats.exit_event++; break;
+		case VCPU_EXIT_HLT: c->stats.exit_hlt++; break;
+		case VCPU_EXIT_SHUTDOWN: shut_down(c); break;
+		default: vm_end(vm, VM_FAILED); break;
+		}
+		c->stats.ns_run += (u64)(clock_now(clk) - start);
+		take_events(c);
+	}
+	if (!__atomic_sub_fetch(&vm->running, 1, __ATOMIC_SEQ_CST) && vm->ended)
+		vm->ended(vm->ended_opaque);
+	return NULL;
+}
+
+/* ---- running ---- */
+
+void vm_on_end(struct vm *vm, void (*ended)(void *opaque), void *opaque)
+{
+	vm->ended = ended;
+	vm->ended_opaque = opaque;
+}
+
+int vm_start(struct vm *vm, struct error *err)
+{
+	__atomic_store_n(&vm->running, vm->cpus, __ATOMIC_SEQ_CST);
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		struct cpu *c = vm->cpu[i];
+		int ret = pthread_create(&c->thread, NULL, cpu_thread, c);
+
+		if (ret) {
+			__atomic_sub_fetch(&vm->running, vm->cpus - i, __ATOMIC_SEQ_CST);
+			vm_end(vm, VM_FAILED);
+			vm_join(vm);
+			return error_set(err, -ret, "cannot start a thread for CPU %u: %s", i,
+					 strerror(ret));
+		}
+		c->started = true;
+	}
+	return 0;
+}
+
+enum vm_end vm_join(struct vm *vm)
+{
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		struct cpu *c = vm->cpu[i];
+
+		if (c->started)
+			pthread_join(c->thread, NULL);
+		c->started = false;
+	}
+	return vm_why(vm);
+}
+
+void vm_end(struct vm *vm, enum vm_end why)
+{
+	enum vm_end none = VM_RUNNING;
+
+	__atomic_compare_exchange_n(&vm->end, &none, why, false, __ATOMIC_SEQ_CST,
+				    __ATOMIC_SEQ_CST);
+	for (unsigned i = 0; i < vm->cpus; i++)
+		vcpu_kick(&vm->cpu[i]->v, EV_STOP);
+}
+
+struct vcpu *vm_fault_vcpu(struct vm *vm)
+{
+	return vm->fault_vcpu;
+}
+
+void vm_stats(struct vm *vm, struct vcpu_stats *sum)
+{
+	memset(sum, 0, sizeof(*sum));
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		const u64 *from = (const u64 *)&vm->cpu[i]->stats;
+		u64 *to = (u64 *)sum;
+
+		for (size_t n = 0; n < sizeof(*sum) / sizeof(u64); n++)
+			to[n] += from[n];
+	}
+}

@@ -1,0 +1,72 @@
+/*
+ * A virtual machine as its CPUs see it: memory, ports, clock, vCPU threads.
+ *
+ * The board (machine/) creates the chips and hands the CPU side their hooks;
+ * this part runs the vCPU threads and delivers interrupts into them.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "cpu/engine.h"
+#include "x86/stats.h"
+#include "time/clock.h"
+
+struct vm;
+struct io_ports;
+struct lapic;
+struct phys;
+struct tsc;
+
+#define VM_MAX_VCPUS 64
+
+/* Why a machine ended. */
+enum vm_end {
+	VM_RUNNING,
+	VM_POWEROFF,     /* the guest switched it off */
+	VM_RESET,        /* the guest asked for a reset */
+	VM_TRIPLE_FAULT, /* a CPU shut down */
+	VM_STOPPED,      /* somebody outside asked */
+	VM_FAILED,       /* the host or the engine failed; logged */
+};
+
+struct vm_config {
+	const struct engine *engine;
+	unsigned cpus;
+	const struct cpuid_table *cpuid; /* borrowed for the life of the VM */
+	struct phys *phys;
+	struct io_ports *ports;
+	struct clock *clock;
+	u64 tsc_khz;
+};
+
+/* Machine stopped. */
+struct vm *vm_new(const struct vm_config *cfg, struct error *err);
+void vm_free(struct vm *vm);
+unsigned vm_cpus(const struct vm *vm);
+struct vcpu *vm_vcpu(struct vm *vm, unsigned index);
+struct tsc *vm_tsc(struct vm *vm, unsigned index);
+/* The board gives each vCPU its local APIC, created with vcpu_apic_event() as event callback. Borrowed. */
+void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic);
+/* All CPUs to their power-up state: the boot CPU at the reset vector, the others waiting for SIPI. */
+void vm_reset_cpus(struct vm *vm);
+
+/* Start the vCPU threads; vm_ended() tells when it is over. */
+int vm_start(struct vm *vm, struct error *err);
+/* Called once, on any thread, when the machine ends for whatever reason. Set before vm_start. */
+void vm_on_end(struct vm *vm, void (*ended)(void *opaque), void *opaque);
+/* Wait until all vCPU threads have left. Why it ended. The VM can be started again afterwards. */
+enum vm_end vm_join(struct vm *vm);
+
+/* Any thread. The first reason stays. Returns at once; vCPUs stop at their next safe point. */
+void vm_end(struct vm *vm, enum vm_end why);
+/* Which vCPU shut down, for VM_TRIPLE_FAULT; NULL otherwise. Machine stopped. */
+struct vcpu *vm_fault_vcpu(struct vm *vm);
+
+/* Any thread: post events to a vCPU and make it look. Also the lapic's event callback (opaque is the vcpu). */
+void vcpu_kick(struct vcpu *v, u32 events);
+void vcpu_apic_event(void *vcpu, unsigned lapic_events);
+/* The lapic's base_changed callback: where this CPU sees its window. Owning thread, or machine stopped. */
+void vcpu_apic_base_changed(struct vcpu *v);
+
+/* Sums over all vCPUs. Exact when stopped, approximate while running. */
+void vm_stats(struct vm *vm, struct vcpu_stats *sum);

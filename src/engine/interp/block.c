@@ -1,0 +1,446 @@
+/*
+ * Blocks of decoded instructions: making, finding and dropping them.
+ *
+ * The invariants I1 to I4 are in block.h. SDM volume 3 section 8.1.3 asks for self-modified code to
+ * be seen after the next jump; here it is seen by the next instruction, as processors do.
+ * Thread: the owner of the vCPU; another thread's write only asks for a flush.
+ */
+#include "engine/interp/block.h"
+
+#include <Zydis/Mnemonic.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/interp/interp.h"
+#include "engine/interp/native.h"
+#include "engine/interp/ops.h"
+#include "x86/stats.h"
+
+#define ARENA_SIZE MiB(32)
+/* The most one block and two code pages can take. */
+#define BLOCK_ROOM (sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) + \
+		    2 * sizeof(struct code_page) + 64)
+
+/* What a jump cache entry points to when it is empty: matches no mode. */
+static struct block no_block = { .mode = BLOCK_DEAD };
+
+/* ---- instructions that are none ---- */
+
+/* Behind the last instruction of a block. */
+static enum op_result op_block_end(struct vcpu *v, const struct insn *in)
+{
+	v->rip = this_ip(v, in);
+	return OP_JUMP;
+}
+
+/* In a dead block: find what memory holds now (I2). */
+static enum op_result op_dead(struct vcpu *v, const struct insn *in)
+{
+	(void)v;
+	(void)in;
+	return OP_AGAIN;
+}
+
+static enum op_result op_too_long(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return op_gp0(v);
+}
+
+/* ---- pages ---- */
+
+static unsigned page_hash(gpa_t page)
+{
+	return (page >> PAGE_SHIFT) & ((1 << PAGE_HASH_BITS) - 1);
+}
+
+static unsigned block_hash(gpa_t gpa)
+{
+	return (gpa ^ gpa >> 13) & ((1 << BLOCK_HASH_BITS) - 1);
+}
+
+static struct code_page *page_find(const struct block_cache *c, gpa_t page)
+{
+	struct code_page *p = c->pages[page_hash(page)];
+
+	while (p && p->page != page)
+		p = p->next;
+	return p;
+}
+
+static void *arena_take(struct block_cache *c, size_t n)
+{
+	void *p = c->arena + c->used;
+
+	c->used += (n + 15) & ~(size_t)15;
+	return p;
+}
+
+static unsigned page_link(const struct block *b, gpa_t page)
+{
+	return (b->gpa & PAGE_MASK) == page ? 0 : 1;
+}
+
+/* Put a block on the list of a page, and mark the page (I1). */
+static void page_add(struct block_cache *c, gpa_t page, struct block *b)
+{
+	struct code_page *p = page_find(c, page);
+	u8 *flags = phys_page_flags(c->v->phys, page);
+
+	if (!p) {
+		p = arena_take(c, sizeof(*p));
+		p->page = page;
+		p->first = NULL;
+		p->next = c->pages[page_hash(page)];
+		c->pages[page_hash(page)] = p;
+	}
+	b->page_next[page_link(b, page)] = p->first;
+	p->first = b;
+	if (flags && !(*flags & PAGE_CODE)) {
+		__atomic_or_fetch(flags, PAGE_CODE, __ATOMIC_SEQ_CST);
+		tlb_protect_code(c->v, page);
+	}
+}
+
+static void kill_block(struct block_cache *c, struct block *b)
+{
+	struct block **link = &c->hash[block_hash(b->gpa)];
+
+	while (*link && *link != b)
+		link = &(*link)->hash_next;
+	if (*link)
+		*link = b->hash_next;
+	b->mode = BLOCK_DEAD;
+	for (unsigned i = 0; i < b->insns; i++)
+		b->insn[i].fn = op_dead;
+	c->v->stats->blocks_dropped++;
+}
+
+static bool overlaps(const struct block *b, gpa_t page, gpa_t gpa, u64 len)
+{
+	gpa_t start = b->gpa, end = b->gpa + b->bytes;
+
+	if (b->page2 != GPA_NONE) {
+		gpa_t boundary = (b->gpa & PAGE_MASK) + PAGE_SIZE;
+
+		if (page_link(b, page)) {
+			end = b->page2 + (end - boundary);
+			start = b->page2;
+		} else {
+			end = boundary;
+		}
+	}
+	return start < gpa + len && gpa < end;
+}
+
+static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
+{
+	struct code_page *p = page_find(c, page);
+	struct block **link;
+	u8 *flags;
+
+	if (!p)
+		return;
+	link = &p->first;
+	while (*link) {
+		struct block *b = *link;
+
+		if (b->mode != BLOCK_DEAD && overlaps(b, page, gpa, len))
+			kill_block(c, b);
+		if (b->mode == BLOCK_DEAD)
+			*link = b->page_next[page_link(b, page)];
+		else
+			link = &b->page_next[page_link(b, page)];
+	}
+	if (p->first)
+		return;
+	/* Plain data from now on. */
+	flags = phys_page_flags(c->v->phys, page);
+	if (flags)
+		__atomic_and_fetch(flags, (u8)~PAGE_CODE, __ATOMIC_SEQ_CST);
+}
+
+static void block_written(void *opaque, gpa_t gpa, u64 len)
+{
+	struct block_cache *c = opaque;
+
+	if (!pthread_equal(pthread_self(), c->owner)) {
+		__atomic_store_n(&c->flush_asked, true, __ATOMIC_SEQ_CST);
+		vcpu_post(c->v, EV_FLUSH);
+		return;
+	}
+	for (gpa_t page = gpa & PAGE_MASK; page < gpa + len; page += PAGE_SIZE)
+		page_written(c, page, gpa, len);
+}
+
+/* ---- the cache ---- */
+
+static void jumps_clear(struct block_cache *c)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(c->jump); i++)
+		c->jump[i].block = &no_block;
+}
+
+void block_unlink_jumps(struct block_cache *c, u64 page)
+{
+	if (page == ~UINT64_C(0)) {
+		jumps_clear(c);
+		return;
+	}
+	/* The page itself, and the one before: its last instruction may reach into this one. */
+	for (unsigned i = 0; i < ARRAY_SIZE(c->jump); i++) {
+		gva_t lin = c->jump[i].lin & PAGE_MASK;
+
+		if (lin == page || lin + PAGE_SIZE == page)
+			c->jump[i].block = &no_block;
+	}
+}
+
+void block_flush(struct block_cache *c)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(c->pages); i++) {
+		for (struct code_page *p = c->pages[i]; p; p = p->next) {
+			u8 *flags = phys_page_flags(c->v->phys, p->page);
+
+			if (flags)
+				__atomic_and_fetch(flags, (u8)~PAGE_CODE, __ATOMIC_SEQ_CST);
+		}
+		c->pages[i] = NULL;
+	}
+	memset(c->hash, 0, sizeof(c->hash));
+	jumps_clear(c);
+	c->used = 0;
+	__atomic_store_n(&c->flush_asked, false, __ATOMIC_SEQ_CST);
+	native_flush(c->v);
+}
+
+bool block_cache_full(const struct block_cache *c)
+{
+	return c->size - c->used < BLOCK_ROOM || native_full(c->v) ||
+	       __atomic_load_n(&c->flush_asked, __ATOMIC_ACQUIRE);
+}
+
+int block_cache_init(struct block_cache *c, struct vcpu *v)
+{
+	c->v = v;
+	c->size = ARENA_SIZE;
+	c->owner = pthread_self();
+	c->arena = mmap(NULL, c->size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (c->arena == MAP_FAILED)
+		return -errno;
+	c->once = calloc(1, sizeof(struct block) + 2 * sizeof(struct insn));
+	if (!c->once) {
+		munmap(c->arena, c->size);
+		return -ENOMEM;
+	}
+	jumps_clear(c);
+	c->listener = (struct code_listener){ .written = block_written, .opaque = c };
+	phys_add_code_listener(v->phys, &c->listener);
+	return 0;
+}
+
+void block_cache_fini(struct block_cache *c)
+{
+	phys_remove_code_listener(c->v->phys, &c->listener);
+	block_flush(c);
+	munmap(c->arena, c->size);
+	free(c->once);
+}
+
+/* ---- making blocks ---- */
+
+/* Nothing falls through these, or what follows is looked up anew anyway. */
+static bool ends_block(const struct insn *in)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_JMP:
+	case ZYDIS_MNEMONIC_CALL:
+	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_SYSCALL:
+	case ZYDIS_MNEMONIC_SYSRET:
+	case ZYDIS_MNEMONIC_SYSENTER:
+	case ZYDIS_MNEMONIC_SYSEXIT:
+	case ZYDIS_MNEMONIC_INT:
+	case ZYDIS_MNEMONIC_INT3:
+	case ZYDIS_MNEMONIC_INT1:
+	case ZYDIS_MNEMONIC_UD0:
+	case ZYDIS_MNEMONIC_UD1:
+	case ZYDIS_MNEMONIC_UD2:
+	case ZYDIS_MNEMONIC_HLT:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_POPF:
+	case ZYDIS_MNEMONIC_POPFD:
+	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_INVLPG:
+	case ZYDIS_MNEMONIC_INVPCID:
+	case ZYDIS_MNEMONIC_WRMSR:
+	case ZYDIS_MNEMONIC_LMSW:
+	case ZYDIS_MNEMONIC_OUT: return true;
+	/* To control, debug and segment registers. */
+	case ZYDIS_MNEMONIC_MOV:
+		return in->opcode == 0x22 || in->opcode == 0x23 || in->opcode == 0x8e;
+	default: return false;
+	}
+}
+
+/* Fill in->fn for the instruction at 'bytes'. */
+static void bind(struct vcpu *v, const u8 *bytes, struct insn *in)
+{
+	in->fn = bind_insn(in);
+	if (!in->fn && !native_prepare(v, bytes, in))
+		in->fn = op_ud2;
+	v->stats->insns_decoded++;
+}
+
+/* Put the decoded instruction behind the others of the block. */
+static void append(struct block *b, const struct insn *in)
+{
+	struct insn *slot = &b->insn[b->insns++];
+
+	*slot = *in;
+	slot->ip_off = b->bytes;
+	if (slot->base == REG_RIP)
+		slot->disp += b->bytes;
+	b->bytes = (u16)(b->bytes + in->len);
+}
+
+static void terminate(struct block *b)
+{
+	b->insn[b->insns] = (struct insn){ .fn = op_block_end, .ip_off = b->bytes };
+}
+
+/* An instruction that cannot be: raises its fault when it is reached. */
+static void append_bad(struct block *b, op_fn *fn)
+{
+	append(b, &(struct insn){ .fn = fn, .len = 1, .base = REG_ZERO, .index = REG_ZERO });
+}
+
+/* Decode from one page. False when not even the first instruction ends in it. */
+static bool fill_from_page(struct vcpu *v, struct block *b, const u8 *bytes, unsigned avail)
+{
+	while (b->insns < BLOCK_MAX_INSNS && b->bytes < avail) {
+		const u8 *p = bytes + b->bytes;
+		struct insn in;
+		enum decode_status s = decode(p, avail - b->bytes, b->mode & 15, &in);
+
+		if (s == DECODE_MORE)
+			return b->insns > 0;
+		if (s != DECODE_OK) {
+			if (!b->insns)
+				append_bad(b, s == DECODE_UD ? op_ud2 : op_too_long);
+			return true;
+		}
+		bind(v, p, &in);
+		append(b, &in);
+		if (ends_block(&in))
+			return true;
+	}
+	return b->insns > 0;
+}
+
+/* One instruction that reaches into the next page, or is not in RAM at all. */
+static bool fill_single(struct vcpu *v, struct block *b, gva_t lin)
+{
+	u8 bytes[15];
+	unsigned first = (unsigned)MIN(sizeof(bytes), PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+	enum decode_status s;
+	struct insn in;
+	gpa_t gpa2;
+
+	phys_read_all(v->phys, b->gpa, bytes, first);
+	s = decode(bytes, first, b->mode & 15, &in);
+	if (s == DECODE_MORE && first < sizeof(bytes)) {
+		gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
+
+		if (!in_long_mode(v))
+			next = (u32)next;
+		if (!fetch_translate(v, next, &gpa2))
+			return false;
+		phys_read_all(v->phys, gpa2, bytes + first, sizeof(bytes) - first);
+		b->page2 = gpa2 & PAGE_MASK;
+		s = decode(bytes, sizeof(bytes), b->mode & 15, &in);
+	}
+	if (s == DECODE_OK) {
+		bind(v, bytes, &in);
+		append(b, &in);
+	} else {
+		append_bad(b, s == DECODE_UD ? op_ud2 : op_too_long);
+	}
+	return true;
+}
+
+/* Keep a finished block: it takes its place in the arena now. */
+static void keep(struct block_cache *c, struct block *b)
+{
+	unsigned h = block_hash(b->gpa);
+
+	arena_take(c, sizeof(*b) + (b->insns + 1u) * sizeof(struct insn));
+	b->hash_next = c->hash[h];
+	c->hash[h] = b;
+	page_add(c, b->gpa & PAGE_MASK, b);
+	if (b->page2 != GPA_NONE && b->page2 != (b->gpa & PAGE_MASK))
+		page_add(c, b->page2, b);
+}
+
+static struct block *make(struct block_cache *c, gva_t lin, gpa_t gpa, u8 mode)
+{
+	struct vcpu *v = c->v;
+	unsigned avail = (unsigned)(PAGE_SIZE - (gpa & ~PAGE_MASK));
+	const u8 *bytes = phys_host(v->phys, gpa, avail, false);
+	struct block *b = bytes ? (struct block *)(void *)(c->arena + c->used) : c->once;
+
+	b->gpa = gpa;
+	b->page2 = GPA_NONE;
+	b->mode = mode;
+	b->insns = b->bytes = 0;
+	b->once = !bytes;
+	if ((!bytes || !fill_from_page(v, b, bytes, avail)) && !fill_single(v, b, lin))
+		return NULL;
+	terminate(b);
+	v->stats->blocks_decoded++;
+	if (bytes)
+		keep(c, b);
+	return b;
+}
+
+struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
+{
+	struct vcpu *v = c->v;
+	struct block *b;
+	struct jump *j;
+	gpa_t gpa, gpa2;
+
+	if (!fetch_translate(v, lin, &gpa))
+		return NULL;
+	for (b = c->hash[block_hash(gpa)]; b; b = b->hash_next)
+		if (b->gpa == gpa && b->mode == mode)
+			break;
+	/* The second page may be another one now, or gone. */
+	if (b && b->page2 != GPA_NONE) {
+		gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
+
+		if (!fetch_translate(v, in_long_mode(v) ? next : (u32)next, &gpa2))
+			return NULL;
+		if ((gpa2 & PAGE_MASK) != b->page2) {
+			kill_block(c, b);
+			b = NULL;
+		}
+	}
+	if (!b) {
+		/* Zydis may use vector registers. */
+		vcpu_park(v);
+		b = make(c, lin, gpa, mode);
+		if (!b || b->once)
+			return b;
+	}
+	j = jump_slot(c, lin);
+	j->lin = lin;
+	j->block = b;
+	return b;
+}

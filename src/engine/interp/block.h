@@ -1,0 +1,104 @@
+/*
+ * Blocks of decoded instructions, kept by physical address and mode.
+ *
+ *   linear RIP --jump cache--> block <--hash-- (physical address, mode)
+ *                                ^--list-- code page
+ *
+ * I1  A block's instructions are what memory holds: each page with a block is marked PAGE_CODE, and
+ *     a write to it kills the blocks it overlaps before the next instruction starts.
+ * I2  A dead block has mode BLOCK_DEAD, so no lookup finds it, and all its instructions
+ *     lead out of it; its memory stays until block_flush().
+ * I3  The jump cache is emptied when linear addresses may translate differently.
+ * I4  block_flush() runs only between blocks.
+ *
+ * Thread: the owner of the vCPU; block_written() any thread.
+ */
+#pragma once
+
+#include <pthread.h>
+
+#include "mem/phys.h"
+#include "x86/decode.h"
+
+#define BLOCK_DEAD 0xff
+#define BLOCK_MAX_INSNS 48
+#define GPA_NONE (~UINT64_C(0))
+
+struct block {
+	gpa_t gpa;   /* of the first byte */
+	gpa_t page2; /* page the last instruction reaches into, GPA_NONE if it does not */
+	struct block *hash_next;
+	struct block *page_next[2]; /* lists of the first and the second page */
+	u16 insns, bytes;
+	u8 mode; /* code size, and 16 for CPL 3; BLOCK_DEAD */
+	bool once; /* not from RAM: not kept */
+	struct insn insn[]; /* the last one is no instruction, but leads out */
+};
+
+struct code_page {
+	gpa_t page;
+	struct block *first;
+	struct code_page *next;
+};
+
+#define JUMP_BITS 12
+#define BLOCK_HASH_BITS 15
+#define PAGE_HASH_BITS 12
+
+struct jump {
+	gva_t lin;
+	struct block *block;
+};
+
+struct block_cache {
+	struct jump jump[1 << JUMP_BITS];
+	struct block *hash[1 << BLOCK_HASH_BITS];
+	struct code_page *pages[1 << PAGE_HASH_BITS];
+	u8 *arena; /* blocks and code pages, handed out from the front */
+	size_t used, size;
+	struct block *once; /* a buffer for code outside RAM */
+	struct vcpu *v;
+	struct code_listener listener;
+	pthread_t owner;
+	bool flush_asked; /* by another thread; atomic */
+};
+
+/* 0 or -ENOMEM. */
+int block_cache_init(struct block_cache *c, struct vcpu *v);
+void block_cache_fini(struct block_cache *c);
+
+/* Forget everything. Between blocks only (I4). */
+void block_flush(struct block_cache *c);
+/* There may be no room for another block: flush first. */
+bool block_cache_full(const struct block_cache *c);
+/* Linear addresses may translate differently now. */
+void block_unlink_jumps(struct block_cache *c, u64 page);
+
+/* The block at CS:RIP; NULL: a fault is in v->fault. */
+struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode);
+
+static inline u8 block_mode(const struct vcpu *v)
+{
+	return (u8)(v->code_size | (v->cpl == 3 ? 16 : 0));
+}
+
+static inline gva_t linear_rip(const struct vcpu *v)
+{
+	return v->code_size == 8 ? v->rip : (u32)(v->seg[CS].base + v->rip);
+}
+
+static inline struct jump *jump_slot(struct block_cache *c, gva_t lin)
+{
+	return &c->jump[(lin ^ lin >> JUMP_BITS) & ((1 << JUMP_BITS) - 1)];
+}
+
+static inline struct block *block_find(struct block_cache *c, const struct vcpu *v)
+{
+	gva_t lin = linear_rip(v);
+	u8 mode = block_mode(v);
+	const struct jump *j = jump_slot(c, lin);
+
+	if (likely(j->lin == lin && j->block->mode == mode))
+		return j->block;
+	return block_find_slow(c, lin, mode);
+}

@@ -1,0 +1,193 @@
+/*
+ * Moving the guest's vector and x87 state between the host's registers and v->xsave.
+ *
+ * SDM volume 1 chapter 13. The components are x87, SSE, AVX and AVX-512, as far as the
+ * host has them; PKRU is never given to the host. Where XSTATE_BV is clear the
+ * component has its initial values and the bytes mean nothing. x87 pointers in the
+ * registers are addresses of this process and are replaced by the guest's.
+ * Thread: the owner of the vCPU; no lock.
+ */
+#include "engine/interp/vector.h"
+
+#include "engine/interp/native.h"
+#include "engine/interp/stub.h"
+
+/*
+ * What the compiler may assume about the x87 and SSE units at a function call: the ABI's control words and
+ * nothing else. XSTATE_BV is 0, so all components get their initial values.
+ */
+static const struct {
+	u8 area[576] __attribute__((aligned(64)));
+} host_default = {
+	.area = {
+		[XSAVE_FCW] = 0x7f,
+		[XSAVE_FCW + 1] = 0x03,
+		[XSAVE_MXCSR] = 0x80,
+		[XSAVE_MXCSR + 1] = 0x1f,
+	},
+};
+
+static u64 *u64_at(struct vcpu *v, unsigned off)
+{
+	return (u64 *)(void *)(v->xsave + off);
+}
+
+/* No memset: libc's may use vector registers. */
+static void clear(void *p, size_t n)
+{
+	__asm__ volatile("rep stosb" : "+D"(p), "+c"(n) : "a"(0) : "memory");
+}
+
+static void copy(void *dst, const void *src, size_t n)
+{
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+}
+
+static void xrstor(const void *area, u64 mask)
+{
+	__asm__ volatile("xrstor64 (%0)"
+			 :
+			 : "r"(area), "a"((u32)mask), "d"((u32)(mask >> 32))
+			 : "memory");
+}
+
+static void xsave(void *area, u64 mask, bool opt)
+{
+	if (likely(opt))
+		__asm__ volatile("xsaveopt64 (%0)"
+				 :
+				 : "r"(area), "a"((u32)mask), "d"((u32)(mask >> 32))
+				 : "memory");
+	else
+		__asm__ volatile("xsave64 (%0)"
+				 :
+				 : "r"(area), "a"((u32)mask), "d"((u32)(mask >> 32))
+				 : "memory");
+}
+
+void vec_load(struct vcpu *v)
+{
+	const struct native *n = v->native;
+	u64 *header = u64_at(v, XSAVE_XSTATE_BV);
+
+	/*
+	 * XRSTOR faults on reserved bits. No guest instruction can put them there, but a state
+	 * that was loaded from outside may have them.
+	 */
+	header[0] &= n->xcr0;
+	for (unsigned i = 1; i < 8; i++)
+		header[i] = 0;
+	*(u32 *)(void *)(v->xsave + XSAVE_MXCSR) &= n->mxcsr_mask;
+	xrstor(v->xsave, n->xcr0);
+	v->vec_live = true;
+}
+
+void vec_save(struct vcpu *v)
+{
+	const struct native *n = v->native;
+
+	/* XSAVEOPT may leave out MXCSR with an otherwise initial SSE state; XRSTOR reads it always. */
+	__asm__ volatile("stmxcsr %0" : "=m"(*(u32 *)(void *)(v->xsave + XSAVE_MXCSR)));
+	xsave(v->xsave, n->xcr0, n->xsaveopt);
+	xrstor(host_default.area, n->xcr0);
+	v->vec_live = false;
+	*(u16 *)(void *)(v->xsave + XSAVE_FOP) = v->fop;
+	*u64_at(v, XSAVE_FIP) = v->fip;
+	*u64_at(v, XSAVE_FDP) = v->fdp;
+}
+
+/*
+ * Register 'reg' lies in up to three places: bits 127..0, 255..128, 511..256; from 16 on in one.
+ */
+struct part {
+	unsigned off; /* in v->xsave */
+	unsigned at, len;
+	unsigned comp; /* state component */
+};
+
+static unsigned parts_of(unsigned reg, struct part p[3])
+{
+	if (reg >= 16) {
+		p[0] = (struct part){ XSAVE_HI16_ZMM + (reg - 16) * 64, 0, 64, 7 };
+		return 1;
+	}
+	p[0] = (struct part){ XSAVE_XMM + reg * 16, 0, 16, 1 };
+	p[1] = (struct part){ XSAVE_YMM + reg * 16, 16, 16, 2 };
+	p[2] = (struct part){ XSAVE_ZMM_HI256 + reg * 32, 32, 32, 6 };
+	return 3;
+}
+
+static bool in_use(const struct vcpu *v, unsigned comp)
+{
+	return *(const u64 *)(const void *)(v->xsave + XSAVE_XSTATE_BV) >> comp & 1;
+}
+
+/* Before writing to a component: its bytes count from now on. */
+static void use(struct vcpu *v, unsigned comp)
+{
+	if (in_use(v, comp))
+		return;
+	if (comp == 1)
+		clear(v->xsave + XSAVE_XMM, 256);
+	else
+		clear(v->xsave + xcomp_layout[comp].offset, xcomp_layout[comp].size);
+	*u64_at(v, XSAVE_XSTATE_BV) |= BIT(comp);
+}
+
+void vec_get(const struct vcpu *v, unsigned reg, void *buf, unsigned len)
+{
+	struct part p[3];
+	unsigned n = parts_of(reg, p);
+
+	for (unsigned i = 0; i < n && p[i].at < len; i++) {
+		unsigned size = MIN(len - p[i].at, p[i].len);
+
+		if (in_use(v, p[i].comp))
+			copy((u8 *)buf + p[i].at, v->xsave + p[i].off, size);
+		else
+			clear((u8 *)buf + p[i].at, size);
+	}
+}
+
+void vec_merge(struct vcpu *v, unsigned reg, const void *buf, unsigned len)
+{
+	struct part p[3];
+	unsigned n = parts_of(reg, p);
+
+	for (unsigned i = 0; i < n && p[i].at < len; i++) {
+		use(v, p[i].comp);
+		copy(v->xsave + p[i].off, (const u8 *)buf + p[i].at, MIN(len - p[i].at, p[i].len));
+	}
+}
+
+void vec_put(struct vcpu *v, unsigned reg, const void *buf, unsigned len)
+{
+	struct part p[3];
+	unsigned n = parts_of(reg, p);
+
+	for (unsigned i = 0; i < n; i++)
+		if (in_use(v, p[i].comp))
+			clear(v->xsave + p[i].off, p[i].len);
+	vec_merge(v, reg, buf, len);
+}
+
+u64 vec_k_get(const struct vcpu *v, unsigned k)
+{
+	return in_use(v, 5) ? *(const u64 *)(const void *)(v->xsave + XSAVE_OPMASK + k * 8) : 0;
+}
+
+void vec_k_put(struct vcpu *v, unsigned k, u64 val)
+{
+	use(v, 5);
+	*u64_at(v, XSAVE_OPMASK + k * 8) = val;
+}
+
+u64 vec_mmx_get(const struct vcpu *v, unsigned reg)
+{
+	unsigned top = v->xsave[XSAVE_FSW + 1] >> 3 & 7;
+
+	/* The image is in stack order, MMX registers are the physical ones. */
+	if (!in_use(v, 0))
+		return 0;
+	return *(const u64 *)(const void *)(v->xsave + XSAVE_ST + ((reg - top) & 7) * 16);
+}

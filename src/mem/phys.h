@@ -1,0 +1,155 @@
+/*
+ * The guest-physical address space: RAM, ROM and MMIO windows.
+ *
+ * A region belongs to whoever added it. Lookup is by an immutable sorted
+ * snapshot that is replaced as a whole when a window moves, so readers take
+ * no lock; old snapshots are kept until the map is freed. A map that was seen
+ * before uses its old snapshot again, so only PHYS_MAX_MAPS different ones are
+ * ever kept; a guest that makes more gets no further windows.
+ *
+ * Overlap: RAM and ROM may not overlap each other. Where an MMIO window lies
+ * over RAM or ROM or over a window that is there already (a guest can put a BAR
+ * anywhere), the whole window is hidden until what covers it has gone.
+ *
+ * RAM pages carry a byte of flags each. PAGE_CODE says that some engine holds
+ * decoded or translated instructions of this page: whoever writes to it, CPU or
+ * DMA, must call phys_note_write() with the page still marked; phys_write() and
+ * phys_store() do.
+ *
+ * Threads: everything may be called on any thread, except phys_free() and
+ * phys_remove_code_listener(), which need the machine stopped.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "base/types.h"
+#include "mem/io.h"
+
+#define PAGE_SHIFT 12
+#define PAGE_SIZE  UINT64_C(4096)
+#define PAGE_MASK  (~(PAGE_SIZE - 1))
+
+#define PHYS_MAX_MAPS 4096
+
+enum { PAGE_CODE = 1 };
+
+enum phys_kind { PHYS_NONE, PHYS_RAM, PHYS_ROM, PHYS_MMIO };
+
+struct phys_region {
+	gpa_t base;
+	u64 len; /* bytes, page multiple for RAM and ROM */
+	enum phys_kind kind;
+	const char *name;
+	u8 *host;                 /* RAM and ROM: host address of 'base' */
+	u8 *page_flags;           /* RAM and ROM: one byte a page */
+	const struct io_ops *ops; /* MMIO */
+	void *dev;
+};
+
+struct phys;
+
+struct phys *phys_new(void);
+void phys_free(struct phys *p);
+
+/*
+ * RAM backed by a memfd, from guest-physical 'base'. Memory appears when touched.
+ * -ENOMEM when the host refuses the size; -EINVAL for a base or length that is not
+ * a page multiple or beyond 2^52; -EBUSY when RAM or ROM is there. 'name' is kept.
+ */
+int phys_add_ram(struct phys *p, const char *name, gpa_t base, u64 len,
+		 struct error *err);
+/* ROM with this content, read-only for the guest. Copied. */
+int phys_add_rom(struct phys *p, const char *name, gpa_t base, const void *data, u64 len,
+		 struct error *err);
+/*
+ * 'name', 'ops' and 'dev' are kept. 0 also when the window is hidden (see above).
+ * -EINVAL when it is empty or wraps round, -ENOSPC after too many different maps.
+ */
+int phys_add_mmio(struct phys *p, const char *name, gpa_t base, u64 len,
+		  const struct io_ops *ops, void *dev, struct error *err);
+/*
+ * Take away the window of this device at this base (BAR moves). False if there is
+ * none. Its device can be called once more by an access that is under way.
+ */
+bool phys_remove_mmio(struct phys *p, gpa_t base, const struct io_ops *ops,
+		      const void *dev);
+/* The same for the window or ROM seen at this base, whoever has it. RAM stays. */
+bool phys_remove(struct phys *p, gpa_t base);
+/* Higher each time the map changes; cached translations of an older map are stale. */
+u64 phys_generation(struct phys *p);
+
+/* The region that holds gpa, NULL if none. Valid until phys_free(), but see the
+ * generation. */
+const struct phys_region *phys_find(struct phys *p, gpa_t gpa);
+
+/*
+ * Host address of [gpa, gpa + len) when it lies within one RAM region (or ROM, when
+ * 'write' is false), else NULL. With 'write' the caller reports with phys_note_write().
+ */
+void *phys_host(struct phys *p, gpa_t gpa, u64 len, bool write);
+
+/*
+ * Copy in and out, across regions; MMIO included (aligned pieces of 1 to 8 bytes).
+ * False: part of it is nowhere; that part reads as all ones. Writes to ROM are ignored.
+ * For a CPU or a loader. A device's own DMA must not reach MMIO, least of all its own
+ * registers with its lock held: it uses phys_dma_read() and phys_dma_write().
+ */
+bool phys_read(struct phys *p, gpa_t gpa, void *buf, u64 len);
+bool phys_write(struct phys *p, gpa_t gpa, const void *buf, u64 len);
+
+/*
+ * The same for DMA, RAM and ROM only: false, with nothing written, when a part of it
+ * is anything else.
+ */
+bool phys_dma_read(struct phys *p, gpa_t gpa, void *buf, u64 len);
+bool phys_dma_write(struct phys *p, gpa_t gpa, const void *buf, u64 len);
+
+/* As the CPU does it: what is nowhere reads as all ones and ignores writes. */
+static inline void phys_read_all(struct phys *p, gpa_t gpa, u8 *buf, u64 len)
+{
+	for (u64 i = 0; i < len; i++)
+		buf[i] = 0xff;
+	(void)!phys_read(p, gpa, buf, len);
+}
+
+static inline void phys_write_all(struct phys *p, gpa_t gpa, const u8 *buf, u64 len)
+{
+	(void)!phys_write(p, gpa, buf, len);
+}
+
+/* One CPU access of 1, 2, 4 or 8 bytes, not crossing a page. Nothing there: all ones,
+ * ignored. */
+u64 phys_load(struct phys *p, gpa_t gpa, unsigned size);
+void phys_store(struct phys *p, gpa_t gpa, u64 val, unsigned size);
+
+/* Flags byte of the page that holds gpa, NULL when it is not RAM or ROM. */
+u8 *phys_page_flags(struct phys *p, gpa_t gpa);
+
+/*
+ * Mark the page that holds gpa PAGE_CODE, before its bytes are decoded. Writers only
+ * store and then look at the flag, without a fence between; the first marking
+ * therefore runs a barrier on every thread of the process, so that each write is either
+ * seen by the decoding that follows or sees the mark. False when it is not RAM or ROM.
+ */
+bool phys_mark_code(struct phys *p, gpa_t gpa);
+
+/* Somebody wrote [gpa, gpa+len): tell the listeners if a page of it is marked PAGE_CODE.
+ */
+void phys_note_write(struct phys *p, gpa_t gpa, u64 len);
+
+/* Who holds decoded code. Called on the writing thread, after the write. */
+struct code_listener {
+	void (*written)(void *opaque, gpa_t gpa, u64 len);
+	void *opaque;
+	struct code_listener *next; /* phys.c only */
+};
+void phys_add_code_listener(struct phys *p, struct code_listener *l);
+void phys_remove_code_listener(struct phys *p, struct code_listener *l);
+
+/* The memfd of the RAM region that starts at 'base' (owned by the map), -1 if none. */
+int phys_ram_fd(struct phys *p, gpa_t base);
+
+/* Bytes of RAM in total, and each RAM region in order of address: index from 0, NULL at
+ * the end. */
+u64 phys_ram_size(struct phys *p);
+const struct phys_region *phys_ram_region(struct phys *p, unsigned index);

@@ -1,0 +1,392 @@
+/*
+ * The one clock of a machine and the timers that wait on it.
+ *
+ * The only reader of a host clock (I4). Virtual time is CLOCK_MONOTONIC less what it read at
+ * virtual time 0 and less the time spent stopped. clock_now() takes no lock: the three
+ * words it needs are guarded by a sequence counter that is odd while they change.
+ *
+ * Timers stand in a list sorted by deadline; there are some ten of them in a machine (one
+ * per chip and vCPU), so insertion walks it.
+ *
+ * Lock: clk->lock covers the list, all timers' private members and every change of the time
+ * words. It is a leaf: nothing is called with it held. Threads: any.
+ */
+#include "time/clock.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/bits.h"
+
+/* A bound for streams that leaves room for any sum of two times: 146 years. */
+#define VNS_MAX_SANE (INT64_C(1) << 62)
+
+struct clock {
+	/* Time words, see clock_now(). */
+	u32 seq;
+	bool running; /* time = host + base, else time = base */
+	i64 base;
+
+	bool manual;
+	u32 stops; /* nested clock_stop() */
+	i64 epoch_ns;
+
+	pthread_mutex_t lock;
+	struct timer *armed; /* sorted by deadline */
+	pthread_t runner;    /* inside clock_run_timers(), while running_timers */
+	bool running_timers;
+	void (*wake)(void *opaque);
+	void *wake_opaque;
+};
+
+static i64 host_ns(clockid_t id)
+{
+	struct timespec ts;
+
+	clock_gettime(id, &ts);
+	return (i64)ts.tv_sec * NSEC_PER_SEC + ts.tv_nsec;
+}
+
+static struct clock *clock_alloc(bool manual)
+{
+	struct clock *clk = xzalloc(sizeof(*clk));
+
+	pthread_mutex_init(&clk->lock, NULL);
+	clk->manual = manual;
+	return clk;
+}
+
+struct clock *clock_new(void)
+{
+	struct clock *clk = clock_alloc(false);
+	i64 host = host_ns(CLOCK_MONOTONIC);
+
+	clk->base = -host;
+	clk->running = true;
+	/* Both clocks are read within a microsecond; the epoch needs no better. */
+	clk->epoch_ns = host_ns(CLOCK_REALTIME);
+	return clk;
+}
+
+struct clock *clock_new_manual(void)
+{
+	return clock_alloc(true);
+}
+
+void clock_free(struct clock *clk)
+{
+	if (!clk)
+		return;
+	pthread_mutex_destroy(&clk->lock);
+	free(clk);
+}
+
+/*
+ * Pairs with time_words_open() and time_words_set(): who sees a new word also sees 'seq'
+ * changed at the second look. The host clock is read between the two looks, so a time
+ * that a concurrent clock_stop() would not know of is thrown away.
+ */
+vns_t clock_now(struct clock *clk)
+{
+	for (;;) {
+		u32 seq = __atomic_load_n(&clk->seq, __ATOMIC_ACQUIRE);
+		bool running = __atomic_load_n(&clk->running, __ATOMIC_ACQUIRE);
+		i64 now = __atomic_load_n(&clk->base, __ATOMIC_ACQUIRE);
+
+		if (running)
+			now += host_ns(CLOCK_MONOTONIC);
+		if (likely(__atomic_load_n(&clk->seq, __ATOMIC_ACQUIRE) == seq && !(seq & 1)))
+			return now;
+	}
+}
+
+/* Time as the lock holder knows it. */
+static vns_t now_locked(const struct clock *clk)
+{
+	return clk->running ? clk->base + host_ns(CLOCK_MONOTONIC) : clk->base;
+}
+
+/*
+ * Begin a change; from here on no reader succeeds with the old words. A full barrier: the
+ * host clock read that may follow comes after it. Under the lock.
+ */
+static void time_words_open(struct clock *clk)
+{
+	__atomic_fetch_add(&clk->seq, 1, __ATOMIC_SEQ_CST);
+}
+
+static void time_words_set(struct clock *clk, bool running, i64 base)
+{
+	__atomic_store_n(&clk->running, running, __ATOMIC_RELEASE);
+	__atomic_store_n(&clk->base, base, __ATOMIC_RELEASE);
+	__atomic_fetch_add(&clk->seq, 1, __ATOMIC_RELEASE);
+}
+
+static void set_now(struct clock *clk, vns_t now)
+{
+	time_words_open(clk);
+	time_words_set(clk, clk->running, now);
+}
+
+void clock_stop(struct clock *clk)
+{
+	pthread_mutex_lock(&clk->lock);
+	if (!clk->stops++ && !clk->manual) {
+		time_words_open(clk);
+		time_words_set(clk, false, now_locked(clk));
+	}
+	pthread_mutex_unlock(&clk->lock);
+}
+
+/* Tell the waiter, with the lock released. */
+static void wake_unlock(struct clock *clk, bool earlier)
+{
+	void (*wake)(void *) = earlier ? clk->wake : NULL;
+	void *opaque = clk->wake_opaque;
+
+	pthread_mutex_unlock(&clk->lock);
+	if (wake)
+		wake(opaque);
+}
+
+void clock_start(struct clock *clk)
+{
+	bool started;
+
+	pthread_mutex_lock(&clk->lock);
+	started = clk->stops && !--clk->stops;
+	if (started && !clk->manual) {
+		time_words_open(clk);
+		time_words_set(clk, true, clk->base - host_ns(CLOCK_MONOTONIC));
+	}
+	wake_unlock(clk, started && clk->armed);
+}
+
+i64 clock_epoch_ns(struct clock *clk)
+{
+	return __atomic_load_n(&clk->epoch_ns, __ATOMIC_RELAXED);
+}
+
+void clock_set_epoch_ns(struct clock *clk, i64 ns)
+{
+	__atomic_store_n(&clk->epoch_ns, ns, __ATOMIC_RELAXED);
+}
+
+/* Timers. */
+
+void timer_init(struct timer *t, struct clock *clk, void (*fire)(void *, vns_t), void *opaque)
+{
+	*t = (struct timer){ .clk = clk, .fire = fire, .opaque = opaque, .deadline = VNS_NEVER };
+}
+
+static void list_remove(struct timer *t)
+{
+	if (!t->pprev)
+		return;
+	*t->pprev = t->next;
+	if (t->next)
+		t->next->pprev = t->pprev;
+	t->next = NULL;
+	t->pprev = NULL;
+}
+
+/* Behind those of the same deadline, so that equals fire in the order they were armed. */
+static void list_insert(struct clock *clk, struct timer *t)
+{
+	struct timer **p = &clk->armed;
+
+	while (*p && (*p)->deadline <= t->deadline)
+		p = &(*p)->next;
+	t->next = *p;
+	t->pprev = p;
+	if (t->next)
+		t->next->pprev = &t->next;
+	*p = t;
+}
+
+static vns_t earliest(const struct clock *clk)
+{
+	return clk->armed && !clk->stops ? clk->armed->deadline : VNS_NEVER;
+}
+
+void timer_arm(struct timer *t, vns_t deadline)
+{
+	struct clock *clk = t->clk;
+	vns_t before;
+	bool earlier;
+
+	pthread_mutex_lock(&clk->lock);
+	before = earliest(clk);
+	list_remove(t);
+	t->deadline = deadline;
+	if (deadline != VNS_NEVER)
+		list_insert(clk, t);
+	/* The thread inside clock_run_timers() is awake and will be given the deadline. */
+	earlier = earliest(clk) < before &&
+		  !(clk->running_timers && pthread_equal(clk->runner, pthread_self()));
+	wake_unlock(clk, earlier);
+}
+
+void timer_cancel(struct timer *t)
+{
+	pthread_mutex_lock(&t->clk->lock);
+	list_remove(t);
+	t->deadline = VNS_NEVER;
+	pthread_mutex_unlock(&t->clk->lock);
+}
+
+vns_t clock_next_deadline(struct clock *clk)
+{
+	vns_t next;
+
+	pthread_mutex_lock(&clk->lock);
+	next = earliest(clk);
+	pthread_mutex_unlock(&clk->lock);
+	return next;
+}
+
+/* Move what is due at 'now' from the armed list to *due, keeping the order. */
+static void take_due(struct clock *clk, vns_t now, struct timer **due)
+{
+	struct timer **end = &clk->armed;
+
+	while (*end && (*end)->deadline <= now)
+		end = &(*end)->next;
+	if (end == &clk->armed)
+		return;
+	*due = clk->armed;
+	clk->armed = *end;
+	if (clk->armed)
+		clk->armed->pprev = &clk->armed;
+	*end = NULL;
+	(*due)->pprev = due;
+}
+
+/*
+ * The due timers go to a list of their own first, so that each fires once however its
+ * callback arms it. They stay linked there: a cancel in the meantime takes effect.
+ */
+vns_t clock_run_timers(struct clock *clk)
+{
+	struct timer *due = NULL;
+	bool outer;
+	vns_t next;
+
+	pthread_mutex_lock(&clk->lock);
+	/* A second thread in here is allowed, it only wakes the waiter once too often. */
+	outer = !clk->running_timers;
+	if (outer) {
+		clk->running_timers = true;
+		clk->runner = pthread_self();
+	}
+	if (!clk->stops)
+		take_due(clk, now_locked(clk), &due);
+	while (due && !clk->stops) {
+		struct timer *t = due;
+		vns_t deadline = t->deadline;
+		void (*fire)(void *, vns_t) = t->fire;
+		void *opaque = t->opaque;
+
+		list_remove(t);
+		t->deadline = VNS_NEVER;
+		pthread_mutex_unlock(&clk->lock);
+		fire(opaque, deadline);
+		pthread_mutex_lock(&clk->lock);
+	}
+	/* Stopped half-way: the rest waits for the start. */
+	while (due) {
+		struct timer *t = due;
+
+		list_remove(t);
+		list_insert(clk, t);
+	}
+	if (outer)
+		clk->running_timers = false;
+	next = earliest(clk);
+	pthread_mutex_unlock(&clk->lock);
+	return next;
+}
+
+void clock_set_wake(struct clock *clk, void (*wake)(void *opaque), void *opaque)
+{
+	pthread_mutex_lock(&clk->lock);
+	clk->wake = wake;
+	clk->wake_opaque = opaque;
+	pthread_mutex_unlock(&clk->lock);
+}
+
+void clock_advance(struct clock *clk, vns_t ns)
+{
+	vns_t target, next;
+
+	pthread_mutex_lock(&clk->lock);
+	if (!clk->manual || clk->stops || ns < 0) {
+		pthread_mutex_unlock(&clk->lock);
+		return;
+	}
+	target = clk->base > VNS_MAX_SANE - MIN(ns, VNS_MAX_SANE) ? VNS_MAX_SANE :
+								     clk->base + ns;
+	while ((next = earliest(clk)) <= target) {
+		if (next > clk->base)
+			set_now(clk, next);
+		pthread_mutex_unlock(&clk->lock);
+		clock_run_timers(clk);
+		pthread_mutex_lock(&clk->lock);
+	}
+	if (!clk->stops)
+		set_now(clk, target);
+	pthread_mutex_unlock(&clk->lock);
+}
+
+/* State. */
+
+static const struct state_field clock_fields[] = {
+	STATE_FIELD(struct clock_state, now, 1),
+	STATE_FIELD(struct clock_state, epoch_ns, 1),
+	{ 0 },
+};
+
+static bool clock_valid(const void *state)
+{
+	const struct clock_state *s = state;
+
+	return s->now >= 0 && s->now <= VNS_MAX_SANE && s->epoch_ns >= -VNS_MAX_SANE &&
+	       s->epoch_ns <= VNS_MAX_SANE;
+}
+
+const struct state_desc clock_desc = {
+	.name = "clock",
+	.size = sizeof(struct clock_state),
+	.version = 1,
+	.fields = clock_fields,
+	.valid = clock_valid,
+};
+
+void clock_save(struct clock *clk, struct state_buf *b)
+{
+	struct clock_state s = { .now = clock_now(clk), .epoch_ns = clock_epoch_ns(clk) };
+
+	state_save(b, &clock_desc, 0, &s);
+}
+
+int clock_load(struct clock *clk, struct state_buf *b, struct error *err)
+{
+	struct clock_state s = { 0 };
+	int ret;
+
+	pthread_mutex_lock(&clk->lock);
+	if (clk->running) {
+		ret = error_set(err, -EBUSY, "clock: running while it is loaded");
+	} else {
+		ret = state_load(b, &clock_desc, 0, &s, err);
+		if (!ret) {
+			set_now(clk, s.now);
+			clock_set_epoch_ns(clk, s.epoch_ns);
+		}
+	}
+	pthread_mutex_unlock(&clk->lock);
+	return ret;
+}

@@ -1,0 +1,378 @@
+/* The machine's clock and its timers. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "base/bits.h"
+#include "time/clock.h"
+
+struct shot {
+	struct clock *clk;
+	struct timer t;
+	unsigned count;
+	vns_t deadline, now; /* of the last */
+	unsigned *order, place; /* place among all shots of a test */
+	vns_t rearm;         /* arm this much after the deadline, 0: do not */
+	struct timer *cancel;
+};
+
+static void shot_fire(void *opaque, vns_t deadline)
+{
+	struct shot *s = opaque;
+
+	s->count++;
+	s->deadline = deadline;
+	s->now = clock_now(s->clk);
+	if (s->order)
+		s->place = ++*s->order;
+	if (s->rearm)
+		timer_arm(&s->t, deadline + s->rearm);
+	if (s->cancel)
+		timer_cancel(s->cancel);
+}
+
+static void shot_init(struct shot *s, struct clock *clk)
+{
+	*s = (struct shot){ .clk = clk };
+	timer_init(&s->t, clk, shot_fire, s);
+}
+
+static void wake_count(void *opaque)
+{
+	++*(unsigned *)opaque;
+}
+
+static void manual_clock_moves_only_when_told(void **state)
+{
+	struct clock *clk = clock_new_manual();
+
+	(void)state;
+	assert_int_equal(clock_now(clk), 0);
+	clock_advance(clk, 1234);
+	assert_int_equal(clock_now(clk), 1234);
+	clock_advance(clk, -5);
+	assert_int_equal(clock_now(clk), 1234);
+	clock_free(clk);
+}
+
+static void advance_runs_each_timer_at_its_deadline(void **state)
+{
+	struct clock *clk = clock_new_manual();
+	struct shot a, b, c;
+	unsigned order = 0;
+
+	(void)state;
+	shot_init(&a, clk);
+	shot_init(&b, clk);
+	shot_init(&c, clk);
+	a.order = b.order = c.order = &order;
+	timer_arm(&a.t, 300);
+	timer_arm(&b.t, 100);
+	timer_arm(&c.t, 301);
+	assert_int_equal(clock_next_deadline(clk), 100);
+	clock_advance(clk, 300);
+	assert_int_equal(b.now, 100);
+	assert_int_equal(a.now, 300);
+	assert_int_equal(b.place, 1);
+	assert_int_equal(a.place, 2);
+	assert_int_equal(c.count, 0);
+	assert_int_equal(clock_next_deadline(clk), 301);
+	clock_advance(clk, 1000);
+	assert_int_equal(c.now, 301);
+	assert_int_equal(clock_now(clk), 1300);
+	assert_true(clock_next_deadline(clk) == VNS_NEVER);
+	clock_free(clk);
+}
+
+static void timer_rearmed_in_its_callback_fires_again(void **state)
+{
+	struct clock *clk = clock_new_manual();
+	struct shot a;
+
+	(void)state;
+	shot_init(&a, clk);
+	a.rearm = 10;
+	timer_arm(&a.t, 10);
+	clock_advance(clk, 105);
+	assert_int_equal(a.count, 10);
+	assert_int_equal(a.now, 100);
+	assert_int_equal(clock_next_deadline(clk), 110);
+	clock_free(clk);
+}
+
+static void run_timers_fires_each_at_most_once(void **state)
+{
+	struct clock *clk = clock_new();
+	struct shot a;
+
+	(void)state;
+	shot_init(&a, clk);
+	a.rearm = 1;
+	timer_arm(&a.t, -1000);
+	assert_int_equal(clock_run_timers(clk), -999);
+	assert_int_equal(a.count, 1);
+	assert_int_equal(clock_run_timers(clk), -998);
+	assert_int_equal(a.count, 2);
+	assert_int_equal(a.deadline, -999);
+	timer_cancel(&a.t);
+	clock_free(clk);
+}
+
+static void callback_can_cancel_one_that_is_due_too(void **state)
+{
+	struct clock *clk = clock_new_manual();
+	struct shot a, b;
+
+	(void)state;
+	shot_init(&a, clk);
+	shot_init(&b, clk);
+	a.cancel = &b.t;
+	timer_arm(&a.t, 5);
+	timer_arm(&b.t, 5);
+	clock_advance(clk, 10);
+	assert_int_equal(a.count, 1);
+	assert_int_equal(b.count, 0);
+	clock_free(clk);
+}
+
+static void rearm_replaces_and_never_cancels(void **state)
+{
+	struct clock *clk = clock_new_manual();
+	struct shot a;
+
+	(void)state;
+	shot_init(&a, clk);
+	timer_arm(&a.t, 5);
+	timer_arm(&a.t, 50);
+	clock_advance(clk, 10);
+	assert_int_equal(a.count, 0);
+	timer_arm(&a.t, VNS_NEVER);
+	assert_true(clock_next_deadline(clk) == VNS_NEVER);
+	clock_advance(clk, 100);
+	assert_int_equal(a.count, 0);
+	timer_cancel(&a.t);
+	timer_cancel(&a.t);
+	clock_free(clk);
+}
+
+static void wake_when_the_earliest_deadline_gets_earlier(void **state)
+{
+	struct clock *clk = clock_new_manual();
+	struct shot a, b;
+	unsigned wakes = 0;
+
+	(void)state;
+	clock_set_wake(clk, wake_count, &wakes);
+	shot_init(&a, clk);
+	shot_init(&b, clk);
+	timer_arm(&a.t, 100);
+	assert_int_equal(wakes, 1);
+	timer_arm(&b.t, 200);
+	assert_int_equal(wakes, 1);
+	timer_arm(&b.t, 50);
+	assert_int_equal(wakes, 2);
+	timer_arm(&b.t, 60);
+	assert_int_equal(wakes, 2);
+	timer_cancel(&b.t);
+	assert_int_equal(wakes, 2);
+	/* Inside clock_run_timers() the caller is told by its return value. */
+	a.rearm = 10;
+	clock_advance(clk, 105);
+	assert_int_equal(wakes, 2);
+	/* A stopped clock waits for nothing; its start wakes. */
+	clock_stop(clk);
+	timer_arm(&b.t, 106);
+	assert_int_equal(wakes, 2);
+	clock_start(clk);
+	assert_int_equal(wakes, 3);
+	clock_free(clk);
+}
+
+static void sleep_ns(long ns)
+{
+	struct timespec ts = { .tv_nsec = ns };
+
+	nanosleep(&ts, NULL);
+}
+
+static void host_clock_runs_and_stops_without_a_jump(void **state)
+{
+	struct clock *clk = clock_new();
+	struct shot a;
+	vns_t t0, t1, frozen;
+
+	(void)state;
+	t0 = clock_now(clk);
+	assert_in_range(t0, 0, NSEC_PER_SEC);
+	sleep_ns(1000000);
+	t1 = clock_now(clk);
+	assert_true(t1 >= t0 + 1000000);
+	shot_init(&a, clk);
+	timer_arm(&a.t, t1);
+	clock_stop(clk);
+	clock_stop(clk);
+	frozen = clock_now(clk);
+	assert_true(frozen >= t1);
+	sleep_ns(20000000);
+	assert_int_equal(clock_now(clk), frozen);
+	clock_start(clk);
+	assert_int_equal(clock_now(clk), frozen);
+	assert_true(clock_run_timers(clk) == VNS_NEVER);
+	assert_int_equal(a.count, 0);
+	clock_start(clk);
+	t1 = clock_now(clk);
+	assert_true(t1 >= frozen);
+	/* Less than what it was stopped for. */
+	assert_true(t1 < frozen + 20000000);
+	clock_run_timers(clk);
+	assert_int_equal(a.count, 1);
+	clock_free(clk);
+}
+
+static void epoch_is_civil_time_of_virtual_zero(void **state)
+{
+	struct clock *clk = clock_new();
+	i64 civil = clock_epoch_ns(clk) + clock_now(clk);
+	i64 off = civil - (i64)time(NULL) * NSEC_PER_SEC;
+
+	(void)state;
+	assert_true(off > -2 * NSEC_PER_SEC && off < 2 * NSEC_PER_SEC);
+	clock_set_epoch_ns(clk, 77);
+	assert_int_equal(clock_epoch_ns(clk), 77);
+	clock_free(clk);
+}
+
+struct race {
+	struct clock *clk;
+	bool end;
+	u64 reads;
+	bool backwards;
+};
+
+static void *race_reader(void *arg)
+{
+	struct race *r = arg;
+	vns_t last = 0;
+
+	while (!__atomic_load_n(&r->end, __ATOMIC_RELAXED)) {
+		vns_t now = clock_now(r->clk);
+
+		if (now < last)
+			r->backwards = true;
+		last = now;
+		__atomic_fetch_add(&r->reads, 1, __ATOMIC_RELAXED);
+	}
+	return NULL;
+}
+
+static void *race_arm(void *arg)
+{
+	struct race *r = arg;
+	struct shot a;
+
+	shot_init(&a, r->clk);
+	while (!__atomic_load_n(&r->end, __ATOMIC_RELAXED)) {
+		timer_arm(&a.t, clock_now(r->clk) + 1000);
+		timer_arm(&a.t, clock_now(r->clk));
+		timer_cancel(&a.t);
+	}
+	return NULL;
+}
+
+static void time_never_goes_back_while_others_stop_and_start(void **state)
+{
+	struct race r = { .clk = clock_new() }, arm = { .clk = r.clk };
+	struct shot mine;
+	pthread_t reader, armer;
+
+	(void)state;
+	shot_init(&mine, r.clk);
+	mine.rearm = 1000;
+	timer_arm(&mine.t, 0);
+	assert_int_equal(pthread_create(&reader, NULL, race_reader, &r), 0);
+	assert_int_equal(pthread_create(&armer, NULL, race_arm, &arm), 0);
+	while (!__atomic_load_n(&r.reads, __ATOMIC_RELAXED))
+		sleep_ns(1000);
+	for (int i = 0; i < 20000; i++) {
+		clock_stop(r.clk);
+		clock_start(r.clk);
+		clock_run_timers(r.clk);
+	}
+	__atomic_store_n(&r.end, true, __ATOMIC_RELAXED);
+	__atomic_store_n(&arm.end, true, __ATOMIC_RELAXED);
+	pthread_join(reader, NULL);
+	pthread_join(armer, NULL);
+	assert_false(r.backwards);
+	clock_free(r.clk);
+}
+
+static void save_load_save_is_identical(void **state)
+{
+	struct clock *a = clock_new_manual(), *b = clock_new(), *c = clock_new();
+	struct state_buf one = { 0 }, two = { 0 };
+	struct error err = { 0 };
+
+	(void)state;
+	clock_advance(a, 123456789);
+	clock_set_epoch_ns(a, INT64_C(1700000000000000000));
+	clock_save(a, &one);
+	assert_true(clock_load(b, &one, &err) < 0); /* it runs */
+	clock_stop(c);
+	assert_int_equal(clock_load(c, &one, &err), 0);
+	assert_int_equal(clock_now(c), 123456789);
+	clock_save(c, &two);
+	assert_int_equal(one.len, two.len);
+	assert_memory_equal(one.data, two.data, one.len);
+	clock_start(c);
+	assert_true(clock_now(c) >= 123456789 && clock_now(c) < 123456789 + 10 * NSEC_PER_SEC);
+	assert_int_equal(state_covered(&clock_desc), clock_desc.size);
+	state_buf_fini(&one);
+	state_buf_fini(&two);
+	clock_free(a);
+	clock_free(b);
+	clock_free(c);
+}
+
+static void load_refuses_time_out_of_range(void **state)
+{
+	struct clock *clk = clock_new_manual();
+	struct clock_state s = { .now = -1 };
+	struct state_buf b = { 0 };
+	struct error err = { 0 };
+
+	(void)state;
+	state_save(&b, &clock_desc, 0, &s);
+	assert_true(clock_load(clk, &b, &err) < 0);
+	s.now = VNS_NEVER;
+	state_save(&b, &clock_desc, 0, &s);
+	assert_true(clock_load(clk, &b, &err) < 0);
+	assert_int_equal(clock_now(clk), 0);
+	state_buf_fini(&b);
+	clock_free(clk);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(manual_clock_moves_only_when_told),
+		cmocka_unit_test(advance_runs_each_timer_at_its_deadline),
+		cmocka_unit_test(timer_rearmed_in_its_callback_fires_again),
+		cmocka_unit_test(run_timers_fires_each_at_most_once),
+		cmocka_unit_test(callback_can_cancel_one_that_is_due_too),
+		cmocka_unit_test(rearm_replaces_and_never_cancels),
+		cmocka_unit_test(wake_when_the_earliest_deadline_gets_earlier),
+		cmocka_unit_test(host_clock_runs_and_stops_without_a_jump),
+		cmocka_unit_test(epoch_is_civil_time_of_virtual_zero),
+		cmocka_unit_test(time_never_goes_back_while_others_stop_and_start),
+		cmocka_unit_test(save_load_save_is_identical),
+		cmocka_unit_test(load_refuses_time_out_of_range),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
