@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "mem/io.h"
 #include "state/save.h"
 #include "time/pmtimer.h"

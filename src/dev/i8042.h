@@ -1,7 +1,7 @@
 /* Keyboard controller with a PS/2 keyboard and, if wanted, a PS/2 mouse. */
 #pragma once
 
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "mem/io.h"
 #include "state/save.h"
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "dev/chardev.h"
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "mem/io.h"
 #include "state/save.h"
 #include "time/clock.h"

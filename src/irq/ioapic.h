@@ -12,7 +12,7 @@
 #pragma once
 
 #include "base/error.h"
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "irq/msi.h"
 #include "mem/io.h"
 #include "state/save.h"

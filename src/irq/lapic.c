@@ -1115,8 +1115,8 @@ int lapic_load(struct lapic *l, struct state_buf *b, struct error *err)
 		return ret;
 	if (!timer_agrees(&l->timer.s, s.lvt[LVT_TIMER])) {
 		apictimer_reset(&l->timer);
-		return error_set(err, -EINVAL, "state of lapic %u: timer and LVT disagree",
-				 l->cfg.id);
+		return error_set(err, -EINVAL,
+				 "state of lapic %u: timer and LVT disagree", l->cfg.id);
 	}
 	l->s = s;
 	l->found = FOUND_NOTHING;

@@ -12,7 +12,7 @@
 
 #include "base/bits.h"
 #include "base/error.h"
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "irq/msi.h"
 #include "mem/io.h"
 #include "state/save.h"
@@ -137,7 +137,8 @@ void lapic_reset(struct lapic *l);
  */
 void lapic_virtual_wire(struct lapic *l);
 
-/* Two records, lapic and apictimer, instance = APIC ID. After a failed load: lapic_reset(). */
+/* Two records, lapic and apictimer, instance = APIC ID. After a failed load:
+ * lapic_reset(). */
 extern const struct state_desc lapic_desc;
 void lapic_save(const struct lapic *l, struct state_buf *b);
 int lapic_load(struct lapic *l, struct state_buf *b, struct error *err);

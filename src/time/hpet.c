@@ -30,7 +30,7 @@
 #define REG_CAP    0x000
 #define REG_CONFIG 0x010
 #define REG_STATUS 0x020
-#define REG_COUNT  0x0f0
+#define REG_MAIN_COUNT  0x0f0
 #define REG_TIMERS 0x100 /* 20h each: */
 #define REG_T_CONFIG 0x00
 #define REG_T_CMP    0x08
@@ -403,7 +403,7 @@ static void reg_write(struct hpet *h, u64 reg, u64 val, u64 mask)
 		write_config(h, (h->s.config & ~mask) | val, cur, now);
 	} else if (reg == REG_STATUS) {
 		h->s.status &= ~val;
-	} else if (reg == REG_COUNT) {
+	} else if (reg == REG_MAIN_COUNT) {
 		write_count(h, (h->s.count & ~mask) | val);
 	} else if (reg >= REG_TIMERS && n < h->board.timers) {
 		switch (reg & 0x1f) {
@@ -440,7 +440,7 @@ static u64 hpet_read(void *dev, u64 off, unsigned size)
 	if (!aligned(off, size))
 		return size_mask(size);
 	pthread_mutex_lock(&h->lock);
-	if ((off & ~UINT64_C(7)) == REG_COUNT) {
+	if ((off & ~UINT64_C(7)) == REG_MAIN_COUNT) {
 		val = counter(h, clock_now(h->clk)); /* often: some guests' clock source */
 	} else {
 		val = reg_read(h, off & ~UINT64_C(7));

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "base/error.h"
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "mem/io.h"
 #include "state/save.h"
 #include "time/clock.h"

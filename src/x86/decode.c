@@ -65,11 +65,11 @@ out:
 static void mem16(struct insn *in, const ZydisDecodedInstruction *zi)
 {
 	static const u8 base[8] = { RBX, RBX, RBP, RBP, RSI, RDI, RBP, RBX };
-	static const u8 index[8] = { RSI, RDI, RSI, RDI, REG_ZERO, REG_ZERO, REG_ZERO, REG_ZERO };
+	static const u8 index[8] = { RSI, RDI, RSI, RDI, GPR_ZERO, GPR_ZERO, GPR_ZERO, GPR_ZERO };
 	unsigned rm = zi->raw.modrm.rm;
 
 	in->index = index[rm];
-	in->base = rm == 6 && zi->raw.modrm.mod == 0 ? REG_ZERO : base[rm];
+	in->base = rm == 6 && zi->raw.modrm.mod == 0 ? GPR_ZERO : base[rm];
 	in->disp = (i32)zi->raw.disp.value;
 }
 
@@ -83,12 +83,12 @@ static void mem32(struct insn *in, const ZydisDecodedInstruction *zi, u8 rex_x, 
 	if (rm == 4) {
 		unsigned index = zi->raw.sib.index | rex_x << 3;
 
-		in->index = index == 4 ? REG_ZERO : (u8)index;
+		in->index = index == 4 ? GPR_ZERO : (u8)index;
 		in->scale = zi->raw.sib.scale;
-		in->base = zi->raw.sib.base == 5 && mod == 0 ? REG_ZERO
+		in->base = zi->raw.sib.base == 5 && mod == 0 ? GPR_ZERO
 							     : (u8)(zi->raw.sib.base | rex_b << 3);
 	} else if (rm == 5 && mod == 0) {
-		in->base = mode64 ? REG_RIP : REG_ZERO;
+		in->base = mode64 ? GPR_RIP : GPR_ZERO;
 		if (mode64)
 			in->disp += zi->length;
 	} else {
@@ -122,8 +122,8 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *zi, const u8 *b
 		.opsize = zi->operand_width / 8,
 		.adsize = zi->address_width / 8,
 		.flags = p.flags,
-		.base = REG_ZERO,
-		.index = REG_ZERO,
+		.base = GPR_ZERO,
+		.index = GPR_ZERO,
 		.vex = !legacy,
 	};
 	if (code_size == 8)

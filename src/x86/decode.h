@@ -40,7 +40,7 @@ struct insn {
 	u8 opsize; /* effective operand size in bytes: 1, 2, 4, 8 */
 	u8 adsize; /* 2, 4, 8 */
 	u8 seg;    /* of the memory operand, overrides applied; ES..GS */
-	u8 base, index; /* enum gpr; REG_RIP, REG_ZERO */
+	u8 base, index; /* enum gpr; GPR_RIP, GPR_ZERO */
 	u8 scale;       /* shift count 0..3 */
 	/*
 	 * Register operands: ModRM.reg, and ModRM.rm or the register in the opcode. reg8, rm8: the same

@@ -39,7 +39,7 @@ struct event {
 	u64 rflags; /* to push */
 };
 
-bool raise(struct vcpu *v, enum vector vector)
+bool raise_vec(struct vcpu *v, enum vector vector)
 {
 	v->fault = (struct fault){ .vector = (u8)vector };
 	return false;
@@ -54,7 +54,7 @@ bool raise_err(struct vcpu *v, enum vector vector, u32 error)
 
 bool raise_ud(struct vcpu *v)
 {
-	return raise(v, VEC_UD);
+	return raise_vec(v, VEC_UD);
 }
 
 bool raise_db(struct vcpu *v, u64 dr6, bool trap)

@@ -376,3 +376,35 @@ void msr_sync(struct vcpu *v)
 {
 	apply_misc_enable(v);
 }
+
+/* ---- what firmware does ---- */
+
+static u64 repeat_type(u64 type)
+{
+	return type * UINT64_C(0x0101010101010101);
+}
+
+void msr_firmware_mtrrs(struct vcpu *v, gpa_t hole)
+{
+	const u64 end = GiB(4);
+	unsigned slot = MSRI_MTRR_PHYSBASE0;
+
+	if (!cpu_has(v, FEAT_MTRR))
+		return;
+	v->msr[MSRI_MTRR_FIX64K_00000] = repeat_type(MTRR_WB);
+	v->msr[MSRI_MTRR_FIX16K_80000] = repeat_type(MTRR_WB);
+	v->msr[MSRI_MTRR_FIX16K_A0000] = repeat_type(MTRR_UC);
+	for (unsigned i = MSRI_MTRR_FIX4K_C0000; i <= MSRI_MTRR_FIX4K_F8000; i++)
+		v->msr[i] = repeat_type(MTRR_WP);
+	/* Uncached from the hole to 4 GiB, in ranges whose size is a power of two. */
+	for (u64 base = hole; base < end && slot <= MSRI_MTRR_PHYSBASE7; slot += 2) {
+		u64 size = base & -base;
+
+		if (!base || size < KiB(4))
+			break;
+		v->msr[slot] = base | MTRR_UC;
+		v->msr[slot + 1] = (~above_phys(v) & ~(size - 1)) | MTRR_MASK_VALID;
+		base += size;
+	}
+	v->msr[MSRI_MTRR_DEF_TYPE] = MTRR_WB | MTRR_FIXED_ENABLE | MTRR_ENABLE;
+}

@@ -57,6 +57,16 @@ enum msr_slot {
 #define MISC_ENABLE_LIMIT_CPUID BIT(22)
 #define MISC_ENABLE_XD_DISABLE BIT(34)
 
+/* Memory types and bits of MTRRs. SDM 3 section 12.11. */
+#define MTRR_UC 0u
+#define MTRR_WC 1u
+#define MTRR_WT 4u
+#define MTRR_WP 5u
+#define MTRR_WB 6u
+#define MTRR_FIXED_ENABLE BIT(10)
+#define MTRR_ENABLE BIT(11)
+#define MTRR_MASK_VALID BIT(11)
+
 #define DEBUGCTL_LBR BIT(0)
 #define DEBUGCTL_BTF BIT(1)
 
@@ -75,6 +85,13 @@ bool msr_write(struct vcpu *v, u32 msr, u64 val);
  * not touched: vcpu_reset() has them.
  */
 void msr_reset(struct vcpu *v, bool init);
+
+/*
+ * Memory types as firmware leaves them: RAM write-back, [hole, 4 GiB) and video memory
+ * uncached, ROM write-protected. For boots without firmware: Linux does without PAT when
+ * MTRRs are off, and wants them alike on all CPUs. After vcpu_reset().
+ */
+void msr_firmware_mtrrs(struct vcpu *v, gpa_t hole);
 
 /* Recompute what follows from MSRs (v->features) after v->msr[] was written from outside. */
 void msr_sync(struct vcpu *v);

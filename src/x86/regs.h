@@ -11,7 +11,7 @@
 
 /* General registers in encoding order, then the two slots that make address arithmetic uniform. */
 enum gpr { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15,
-	   REG_RIP, REG_ZERO, REG_COUNT };
+	   GPR_RIP, GPR_ZERO, GPR_COUNT };
 
 /* Segment registers in encoding order (and VMCS order), then the system ones. */
 enum sreg { ES, CS, SS, DS, FS, GS, LDTR, TR, SREG_COUNT, SREG_NONE = 0xff };

@@ -86,7 +86,7 @@ struct vcpu {
 	/* ---- architectural ---- */
 	/* Addresses are gpr[base] + gpr[index]: RIP, and a register that is always 0, have a number too. */
 	union {
-		u64 gpr[REG_COUNT];
+		u64 gpr[GPR_COUNT];
 		struct {
 			u64 named[16];
 			u64 rip;
@@ -229,9 +229,9 @@ static inline u32 vcpu_events(const struct vcpu *v)
 
 /*
  * Raise an exception: fill v->fault and return false, so that the caller can
- * 'return raise(...)'. Nothing is delivered until the engine calls except_deliver().
+ * 'return raise_vec(...)'. Nothing is delivered until the engine calls except_deliver().
  */
-bool raise(struct vcpu *v, enum vector vector) __asm__("vcpu_raise"); /* not libc's raise() */
+bool raise_vec(struct vcpu *v, enum vector vector);
 bool raise_err(struct vcpu *v, enum vector vector, u32 error);
 static inline bool raise_gp0(struct vcpu *v)
 {

@@ -198,14 +198,14 @@ static bool xsave_allowed(struct vcpu *v, enum cpu_feature f)
 	if (!cpu_has(v, f) || !(v->cr4 & CR4_OSXSAVE))
 		return raise_ud(v);
 	if (v->cr0 & CR0_TS)
-		return raise(v, VEC_NM);
+		return raise_vec(v, VEC_NM);
 	return true;
 }
 
 /* FXSAVE, and the x87 instructions. */
 static bool x87_allowed(struct vcpu *v)
 {
-	return v->cr0 & (CR0_EM | CR0_TS) ? raise(v, VEC_NM) : true;
+	return v->cr0 & (CR0_EM | CR0_TS) ? raise_vec(v, VEC_NM) : true;
 }
 
 /* ---- pieces of an image ---- */
@@ -662,7 +662,7 @@ static bool sse_allowed(struct vcpu *v)
 {
 	if (!cpu_has(v, FEAT_SSE) || v->cr0 & CR0_EM || !(v->cr4 & CR4_OSFXSR))
 		return raise_ud(v);
-	return v->cr0 & CR0_TS ? raise(v, VEC_NM) : true;
+	return v->cr0 & CR0_TS ? raise_vec(v, VEC_NM) : true;
 }
 
 static bool avx_allowed(struct vcpu *v)
@@ -672,7 +672,7 @@ static bool avx_allowed(struct vcpu *v)
 	if (!cpu_has(v, FEAT_AVX) || !(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & need) != need ||
 	    in_real_or_v86(v))
 		return raise_ud(v);
-	return v->cr0 & CR0_TS ? raise(v, VEC_NM) : true;
+	return v->cr0 & CR0_TS ? raise_vec(v, VEC_NM) : true;
 }
 
 bool ldmxcsr(struct vcpu *v, unsigned sreg, u64 off, bool vex)

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "time/clock.h"
 #include "time/lateness.h"
 

@@ -54,7 +54,8 @@ static void step(struct ioapic *io, const uint8_t *p)
 		if (off % bytes == 0)
 			ioapic_ops.write(io, off, val, bytes);
 		break;
-	/* The useful ones more often: an entry's low half (bits 15:0 or 31:16) or high half. */
+	/* The useful ones more often: an entry's low half (bits 15:0 or 31:16) or high
+	 * half. */
 	case 2:
 	case 3:
 		ioapic_ops.write(io, 0x00, 0x10 + p[1] % 48, 4);

@@ -74,7 +74,8 @@ static void save_load(struct lapic *l)
 	state_buf_fini(&b);
 }
 
-/* What a vCPU does, following the protocol: an interrupt must not hide without an event. */
+/* What a vCPU does, following the protocol: an interrupt must not hide without an event.
+ */
 static void run(struct cpu *c)
 {
 	bool told = c->events & LAPIC_EV_INTR;
@@ -98,7 +99,9 @@ static void step(struct cpu *cpus, struct apic_bus *bus, const uint8_t *p)
 
 	memcpy(&val, &p[4], 4);
 	switch (p[0] & 15) {
-	case 0: lapic_mmio_ops.read(c->l, reg * 16 + (p[3] & 12), 1u << (p[3] & 3) % 3); break;
+	case 0:
+		lapic_mmio_ops.read(c->l, reg * 16 + (p[3] & 12), 1u << (p[3] & 3) % 3);
+		break;
 	case 1:
 	case 2: lapic_mmio_ops.write(c->l, reg * 16, val, 4); break;
 	case 3: lapic_msr_read(c->l, 0x800 + reg, &got); break;

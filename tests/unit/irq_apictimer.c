@@ -1,4 +1,5 @@
-/* The timer of the local APIC on a clock that only the test moves (SDM vol. 3, 11.5.4). */
+/* The timer of the local APIC on a clock that only the test moves (SDM vol. 3, 11.5.4).
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,8 +11,8 @@
 #include "base/bits.h"
 #include "irq/apictimer.h"
 
-#define DIV_1 0xb
-#define DIV_2 0x0
+#define DIV_1  0xb
+#define DIV_2  0x0
 #define DIV_16 0x3
 
 struct rig {
@@ -73,7 +74,7 @@ static void apictimer_divide_values(void **state)
 		u8 dcr;
 		unsigned divide;
 	} cases[] = {
-		{ 0x0, 2 }, { 0x1, 4 },	 { 0x2, 8 },   { 0x3, 16 },
+		{ 0x0, 2 },  { 0x1, 4 },  { 0x2, 8 },   { 0x3, 16 },
 		{ 0x8, 32 }, { 0x9, 64 }, { 0xa, 128 }, { 0xb, 1 },
 	};
 
@@ -193,7 +194,8 @@ static void apictimer_short_period_coalesces_and_bounds_callbacks(void **state)
 	apictimer_write_divide(&r.t, DIV_1);
 	apictimer_write_initial(&r.t, 1);
 	clock_advance(r.clk, 1000000);
-	assert_in_range(r.fired, 1000000 / APICTIMER_MIN_NS, 1000000 / APICTIMER_MIN_NS + 2);
+	assert_in_range(r.fired, 1000000 / APICTIMER_MIN_NS,
+			1000000 / APICTIMER_MIN_NS + 2);
 	rig_fini(&r);
 }
 
@@ -509,7 +511,8 @@ int main(void)
 		cmocka_unit_test(apictimer_due_before_mask_is_delivered),
 		cmocka_unit_test(apictimer_divide_change_keeps_the_count),
 		cmocka_unit_test(apictimer_mode_change_keeps_the_count),
-		cmocka_unit_test(apictimer_deadline_fires_at_the_first_tsc_that_reaches_it),
+		cmocka_unit_test(
+			apictimer_deadline_fires_at_the_first_tsc_that_reaches_it),
 		cmocka_unit_test(apictimer_deadline_follows_a_tsc_write),
 		cmocka_unit_test(apictimer_going_to_and_from_deadline_mode_disarms),
 		cmocka_unit_test(apictimer_largest_count_and_longest_run),

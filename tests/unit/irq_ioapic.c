@@ -9,11 +9,11 @@
 
 #include "irq/ioapic.h"
 
-#define LOGICAL (1u << 11)
+#define LOGICAL    (1u << 11)
 #define ACTIVE_LOW (1u << 13)
 #define REMOTE_IRR (1u << 14)
-#define LEVEL (1u << 15)
-#define MASKED (1u << 16)
+#define LEVEL      (1u << 15)
+#define MASKED     (1u << 16)
 
 struct rig {
 	struct ioapic *io;
@@ -159,7 +159,8 @@ static void ioapic_message_carries_the_entry(void **state)
 		{ 0x01000000, 0x8431, 0xfee01000, 0x4431 },
 		{ 0x01000000, 0x8731, 0xfee01000, 0x4731 },
 		/* remappable format: index 1234h */
-		{ 0x1234 << 17 | 1 << 16, 0x0031, 0xfee00000 | 0x1234 << 5 | 1 << 4, 0x4031 },
+		{ 0x1234 << 17 | 1 << 16, 0x0031, 0xfee00000 | 0x1234 << 5 | 1 << 4,
+		  0x4031 },
 	};
 
 	(void)state;

@@ -1,4 +1,5 @@
-/* Local APICs on one bus: registers, priorities, IPIs, modes, pins (SDM vol. 3, chapter 11). */
+/* Local APICs on one bus: registers, priorities, IPIs, modes, pins (SDM vol. 3, chapter
+ * 11). */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,31 +15,31 @@
 
 #define CPUS 4
 
-#define TPR 0x080
-#define APR 0x090
-#define PPR 0x0a0
-#define EOI 0x0b0
-#define LDR 0x0d0
-#define DFR 0x0e0
-#define SVR 0x0f0
-#define ISR 0x100
-#define TMR 0x180
-#define IRR 0x200
-#define ESR 0x280
-#define LVT_CMCI 0x2f0
-#define ICR_LOW 0x300
-#define ICR_HIGH 0x310
-#define LVT_TIMER 0x320
+#define TPR         0x080
+#define APR         0x090
+#define PPR         0x0a0
+#define EOI         0x0b0
+#define LDR         0x0d0
+#define DFR         0x0e0
+#define SVR         0x0f0
+#define ISR         0x100
+#define TMR         0x180
+#define IRR         0x200
+#define ESR         0x280
+#define LVT_CMCI    0x2f0
+#define ICR_LOW     0x300
+#define ICR_HIGH    0x310
+#define LVT_TIMER   0x320
 #define LVT_THERMAL 0x330
-#define LVT_PMI 0x340
-#define LVT_LINT0 0x350
-#define LVT_LINT1 0x360
-#define LVT_ERROR 0x370
-#define INITIAL 0x380
-#define CURRENT 0x390
-#define DIVIDE 0x3e0
+#define LVT_PMI     0x340
+#define LVT_LINT0   0x350
+#define LVT_LINT1   0x360
+#define LVT_ERROR   0x370
+#define INITIAL     0x380
+#define CURRENT     0x390
+#define DIVIDE      0x3e0
 
-#define MASKED 0x10000
+#define MASKED     0x10000
 #define X2(offset) (0x800 + (offset) / 16)
 
 struct cpu {
@@ -200,7 +201,8 @@ static void lapic_registers_after_reset(void **state)
 	for (unsigned i = 0; i < CPUS; i++) {
 		struct cpu *c = &r.cpus[i];
 
-		assert_int_equal(lapic_base_read(c->l), 0xfee00800 | (i == 0 ? 0x100 : 0));
+		assert_int_equal(lapic_base_read(c->l),
+				 0xfee00800 | (i == 0 ? 0x100 : 0));
 		assert_int_equal(rd(c, 0x20), i << 24);
 		assert_int_equal(rd(c, 0x30), 0x01060015);
 		assert_int_equal(rd(c, TPR), 0);
@@ -229,11 +231,13 @@ static void lapic_bits_that_can_be_written(void **state)
 		u16 off;
 		u32 val;
 	} cases[] = {
-		{ 0x20, 0x00000000 },	   { TPR, 0xff },	  { LDR, 0xff000000 },
-		{ DFR, 0xffffffff },	   { SVR, 0x13ff },	  { LVT_CMCI, 0x107ff },
-		{ LVT_TIMER, 0x700ff },	   { LVT_THERMAL, 0x107ff }, { LVT_PMI, 0x107ff },
-		{ LVT_LINT0, 0x1a7ff },	   { LVT_LINT1, 0x1a7ff }, { LVT_ERROR, 0x100ff },
-		{ ICR_HIGH, 0xff000000 },  { DIVIDE, 0xb },
+		{ 0x20, 0x00000000 },     { TPR, 0xff },
+		{ LDR, 0xff000000 },      { DFR, 0xffffffff },
+		{ SVR, 0x13ff },          { LVT_CMCI, 0x107ff },
+		{ LVT_TIMER, 0x700ff },   { LVT_THERMAL, 0x107ff },
+		{ LVT_PMI, 0x107ff },     { LVT_LINT0, 0x1a7ff },
+		{ LVT_LINT1, 0x1a7ff },   { LVT_ERROR, 0x100ff },
+		{ ICR_HIGH, 0xff000000 }, { DIVIDE, 0xb },
 	};
 	struct rig r;
 
@@ -246,7 +250,8 @@ static void lapic_bits_that_can_be_written(void **state)
 	}
 	wr(&r.cpus[0], DFR, 0);
 	assert_int_equal(rd(&r.cpus[0], DFR), 0x0fffffff);
-	wr(&r.cpus[0], ICR_LOW, 0xfff7f7ff & ~0x700u); /* fixed, vector ffh, shorthand 1 */
+	wr(&r.cpus[0], ICR_LOW,
+	   0xfff7f7ff & ~0x700u); /* fixed, vector ffh, shorthand 1 */
 	assert_int_equal(rd(&r.cpus[0], ICR_LOW), 0x000cc0ff & 0xfff7f7ff);
 	rig_fini(&r);
 }
@@ -305,7 +310,8 @@ static void lapic_take_in_order_of_priority(void **state)
 		take_events(c);
 		wr(c, EOI, 0);
 		/* The next one is reported by the EOI that lets it through. */
-		assert_int_equal(take_events(c), i + 1 < ARRAY_SIZE(order) ? LAPIC_EV_INTR : 0);
+		assert_int_equal(take_events(c),
+				 i + 1 < ARRAY_SIZE(order) ? LAPIC_EV_INTR : 0);
 		assert_false(bit_of(c, ISR, order[i]));
 	}
 	assert_int_equal(rd(c, PPR), 0);
@@ -344,7 +350,7 @@ static void lapic_tpr_and_cr8_hold_back(void **state)
 	(void)state;
 	rig_init(&r);
 	enable_all(&r);
-	for (unsigned class = 1; class < 16; class++) {
+	for (unsigned class = 1; class < 16; class ++) {
 		u8 v = (u8)(class << 4 | 0xf);
 
 		lapic_post(c->l, v, false);
@@ -361,7 +367,8 @@ static void lapic_tpr_and_cr8_hold_back(void **state)
 		lapic_cr8_write(c->l, class - 1);
 		assert_int_equal(take_events(c), LAPIC_EV_INTR);
 		assert_int_equal(lapic_take(c->l), v);
-		/* PPR: the higher of the two classes; TPR's low half only when it is TPR. */
+		/* PPR: the higher of the two classes; TPR's low half only when it is TPR.
+		 */
 		wr(c, TPR, 0x07);
 		assert_int_equal(rd(c, PPR), class << 4);
 		wr(c, EOI, 0);
@@ -496,17 +503,22 @@ static void lapic_icr_modes_and_destinations(void **state)
 	} dest[] = {
 		{ 0x02000000, 0x00000, 1 << 2 }, { 0x04000000, 0x00800, 1 << 2 },
 		{ 0x0c000000, 0x00800, 3 << 2 }, { 0xff000000, 0x00000, 15 },
-		{ 0xff000000, 0x00800, 15 },	 { 0x00000000, 0x40000, 1 << 1 },
-		{ 0x00000000, 0x80000, 15 },	 { 0x00000000, 0xc0000, 13 },
-		{ 0x07000000, 0x00000, 0 },	 { 0x00000000, 0x00800, 0 },
+		{ 0xff000000, 0x00800, 15 },     { 0x00000000, 0x40000, 1 << 1 },
+		{ 0x00000000, 0x80000, 15 },     { 0x00000000, 0xc0000, 13 },
+		{ 0x07000000, 0x00000, 0 },      { 0x00000000, 0x00800, 0 },
 	};
 	static const struct {
 		u32 low;
 		unsigned event;
 	} mode[] = {
-		{ 0x4045, LAPIC_EV_INTR }, { 0x4200, LAPIC_EV_SMI },  { 0x4400, LAPIC_EV_NMI },
-		{ 0x4500, LAPIC_EV_INIT }, { 0xc500, LAPIC_EV_INIT }, { 0x46a5, LAPIC_EV_SIPI },
-		{ 0x0045, LAPIC_EV_INTR }, { 0xc045, LAPIC_EV_INTR },
+		{ 0x4045, LAPIC_EV_INTR },
+		{ 0x4200, LAPIC_EV_SMI },
+		{ 0x4400, LAPIC_EV_NMI },
+		{ 0x4500, LAPIC_EV_INIT },
+		{ 0xc500, LAPIC_EV_INIT },
+		{ 0x46a5, LAPIC_EV_SIPI },
+		{ 0x0045, LAPIC_EV_INTR },
+		{ 0xc045, LAPIC_EV_INTR },
 		{ 0x8500, 0 }, /* INIT level de-assert */
 		{ 0x4300, 0 }, /* reserved */
 		{ 0x4700, 0 }, /* no ExtINT by IPI */
@@ -522,7 +534,8 @@ static void lapic_icr_modes_and_destinations(void **state)
 		for (unsigned m = 0; m < ARRAY_SIZE(mode); m++) {
 			wr(&r.cpus[1], ICR_HIGH, dest[d].high);
 			wr(&r.cpus[1], ICR_LOW, dest[d].low | mode[m].low);
-			assert_int_equal(rd(&r.cpus[1], ICR_LOW), dest[d].low | mode[m].low);
+			assert_int_equal(rd(&r.cpus[1], ICR_LOW),
+					 dest[d].low | mode[m].low);
 			for (unsigned i = 0; i < CPUS; i++) {
 				struct cpu *c = &r.cpus[i];
 				unsigned want = dest[d].mask >> i & 1 ? mode[m].event : 0;
@@ -568,12 +581,12 @@ static void lapic_esr_collects_and_interrupts_once(void **state)
 	enable_all(&r);
 	wr(c, LVT_ERROR, 0xfe);
 	wr(c, ICR_LOW, 0x4404f & ~0x40u); /* fixed, self, vector 0fh */
-	assert_int_equal(rd(c, ESR), 0); /* not before it is written */
+	assert_int_equal(rd(c, ESR), 0);  /* not before it is written */
 	assert_int_equal(take_events(c), LAPIC_EV_INTR);
 	assert_int_equal(lapic_take(c->l), 0xfe);
 	wr(c, EOI, 0);
 	lapic_post(c->l, 0x0f, false);
-	rd(c, 0x40); /* reserved register */
+	rd(c, 0x40);                         /* reserved register */
 	assert_int_equal(take_events(c), 0); /* one interrupt until ESR is written */
 	wr(c, ESR, 0);
 	assert_int_equal(rd(c, ESR), 0xe0);
@@ -633,7 +646,7 @@ static void lapic_base_transitions(void **state)
 	for (unsigned old = 0; old < 4; old++) {
 		if (old == 1)
 			continue;
-		for (unsigned new = 0; new < 4; new++) {
+		for (unsigned new = 0; new < 4; new ++) {
 			struct rig r;
 			struct cpu *c = &r.cpus[0];
 			u64 before, val = 0xfee00100 | new << 10;
@@ -642,11 +655,13 @@ static void lapic_base_transitions(void **state)
 			if (old == 3)
 				go_x2apic(c);
 			else
-				assert_true(lapic_base_write(c->l, 0xfee00100 | old << 10));
+				assert_true(
+					lapic_base_write(c->l, 0xfee00100 | old << 10));
 			before = lapic_base_read(c->l);
 			c->base_changes = 0;
 			assert_int_equal(lapic_base_write(c->l, val), legal[old][new]);
-			assert_int_equal(lapic_base_read(c->l), legal[old][new] ? val : before);
+			assert_int_equal(lapic_base_read(c->l),
+					 legal[old][new] ? val : before);
 			assert_int_equal(c->base_changes, legal[old][new]);
 			rig_fini(&r);
 		}
@@ -747,8 +762,8 @@ static void lapic_x2apic_msrs_that_exist(void **state)
 	for (u32 msr = 0x7f0; msr < 0xc00; msr++) {
 		u32 reg = msr - 0x800;
 		/* table 11-6 */
-		bool r_w = reg == 0x08 || reg == 0x0f || reg == 0x28 || reg == 0x2f || reg == 0x30 ||
-			   (reg >= 0x32 && reg <= 0x38) || reg == 0x3e;
+		bool r_w = reg == 0x08 || reg == 0x0f || reg == 0x28 || reg == 0x2f ||
+			   reg == 0x30 || (reg >= 0x32 && reg <= 0x38) || reg == 0x3e;
 		bool r_o = reg == 0x02 || reg == 0x03 || reg == 0x0a || reg == 0x0d ||
 			   (reg >= 0x10 && reg <= 0x27) || reg == 0x39;
 		bool w_o = reg == 0x0b || reg == 0x3f;
@@ -800,7 +815,8 @@ static void lapic_x2apic_reserved_bits(void **state)
 
 			wrx(c, SVR, 0x1ff);
 			wrx(c, LVT_TIMER, 0);
-			assert_int_equal(lapic_msr_write(c->l, X2(cases[i].off), val), ok);
+			assert_int_equal(lapic_msr_write(c->l, X2(cases[i].off), val),
+					 ok);
 			if (ok && cases[i].kept) {
 				back = rdx(c, cases[i].off);
 				assert_int_equal(back, val & cases[i].kept);
@@ -876,7 +892,8 @@ static void lapic_x2apic_logical_id_of_high_ids(void **state)
 		assert_int_equal(rdx(&c, LDR), (ids[i] / 16) << 16 | 1u << ids[i] % 16);
 		wrx(&c, SVR, 0x1ff);
 		apic_bus_send(r.bus, NULL,
-			      &(struct apic_msg){ .dest = ids[i], .wide = true, .vector = 0x41 });
+			      &(struct apic_msg){
+				      .dest = ids[i], .wide = true, .vector = 0x41 });
 		assert_int_equal(take_events(&c), LAPIC_EV_INTR);
 		lapic_init(c.l);
 		assert_int_equal(rdx(&c, LDR), (ids[i] / 16) << 16 | 1u << ids[i] % 16);
@@ -1211,7 +1228,8 @@ static void lapic_posts_of_other_threads_are_never_lost(void **state)
 	}
 	left = POSTS * ARRAY_SIZE(posters);
 	while (left) {
-		if (!(__atomic_exchange_n(&c->events, 0, __ATOMIC_SEQ_CST) & LAPIC_EV_INTR)) {
+		if (!(__atomic_exchange_n(&c->events, 0, __ATOMIC_SEQ_CST) &
+		      LAPIC_EV_INTR)) {
 			sched_yield();
 			continue;
 		}
@@ -1219,7 +1237,8 @@ static void lapic_posts_of_other_threads_are_never_lost(void **state)
 			int v = lapic_take(c->l);
 
 			assert_in_range(v, 0x10, 0xff);
-			/* EOI first, so that the next post is not behind it in service. */
+			/* EOI first, so that the next post is not behind it in service.
+			 */
 			wr(c, EOI, 0);
 			__atomic_fetch_add(&acks[v], 1, __ATOMIC_RELEASE);
 			left--;

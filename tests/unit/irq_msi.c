@@ -1,6 +1,7 @@
 /*
  * Message decode and destination matching, against an oracle that lists what
- * each CPU answers to instead of comparing registers (SDM vol. 3, 11.6.2, 11.11, 11.12.10).
+ * each CPU answers to instead of comparing registers (SDM vol.
+ * 3, 11.6.2, 11.11, 11.12.10).
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -80,18 +81,49 @@ static void msi_decode_fields(void **state)
 		bool ok;
 		struct apic_msg msg;
 	} cases[] = {
-		/* address, data, accepted, dest, vector, mode, shorthand, logical, wide, level */
-		{ 0xfee00000, 0x0031, true, { 0x00, 0x31, APIC_DM_FIXED, 0, false, false, false } },
-		{ 0xfee12000, 0x40fe, true, { 0x12, 0xfe, APIC_DM_FIXED, 0, false, false, false } },
-		{ 0xfeeff004, 0xc031, true, { 0xff, 0x31, APIC_DM_FIXED, 0, true, false, true } },
-		{ 0xfee03000, 0x0131, true, { 0x03, 0x31, APIC_DM_LOWEST, 0, false, false, false } },
-		{ 0xfee0300c, 0x0031, true, { 0x03, 0x31, APIC_DM_LOWEST, 0, true, false, false } },
-		{ 0xfee0300c, 0x0431, true, { 0x03, 0x31, APIC_DM_NMI, 0, true, false, false } },
-		{ 0xfee03000, 0x0200, true, { 0x03, 0x00, APIC_DM_SMI, 0, false, false, false } },
-		{ 0xfee03000, 0x0500, true, { 0x03, 0x00, APIC_DM_INIT, 0, false, false, false } },
-		{ 0xfee03000, 0xc700, true, { 0x03, 0x00, APIC_DM_EXTINT, 0, false, false, false } },
+		/* address, data, accepted, dest, vector, mode, shorthand, logical, wide,
+		   level */
+		{ 0xfee00000,
+		  0x0031,
+		  true,
+		  { 0x00, 0x31, APIC_DM_FIXED, 0, false, false, false } },
+		{ 0xfee12000,
+		  0x40fe,
+		  true,
+		  { 0x12, 0xfe, APIC_DM_FIXED, 0, false, false, false } },
+		{ 0xfeeff004,
+		  0xc031,
+		  true,
+		  { 0xff, 0x31, APIC_DM_FIXED, 0, true, false, true } },
+		{ 0xfee03000,
+		  0x0131,
+		  true,
+		  { 0x03, 0x31, APIC_DM_LOWEST, 0, false, false, false } },
+		{ 0xfee0300c,
+		  0x0031,
+		  true,
+		  { 0x03, 0x31, APIC_DM_LOWEST, 0, true, false, false } },
+		{ 0xfee0300c,
+		  0x0431,
+		  true,
+		  { 0x03, 0x31, APIC_DM_NMI, 0, true, false, false } },
+		{ 0xfee03000,
+		  0x0200,
+		  true,
+		  { 0x03, 0x00, APIC_DM_SMI, 0, false, false, false } },
+		{ 0xfee03000,
+		  0x0500,
+		  true,
+		  { 0x03, 0x00, APIC_DM_INIT, 0, false, false, false } },
+		{ 0xfee03000,
+		  0xc700,
+		  true,
+		  { 0x03, 0x00, APIC_DM_EXTINT, 0, false, false, false } },
 		/* reserved bits do not matter */
-		{ 0xfee03ff3, 0xffff3031, true, { 0x03, 0x31, APIC_DM_FIXED, 0, false, false, false } },
+		{ 0xfee03ff3,
+		  0xffff3031,
+		  true,
+		  { 0x03, 0x31, APIC_DM_FIXED, 0, false, false, false } },
 		/* reserved modes, de-assert, elsewhere */
 		{ 0xfee00000, 0x0331, false, { 0 } },
 		{ 0xfee00000, 0x0631, false, { 0 } },
@@ -105,7 +137,8 @@ static void msi_decode_fields(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
 		struct apic_msg m = { 0 };
 
-		assert_int_equal(msi_decode(cases[i].addr, cases[i].data, &m), cases[i].ok);
+		assert_int_equal(msi_decode(cases[i].addr, cases[i].data, &m),
+				 cases[i].ok);
 		if (!cases[i].ok)
 			continue;
 		assert_int_equal(m.dest, cases[i].msg.dest);
@@ -282,8 +315,10 @@ static void apic_bus_refuses_a_second_id_and_a_257th_cpu(void **state)
 	assert_false(apic_bus_add(r->bus, &t));
 	apic_bus_remove(r->bus, &r->cpus[5].t);
 	assert_true(apic_bus_add(r->bus, &t));
-	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = 5, .vector = 0x40 }), 0);
-	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = 255, .wide = true }), 1);
+	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = 5, .vector = 0x40 }),
+			 0);
+	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = 255, .wide = true }),
+			 1);
 	assert_int_equal(r->cpus[255].got, 1);
 	rig_free(r);
 }
@@ -296,7 +331,8 @@ static void apic_bus_physical_reaches_one(void **state)
 	for (u32 id = 0; id < 100; id++)
 		add(r, id * 3, APIC_T_ON | APIC_T_X2 | APIC_T_ACCEPTS, 0, 0);
 	for (u32 dest = 0; dest < 400; dest++) {
-		unsigned n = send(r, NULL, (struct apic_msg){ .dest = dest, .wide = true });
+		unsigned n =
+			send(r, NULL, (struct apic_msg){ .dest = dest, .wide = true });
 		bool hit = dest % 3 == 0 && dest < 300;
 
 		assert_int_equal(n, hit);
@@ -319,7 +355,8 @@ static void apic_bus_shorthands(void **state)
 
 	(void)state;
 	for (u32 id = 0; id < 6; id++)
-		add(r, id, id == 4 ? 0 : APIC_T_ON | (id & 1 ? APIC_T_X2 : 0), 0, 0xffffffff);
+		add(r, id, id == 4 ? 0 : APIC_T_ON | (id & 1 ? APIC_T_X2 : 0), 0,
+		    0xffffffff);
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
 		send(r, &r->cpus[2],
 		     (struct apic_msg){
@@ -345,8 +382,10 @@ static void apic_bus_broadcast_reaches_all_that_are_on(void **state)
 	for (u32 id = 0; id < 10; id++)
 		add(r, id, id == 9 ? 0 : APIC_T_ON, 0, 0xffffffff);
 	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = 0xff }), 9);
-	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = 0xff, .logical = true }), 9);
-	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = ~0u, .wide = true }), 9);
+	assert_int_equal(
+		send(r, NULL, (struct apic_msg){ .dest = 0xff, .logical = true }), 9);
+	assert_int_equal(send(r, NULL, (struct apic_msg){ .dest = ~0u, .wide = true }),
+			 9);
 	rig_free(r);
 }
 
@@ -435,7 +474,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(msi_decode_fields),
-		cmocka_unit_test(apic_match_xapic_agrees_with_oracle_for_every_destination),
+		cmocka_unit_test(
+			apic_match_xapic_agrees_with_oracle_for_every_destination),
 		cmocka_unit_test(apic_match_other_dfr_models_match_broadcast_only),
 		cmocka_unit_test(apic_match_x2apic_agrees_with_oracle),
 		cmocka_unit_test(apic_match_across_modes),

@@ -57,7 +57,8 @@ static void init_chip(struct rig *r, int chip, u8 base, u8 icw4)
 static void rig_init(struct rig *r)
 {
 	memset(r, 0, sizeof(*r));
-	r->pic = pic_new((struct irq_line){ .set = wire_set, .chip = &r->intr, .pin = 7 });
+	r->pic =
+		pic_new((struct irq_line){ .set = wire_set, .chip = &r->intr, .pin = 7 });
 	init_chip(r, M, 0x20, 0x01);
 	init_chip(r, S, 0x28, 0x01);
 }
@@ -680,7 +681,8 @@ int main(void)
 		cmocka_unit_test(pic_elcr_level_repeats_until_lowered),
 		cmocka_unit_test(pic_ltim_makes_every_input_level_triggered),
 		cmocka_unit_test(pic_withdrawn_request_gives_irq7_without_service),
-		cmocka_unit_test(pic_withdrawn_slave_request_gives_irq15_and_serves_cascade),
+		cmocka_unit_test(
+			pic_withdrawn_slave_request_gives_irq15_and_serves_cascade),
 		cmocka_unit_test(pic_take_with_nothing_pending_is_irq7),
 		cmocka_unit_test(pic_mask_hides_and_keeps_the_edge),
 		cmocka_unit_test(pic_aeoi_leaves_nothing_in_service),

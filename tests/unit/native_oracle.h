@@ -328,7 +328,7 @@ static enum guest_result guest_run(struct oracle *o, const u8 *insn, unsigned le
 			lin_write(v, DS, LIN_BASE + i * PAGE_SIZE, 8, val);
 	r->trap = NO_TRAP;
 	r->cr2 = 0;
-	if (in.base == REG_RIP)
+	if (in.base == GPR_RIP)
 		in.disp += 0;
 	if (in.fn(v, &in) == OP_FAULT) {
 		r->trap = v->fault.vector;

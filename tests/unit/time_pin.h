@@ -1,7 +1,7 @@
 /* A fake interrupt line that remembers when it changed. */
 #pragma once
 
-#include "irq/line.h"
+#include "base/irqline.h"
 #include "time/clock.h"
 
 #define PIN_LOG 4096

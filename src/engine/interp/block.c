@@ -305,7 +305,7 @@ static void append(struct block *b, const struct insn *in)
 
 	*slot = *in;
 	slot->ip_off = b->bytes;
-	if (slot->base == REG_RIP)
+	if (slot->base == GPR_RIP)
 		slot->disp += b->bytes;
 	b->bytes = (u16)(b->bytes + in->len);
 }
@@ -318,7 +318,7 @@ static void terminate(struct block *b)
 /* An instruction that cannot be: raises its fault when it is reached. */
 static void append_bad(struct block *b, op_fn *fn)
 {
-	append(b, &(struct insn){ .fn = fn, .len = 1, .base = REG_ZERO, .index = REG_ZERO });
+	append(b, &(struct insn){ .fn = fn, .len = 1, .base = GPR_ZERO, .index = GPR_ZERO });
 }
 
 /* Decode from one page. False when not even the first instruction ends in it. */

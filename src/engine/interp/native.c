@@ -41,11 +41,11 @@ enum op_result native_fault(struct vcpu *v, const struct stub *s, u64 trap)
 	native_done(v);
 	switch (trap - 1) {
 	case VEC_MF:
-		raise(v, VEC_MF);
+		raise_vec(v, VEC_MF);
 		break;
 	case VEC_XM:
 		/* SDM 3 section 2.5, CR4.OSXMMEXCPT. */
-		raise(v, v->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
+		raise_vec(v, v->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 		break;
 	case VEC_UD:
 		raise_ud(v);
@@ -73,7 +73,7 @@ bool native_state_fault(struct vcpu *v, const struct stub *s)
 	if (((v->cr0 ^ CR0_PE) & s->cr0_bad & ud_cr0) || (~v->cr4 & s->cr4_need) ||
 	    (~v->xcr0 & s->xcr0_need) || (v->flags & s->flags_bad))
 		return raise_ud(v);
-	return raise(v, VEC_NM);
+	return raise_vec(v, VEC_NM);
 }
 
 static enum op_result bad_state(struct vcpu *v, const struct stub *s)
@@ -223,7 +223,7 @@ enum op_result native_fninit(struct vcpu *v, const struct insn *in)
 enum op_result native_fwait(struct vcpu *v, const struct insn *in)
 {
 	if (unlikely((v->cr0 & (CR0_MP | CR0_TS)) == (CR0_MP | CR0_TS))) {
-		raise(v, VEC_NM);
+		raise_vec(v, VEC_NM);
 		return OP_FAULT;
 	}
 	return run(v, stub_of(v, in), NULL, true);

@@ -131,6 +131,22 @@ static bool is_kop(ZydisISASet set)
 	       set == ZYDIS_ISA_SET_AVX512DQ_KOP;
 }
 
+/* SSE instructions that may have no XMM register operand. */
+static bool sse_without_xmm(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_STMXCSR:
+	case ZYDIS_MNEMONIC_CVTPS2PI:
+	case ZYDIS_MNEMONIC_CVTTPS2PI:
+	case ZYDIS_MNEMONIC_CVTPD2PI:
+	case ZYDIS_MNEMONIC_CVTTPD2PI:
+		return true;
+	default:
+		return false;
+	}
+}
+
 enum native_class isa_class(const struct native_insn *x)
 {
 	const ZydisDecodedInstruction *zi = &x->zi;
@@ -145,7 +161,7 @@ enum native_class isa_class(const struct native_insn *x)
 			       : NC_AVX;
 	if (x87_opcode(zi))
 		return NC_X87;
-	if (zi->meta.isa_set == ZYDIS_ISA_SET_SSEMXCSR)
+	if (sse_without_xmm(zi))
 		return NC_SSE;
 	/* An XMM register makes it SSE even beside an MMX register: CVTPI2PS, MOVQ2DQ. */
 	for (unsigned i = 0; i < zi->operand_count; i++) {

@@ -122,6 +122,7 @@ static bool legacy_unaligned(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_PCMPESTRM:
 	case ZYDIS_MNEMONIC_PCMPISTRI:
 	case ZYDIS_MNEMONIC_PCMPISTRM:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
 		return true;
 	default:
 		return false;
@@ -301,11 +302,11 @@ static bool set_mem(const struct native_insn *x, struct stub *s, struct insn *in
 	s->ac = ac_of(s->mem_size);
 	if (!x->mem) {
 		in->base = RDI;
-		in->index = REG_ZERO;
+		in->index = GPR_ZERO;
 		in->disp = 0;
 	} else if (x->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
 		/* decode() does not scale disp8. */
-		if (in->base != REG_RIP)
+		if (in->base != GPR_RIP)
 			in->disp = (i32)m->mem.disp.value;
 		if (x->zi.raw.evex.aaa)
 			set_opmask(x, s);
@@ -366,7 +367,7 @@ static bool set_gather(const struct native_insn *x, struct stub *s, struct insn 
 		return false;
 	s->lanes = s->elems = (u8)(x->zi.avx.vector_length / 8 / MAX(s->elem, s->index_size));
 	s->scale = x->mem->mem.scale == 8 ? 3 : x->mem->mem.scale == 4 ? 2 : x->mem->mem.scale == 2;
-	in->index = REG_ZERO;
+	in->index = GPR_ZERO;
 	in->scale = 0;
 	if (evex)
 		in->disp = (i32)x->mem->mem.disp.value;

@@ -52,7 +52,7 @@ enum op_result op_aam(struct vcpu *v, const struct insn *in)
 	u8 al = (u8)v->gpr[RAX], base = (u8)in->imm;
 
 	if (!base) {
-		raise(v, VEC_DE);
+		raise_vec(v, VEC_DE);
 		return OP_FAULT;
 	}
 	reg_set(v, RAX, 2, (u64)(al / base) << 8 | al % base);

@@ -235,7 +235,7 @@ enum op_result op_bound(struct vcpu *v, const struct insn *in)
 	    !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), size, &hi))
 		return OP_FAULT;
 	if (index < (i64)(lo << shift) >> shift || index > (i64)(hi << shift) >> shift) {
-		raise(v, VEC_BR);
+		raise_vec(v, VEC_BR);
 		return OP_FAULT;
 	}
 	return OP_NEXT;

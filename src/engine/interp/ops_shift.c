@@ -349,7 +349,7 @@ enum op_result op_imul(struct vcpu *v, const struct insn *in)
 
 static enum op_result op_de(struct vcpu *v)
 {
-	raise(v, VEC_DE);
+	raise_vec(v, VEC_DE);
 	return OP_FAULT;
 }
 

@@ -23,7 +23,7 @@ static u64 rfbm(const struct vcpu *v)
 static bool x87_ready(struct vcpu *v)
 {
 	if (v->cr0 & (CR0_EM | CR0_TS))
-		return raise(v, VEC_NM);
+		return raise_vec(v, VEC_NM);
 	vcpu_park(v);
 	return true;
 }
@@ -37,7 +37,7 @@ static bool x87_ready_wait(struct vcpu *v)
 		return false;
 	/* FSW.ES */
 	if ((*bv & XCR0_X87) && (v->xsave[XSAVE_FSW] & 0x80))
-		return raise(v, VEC_MF);
+		return raise_vec(v, VEC_MF);
 	return true;
 }
 

@@ -1,0 +1,195 @@
+/*
+ * The user's terminal and the signals that come from it.
+ *
+ * Mutable globals, against the rule: the terminal's mode must be restored by signal handlers
+ * when the process crashes, and these have no argument. The saved mode is written before
+ * 'raw' is set and never after.
+ *
+ * A process in the background may not touch its terminal (it would be stopped by SIGTTOU),
+ * and need not: its shell took the terminal over, with the shell's own mode.
+ */
+#include "control/term.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/signalfd.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "base/log.h"
+
+static struct termios saved, raw_mode;
+static int term_fd = -1;
+static bool raw;       /* atomic: the terminal is in raw_mode, or is to be after SIGCONT */
+static bool installed; /* crash handlers and atexit */
+
+static const int crashes[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP };
+static const int requests[] = { SIGINT,	 SIGTERM, SIGHUP,  SIGQUIT,
+				SIGTSTP, SIGCONT, SIGWINCH };
+
+static bool in_foreground(void)
+{
+	return tcgetpgrp(term_fd) == getpgrp();
+}
+
+bool term_is_raw(void)
+{
+	return __atomic_load_n(&raw, __ATOMIC_SEQ_CST);
+}
+
+/* Async-signal-safe. */
+void term_restore(void)
+{
+	int saved_errno = errno;
+
+	if (__atomic_exchange_n(&raw, false, __ATOMIC_SEQ_CST) && in_foreground())
+		tcsetattr(term_fd, TCSANOW, &saved);
+	log_set_crlf(false);
+	errno = saved_errno;
+}
+
+/* SA_RESETHAND has made the action the default one again: die of it, with a core dump. */
+static void crashed(int sig)
+{
+	term_restore();
+	raise(sig);
+}
+
+static void install(void)
+{
+	struct sigaction sa = { .sa_handler = crashed, .sa_flags = SA_RESETHAND | SA_NODEFER };
+
+	for (size_t i = 0; i < ARRAY_SIZE(crashes); i++) {
+		struct sigaction old;
+
+		/* What somebody else handles (faults of generated code) comes to us from there. */
+		if (!sigaction(crashes[i], NULL, &old) && old.sa_handler == SIG_DFL &&
+		    !(old.sa_flags & SA_SIGINFO))
+			sigaction(crashes[i], &sa, NULL);
+	}
+	atexit(term_restore);
+	installed = true;
+}
+
+int term_raw(int fd, struct error *err)
+{
+	if (tcgetattr(fd, &saved) < 0)
+		return error_set(err, -errno, "terminal: %s", strerror(errno));
+	if (!installed)
+		install();
+	term_fd = fd;
+	raw_mode = saved;
+	cfmakeraw(&raw_mode);
+	__atomic_store_n(&raw, true, __ATOMIC_SEQ_CST);
+	log_set_crlf(true);
+	if (tcsetattr(fd, TCSADRAIN, &raw_mode) < 0) {
+		term_restore();
+		return error_set(err, -errno, "terminal: %s", strerror(errno));
+	}
+	return 0;
+}
+
+bool term_size(int fd, u16 *rows, u16 *cols)
+{
+	struct winsize ws;
+
+	if (ioctl(fd, TIOCGWINSZ, &ws) < 0 || !ws.ws_row || !ws.ws_col)
+		return false;
+	*rows = ws.ws_row;
+	*cols = ws.ws_col;
+	return true;
+}
+
+void term_say(const char *fmt, ...)
+{
+	char text[4096], out[2 * sizeof(text)];
+	size_t n = 0;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	for (const char *p = text; *p; p++) {
+		if (*p == '\n' && term_is_raw())
+			out[n++] = '\r';
+		out[n++] = *p;
+	}
+	fwrite(out, 1, n, stderr);
+}
+
+/* ---- signals ---- */
+
+static void request_set(sigset_t *set)
+{
+	sigemptyset(set);
+	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
+		struct sigaction sa;
+
+		/* A blocked signal is kept even when it is ignored; it must stay ignored (nohup). */
+		if (sigaction(requests[i], NULL, &sa) || sa.sa_handler != SIG_IGN)
+			sigaddset(set, requests[i]);
+	}
+}
+
+int term_signals_open(struct error *err)
+{
+	sigset_t set;
+	int fd;
+
+	signal(SIGPIPE, SIG_IGN);
+	request_set(&set);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	if (fd < 0)
+		return error_set(err, -errno, "signalfd: %s", strerror(errno));
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	return fd;
+}
+
+void term_signals_close(int fd)
+{
+	sigset_t set;
+
+	close(fd);
+	request_set(&set);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+}
+
+void term_die(int sig)
+{
+	sigset_t set;
+
+	term_restore();
+	signal(sig, SIG_DFL);
+	sigemptyset(&set);
+	sigaddset(&set, sig);
+	raise(sig);
+	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	_exit(128 + sig);
+}
+
+void term_suspend(void)
+{
+	bool was_raw = term_is_raw();
+
+	term_restore();
+	/* Not SIGTSTP, which is blocked and comes to ourselves. */
+	kill(getpid(), SIGSTOP);
+	if (was_raw) {
+		__atomic_store_n(&raw, true, __ATOMIC_SEQ_CST);
+		term_continue();
+	}
+}
+
+void term_continue(void)
+{
+	if (!term_is_raw() || !in_foreground())
+		return;
+	log_set_crlf(true);
+	tcsetattr(term_fd, TCSADRAIN, &raw_mode);
+}
