@@ -3,15 +3,15 @@
 
 #include "base/types.h"
 
-#define BIT(n) (UINT64_C(1) << (n))
+#define BIT(n)       (UINT64_C(1) << (n))
 #define BITS(hi, lo) ((~UINT64_C(0) >> (63 - (hi))) & (~UINT64_C(0) << (lo)))
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define MIN(a, b) ((a) < (b) ? (a) : (b))
-#define MAX(a, b) ((a) > (b) ? (a) : (b))
-#define likely(x) __builtin_expect(!!(x), 1)
-#define unlikely(x) __builtin_expect(!!(x), 0)
-#define container_of(ptr, type, member) \
+#define MIN(a, b)     ((a) < (b) ? (a) : (b))
+#define MAX(a, b)     ((a) > (b) ? (a) : (b))
+#define likely(x)     __builtin_expect(!!(x), 1)
+#define unlikely(x)   __builtin_expect(!!(x), 0)
+#define container_of(ptr, type, member)                                                  \
 	((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 /* The field (hi..lo) of v, moved down to bit 0. */

@@ -7,6 +7,7 @@
 #define GUEST_BUG_MAX 8
 
 static enum log_level log_level = LOG_WARN;
+static bool log_crlf;
 
 void log_set_level(enum log_level level)
 {
@@ -18,16 +19,27 @@ enum log_level log_get_level(void)
 	return log_level;
 }
 
+void log_set_crlf(bool on)
+{
+	__atomic_store_n(&log_crlf, on, __ATOMIC_RELAXED);
+}
+
 /* One write per line, so that lines of different threads do not mix. */
 static void vlog(const char *prefix, const char *fmt, va_list ap)
 {
 	char line[1024];
 	int n = snprintf(line, sizeof(line), "umbra: %s", prefix);
-	int m = vsnprintf(line + n, sizeof(line) - (size_t)n - 1, fmt, ap);
+	int m = vsnprintf(line + n, sizeof(line) - (size_t)n - 2, fmt, ap);
 
-	n = m < (int)sizeof(line) - n - 1 ? n + m : (int)sizeof(line) - 2;
-	line[n] = '\n';
-	fwrite(line, 1, (size_t)n + 1, stderr);
+	n = m < (int)sizeof(line) - n - 2 ? n + m : (int)sizeof(line) - 3;
+	/* A file's name, or what a guest made us say, may hold anything. */
+	for (int i = 0; i < n; i++)
+		if ((unsigned char)line[i] < ' ' || line[i] == 0x7f)
+			line[i] = '?';
+	if (__atomic_load_n(&log_crlf, __ATOMIC_RELAXED))
+		line[n++] = '\r';
+	line[n++] = '\n';
+	fwrite(line, 1, (size_t)n, stderr);
 }
 
 #define DEFINE_LOG(name, level, prefix)                 \

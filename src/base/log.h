@@ -12,6 +12,8 @@ enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
 void log_set_level(enum log_level level);
 enum log_level log_get_level(void);
+/* End lines with CR LF: standard error is a terminal in raw mode. Async-signal-safe. */
+void log_set_crlf(bool on);
 
 /* One line each; "umbra: " before and the newline behind are added. Any thread. */
 __attribute__((format(printf, 1, 2))) void log_error(const char *fmt, ...);

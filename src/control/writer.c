@@ -21,7 +21,8 @@
 #include "base/alloc.h"
 #include "base/bits.h"
 
-#define LINGER_NS 1000000
+#define LINGER_NS    1000000
+#define DRAIN_NAP_NS 10000000
 
 struct writer {
 	pthread_mutex_t lock;
@@ -201,16 +202,20 @@ size_t writer_put(struct writer *w, const u8 *buf, size_t len)
 	return len;
 }
 
-int writer_drain(struct writer *w)
+void writer_drain(struct writer *w, unsigned seconds)
 {
-	int error;
+	const struct timespec nap = { .tv_nsec = DRAIN_NAP_NS };
+	u64 naps = (u64)seconds * NSEC_PER_SEC / DRAIN_NAP_NS;
 
 	pthread_mutex_lock(&w->lock);
-	while (w->started && w->len)
+	while (!seconds && w->started && w->len)
 		pthread_cond_wait(&w->idle, &w->lock);
-	error = w->error;
+	while (w->started && w->len && naps--) {
+		pthread_mutex_unlock(&w->lock);
+		nanosleep(&nap, NULL);
+		pthread_mutex_lock(&w->lock);
+	}
 	pthread_mutex_unlock(&w->lock);
-	return error;
 }
 
 int writer_error(struct writer *w)

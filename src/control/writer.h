@@ -29,8 +29,8 @@ void writer_set_notify(struct writer *w, void (*room)(void *opaque), void (*fail
 
 /* Take up to 'len' bytes; how many were taken. */
 size_t writer_put(struct writer *w, const u8 *buf, size_t len);
-/* Wait until everything is written, or cannot be: 0, or -errno of the failure. */
-int writer_drain(struct writer *w);
+/* Wait until everything is written, or cannot be, or for so many seconds (0: for ever). */
+void writer_drain(struct writer *w, unsigned seconds);
 /* -errno of the failure so far, 0 if none. */
 int writer_error(struct writer *w);
 

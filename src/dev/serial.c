@@ -598,6 +598,16 @@ size_t serial_rx(struct serial *d, const u8 *buf, size_t len)
 	return n;
 }
 
+bool serial_rx_wanted(struct serial *d)
+{
+	bool wanted;
+
+	pthread_mutex_lock(&d->lock);
+	wanted = d->s.ier & IER_RX;
+	pthread_mutex_unlock(&d->lock);
+	return wanted;
+}
+
 void serial_rx_break(struct serial *d)
 {
 	pthread_mutex_lock(&d->lock);

@@ -1,8 +1,8 @@
 /* Serial port with a 16550A UART: 8 ports, one interrupt. */
 #pragma once
 
-#include "dev/chardev.h"
 #include "base/irqline.h"
+#include "dev/chardev.h"
 #include "mem/io.h"
 #include "state/save.h"
 #include "time/clock.h"
@@ -36,6 +36,8 @@ void serial_tx_ready(struct serial *s);
 size_t serial_rx_room(struct serial *s);
 /* Bytes for the guest; returns how many were taken. */
 size_t serial_rx(struct serial *s, const u8 *buf, size_t len);
+/* The guest wants an interrupt for what it receives: its driver has the port open. */
+bool serial_rx_wanted(struct serial *s);
 /* The other side sends a break. */
 void serial_rx_break(struct serial *s);
 

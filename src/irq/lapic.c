@@ -170,7 +170,7 @@ static void update_target(struct lapic *l)
 				      (is_enabled(l) ? APIC_T_ACCEPTS : 0));
 }
 
-/* --- Vectors and priorities (11.8.3, 11.8.4) -------------------------------------- */
+/* --- Vectors and priorities (11.8.3, 11.8.4) --------------------------------- */
 
 static bool bitmap_test(const u32 *map, u8 vector)
 {
@@ -279,8 +279,7 @@ bool lapic_has_intr(struct lapic *l)
 	return l->found != FOUND_NOTHING;
 }
 
-/* --- Accepting interrupts: any thread ------------------------------------------------
- */
+/* --- Accepting interrupts: any thread ---------------------------------------- */
 
 static void local_deliver(struct lapic *l, unsigned entry);
 
@@ -440,7 +439,7 @@ void lapic_lint_set(void *chip, unsigned pin, bool level)
 	pthread_mutex_unlock(&l->lock);
 }
 
-/* --- Acknowledge and end of interrupt: owner --------------------------------------- */
+/* --- Acknowledge and end of interrupt: owner --------------------------------- */
 
 int lapic_take(struct lapic *l)
 {
@@ -495,8 +494,7 @@ static void write_eoi(struct lapic *l)
 	poke(l);
 }
 
-/* --- Registers: owner -----------------------------------------------------------------
- */
+/* --- Registers: owner -------------------------------------------------------- */
 
 static void write_tpr(struct lapic *l, u32 val)
 {
@@ -668,8 +666,7 @@ static void reg_write(struct lapic *l, unsigned reg, u32 val)
 	}
 }
 
-/* --- xAPIC window (11.4.1)
- * --------------------------------------------------------------- */
+/* --- xAPIC window (11.4.1) --------------------------------------------------- */
 
 static bool is_xapic(const struct lapic *l)
 {
@@ -750,8 +747,7 @@ bool lapic_window(const struct lapic *l, u64 *at)
 	return is_xapic(l);
 }
 
-/* --- x2APIC registers (11.12.1)
- * ------------------------------------------------------------ */
+/* --- x2APIC registers (11.12.1) ---------------------------------------------- */
 
 /* The bits that WRMSR may set in a register that it may write; read-only bits are
  * ignored. */
@@ -830,8 +826,7 @@ bool lapic_msr_write(struct lapic *l, u32 msr, u64 val)
 	return true;
 }
 
-/* --- Modes (11.4.3, 11.12.5)
- * ------------------------------------------------------------------ */
+/* --- Modes (11.4.3, 11.12.5) ------------------------------------------------- */
 
 /* 11.12.10.2 */
 static u32 x2apic_ldr(u32 id)
@@ -975,9 +970,7 @@ void lapic_virtual_wire(struct lapic *l)
 	write_lvt(l, LVT_LINT1, APIC_DM_NMI << 8);
 }
 
-/* --- Life
- * ----------------------------------------------------------------------------------------
- */
+/* --- Life -------------------------------------------------------------------- */
 
 static vns_t tsc_to_vns(void *opaque, u64 tsc)
 {

@@ -72,7 +72,7 @@ struct lapic;
 struct lapic *lapic_new(const struct lapic_config *cfg);
 void lapic_free(struct lapic *l);
 
-/* --- Any thread ------------------------------------------------------------------- */
+/* --- Any thread -------------------------------------------------------------- */
 
 /* Accept a fixed interrupt, as if a message had arrived. */
 void lapic_post(struct lapic *l, u8 vector, bool level);
@@ -86,7 +86,7 @@ u32 lapic_id(const struct lapic *l);
 enum lapic_source { LAPIC_SRC_CMCI, LAPIC_SRC_THERMAL, LAPIC_SRC_PMI };
 void lapic_raise(struct lapic *l, enum lapic_source src);
 
-/* --- Owning vCPU thread ------------------------------------------------------------- */
+/* --- Owning vCPU thread ------------------------------------------------------ */
 
 /* Something can be delivered now: a vector above PPR, or ExtINT. */
 bool lapic_has_intr(struct lapic *l);
@@ -126,8 +126,7 @@ void lapic_cr8_write(struct lapic *l, u64 val);
  * LAPIC_EV_INIT. */
 void lapic_init(struct lapic *l);
 
-/* --- Machine stopped -----------------------------------------------------------------
- */
+/* --- Machine stopped --------------------------------------------------------- */
 
 /* Power-up. */
 void lapic_reset(struct lapic *l);

@@ -16,8 +16,8 @@
 #include "dev/acpi_pm.h"
 #include "machine/aml.h"
 #include "machine/layout.h"
-#include "time/lateness.h"
 #include "time/hpet.h"
+#include "time/lateness.h"
 #include "time/rtc.h"
 
 enum { HEADER = 36, TABLES_MAX = 8 };
@@ -189,7 +189,8 @@ static void isa_bridge(struct aml *a, const struct acpi_config *cfg)
 	aml_close(a);
 }
 
-/* One interrupt routing package: for all slots, pin p of slot d is wire (d + p) % PCI_WIRES. */
+/* One interrupt routing package: for all slots, pin p of slot d is wire (d + p) %
+ * PCI_WIRES. */
 static void prt(struct aml *a, const char *name, bool ioapic)
 {
 	aml_def(a, name);
@@ -210,26 +211,33 @@ static void prt(struct aml *a, const char *name, bool ioapic)
 	aml_close(a);
 }
 
-/* PCI Firmware 3.2 section 4.5.1: give the operating system what it asks for, if it exists. */
+/* PCI Firmware 3.2 section 4.5.1: give the operating system what it asks for, if it
+ * exists. */
 static void pci_osc(struct aml *a)
 {
 	enum { HOTPLUG = 1 << 0, PME = 1 << 2, AER = 1 << 3, CAPABILITY = 1 << 4 };
 	enum { BAD_UUID = 1 << 2, BAD_REVISION = 1 << 3, MASKED = 1 << 4 };
 
 	aml_method(a, "_OSC", 4, true);
-	aml_op(a, AML_CREATE_DWORD), aml_op(a, AML_ARG0 + 3), aml_int(a, 0), aml_name(a, "CDW1");
+	aml_op(a, AML_CREATE_DWORD), aml_op(a, AML_ARG0 + 3), aml_int(a, 0),
+		aml_name(a, "CDW1");
 	aml_if(a);
 	aml_op(a, AML_EQUAL), aml_op(a, AML_ARG0);
 	aml_uuid(a, "33db4d5b-1ff7-401c-9657-7441c03dd766");
-	aml_op(a, AML_CREATE_DWORD), aml_op(a, AML_ARG0 + 3), aml_int(a, 8), aml_name(a, "CDW3");
-	aml_op(a, AML_AND), aml_name(a, "CDW3"), aml_int(a, HOTPLUG | PME | AER | CAPABILITY);
+	aml_op(a, AML_CREATE_DWORD), aml_op(a, AML_ARG0 + 3), aml_int(a, 8),
+		aml_name(a, "CDW3");
+	aml_op(a, AML_AND), aml_name(a, "CDW3"),
+		aml_int(a, HOTPLUG | PME | AER | CAPABILITY);
 	aml_op(a, AML_LOCAL0);
 	aml_if(a);
-	aml_op(a, AML_NOT), aml_op(a, AML_EQUAL), aml_op(a, AML_ARG0 + 1), aml_op(a, AML_ONE);
-	aml_op(a, AML_OR), aml_name(a, "CDW1"), aml_int(a, BAD_REVISION), aml_name(a, "CDW1");
+	aml_op(a, AML_NOT), aml_op(a, AML_EQUAL), aml_op(a, AML_ARG0 + 1),
+		aml_op(a, AML_ONE);
+	aml_op(a, AML_OR), aml_name(a, "CDW1"), aml_int(a, BAD_REVISION),
+		aml_name(a, "CDW1");
 	aml_close(a);
 	aml_if(a);
-	aml_op(a, AML_NOT), aml_op(a, AML_EQUAL), aml_name(a, "CDW3"), aml_op(a, AML_LOCAL0);
+	aml_op(a, AML_NOT), aml_op(a, AML_EQUAL), aml_name(a, "CDW3"),
+		aml_op(a, AML_LOCAL0);
 	aml_op(a, AML_OR), aml_name(a, "CDW1"), aml_int(a, MASKED), aml_name(a, "CDW1");
 	aml_close(a);
 	aml_op(a, AML_STORE), aml_op(a, AML_LOCAL0), aml_name(a, "CDW3");
@@ -290,7 +298,6 @@ static void motherboard(struct aml *a, const struct acpi_config *cfg)
 	aml_res_io(a, PORT_SYSTEM_A, 1);
 	aml_res_io(a, PORT_SMI, 2);
 	aml_res_io(a, PORT_PM_EVT, PORT_PM_LEN);
-	aml_res_mem32(a, LAYOUT_IOAPIC, LAYOUT_IOAPIC_SIZE, true);
 	aml_res_mem32(a, LAYOUT_LAPIC, LAYOUT_LAPIC_SIZE, true);
 	if (cfg->ecam)
 		aml_res_mem32(a, (u32)cfg->ecam, cfg->ecam_buses << 20, true);
@@ -447,7 +454,7 @@ static void madt(struct tables *t, const struct acpi_config *cfg)
 			e[2] = (u8)i;
 			e[3] = (u8)id;
 			le_store(e + 4, 1, 4); /* enabled */
-		} else { /* local x2APIC */
+		} else {                       /* local x2APIC */
 			x2 = true;
 			e[0] = 9;
 			e[1] = 16;
@@ -487,7 +494,9 @@ static void madt(struct tables *t, const struct acpi_config *cfg)
 		e += 12;
 	}
 	le_store(p + 4, (u64)(e - p), 4);
-	t->len = (size_t)(e - t->buf); /* the last one begun: give back what it did not need */
+	t->len =
+		(size_t)(e -
+			 t->buf); /* the last one begun: give back what it did not need */
 	seal(p);
 	list(t, p);
 }

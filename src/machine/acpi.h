@@ -8,20 +8,20 @@
 struct layout;
 
 #define ACPI_CPUS_MAX 256
-#define ACPI_SERIALS 4
+#define ACPI_SERIALS  4
 
 struct acpi_config {
 	const struct layout *layout;
 	unsigned cpus;
 	u32 apic_id[ACPI_CPUS_MAX];
 	u8 ioapic_id;
-	u8 ioapic_version;    /* as its version register says */
-	u32 hpet_block_id;    /* 0: no HPET */
-	u64 ecam;             /* 0: no ECAM */
+	u8 ioapic_version; /* as its version register says */
+	u32 hpet_block_id; /* 0: no HPET */
+	u64 ecam;          /* 0: no ECAM */
 	unsigned ecam_buses;
 	bool serial[ACPI_SERIALS];
-	bool mouse;           /* on the keyboard controller */
-	bool s3;              /* suspend to RAM works */
+	bool mouse; /* on the keyboard controller */
+	bool s3;    /* suspend to RAM works */
 };
 
 /*
@@ -30,7 +30,8 @@ struct acpi_config {
  */
 size_t acpi_build(u8 *buf, size_t cap, const struct acpi_config *cfg);
 
-/* Offset of the firmware waking vector (FACS) in what acpi_build() made; 0 if there is none. */
+/* Offset of the firmware waking vector (FACS) in what acpi_build() made; 0 if there is
+ * none. */
 size_t acpi_find_facs(const u8 *buf, size_t len);
 
 /* The MP table, for LAYOUT_MPTABLE, its floating pointer first. Same return value. */

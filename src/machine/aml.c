@@ -107,8 +107,10 @@ void aml_eisa(struct aml *a, const char *id)
 void aml_uuid(struct aml *a, const char *uuid)
 {
 	/* Where byte i of the buffer stands in the text (19.6.142). */
-	static const u8 at[16] = { 6, 4, 2, 0, 11, 9, 16, 14, 19, 21, 24, 26, 28, 30, 32, 34 };
-	static const u8 head[] = { 0x11, 0x13, 0x0a, 16 }; /* Buffer (16), 19 bytes long */
+	static const u8 at[16] = { 6,  4,  2,  0,  11, 9,  16, 14,
+				   19, 21, 24, 26, 28, 30, 32, 34 };
+	static const u8 head[] = { 0x11, 0x13, 0x0a,
+				   16 }; /* Buffer (16), 19 bytes long */
 
 	put(a, head, sizeof(head));
 	for (unsigned i = 0; i < 16; i++)
@@ -180,7 +182,8 @@ void aml_package(struct aml *a, u8 elements)
 	put_int(a, elements, 1);
 }
 
-/* PkgLength, 20.2.4: counts itself; 6 bits in one byte, or 4 bits and up to three more bytes. */
+/* PkgLength, 20.2.4: counts itself; 6 bits in one byte, or 4 bits and up to three more
+ * bytes. */
 void aml_close(struct aml *a)
 {
 	size_t at = a->open[--a->depth];
@@ -261,9 +264,10 @@ void aml_res_mem32(struct aml *a, u32 base, u32 len, bool writable)
 	put_int(a, len, 4);
 }
 
-/* Address space descriptors, 6.4.3.5: minimum and maximum fixed, the bridge produces them. */
-static void window(struct aml *a, unsigned tag, unsigned type, unsigned flags, u64 lo, u64 hi,
-		   unsigned size)
+/* Address space descriptors, 6.4.3.5: minimum and maximum fixed, the bridge produces
+ * them. */
+static void window(struct aml *a, unsigned tag, unsigned type, unsigned flags, u64 lo,
+		   u64 hi, unsigned size)
 {
 	enum { MIN_FIXED = 1 << 2, MAX_FIXED = 1 << 3 };
 

@@ -3,11 +3,10 @@
  *
  * Everything that can be wrong with the files is found in boot_new(), which decides the
  * place of each piece: the kernel where its format says, the initial RAM disk as
- * high as the kernel takes it, boot data below 30000h (layout.h). The CPU state at the entry
- * is that of Linux boot.rst ("32-bit" and "64-bit boot protocol") and of Xen's pvh.pandoc.
- * On a reset the same open files are read again; RAM that nothing is loaded to
- * keeps its contents, as on a warm reset.
- * No locks: one thread, machine stopped.
+ * high as the kernel takes it, boot data below 30000h (layout.h). The CPU state at the
+ * entry is that of Linux boot.rst ("32-bit" and "64-bit boot protocol") and of Xen's
+ * pvh.pandoc. On a reset the same open files are read again; RAM that nothing is loaded
+ * to keeps its contents, as on a warm reset. No locks: one thread, machine stopped.
  */
 #include "machine/boot.h"
 
@@ -59,18 +58,23 @@ static u64 low_end(const struct e820 *map)
 	return end;
 }
 
-int boot_too_small(const struct image *img, const struct e820 *map, u64 end, struct error *err)
+int boot_too_small(const struct image *img, const struct e820 *map, u64 end,
+		   struct error *err)
 {
 	if (end > LAYOUT_LOW_RAM_MAX)
-		return image_refuse(img, err, "wants to be loaded beyond 3 GiB, where there is no "
+		return image_refuse(img, err,
+				    "wants to be loaded beyond 3 GiB, where there is no "
 				    "memory; it is damaged or not for this machine");
 	if (end <= low_end(map))
-		return image_refuse(img, err, "wants to be loaded where there is no memory, below "
-				    "%llxh", (unsigned long long)end);
-	return error_set(err, -ENOMEM,
-			 "%s %s: needs at least %llu MiB of memory, the machine has %llu MiB",
-			 img->what, img->path, (unsigned long long)mib_up(end),
-			 (unsigned long long)mib_up(low_end(map)));
+		return image_refuse(img, err,
+				    "wants to be loaded where there is no memory, below "
+				    "%llxh",
+				    (unsigned long long)end);
+	return error_set(
+		err, -ENOMEM,
+		"%s %s: needs at least %llu MiB of memory, the machine has %llu MiB",
+		img->what, img->path, (unsigned long long)mib_up(end),
+		(unsigned long long)mib_up(low_end(map)));
 }
 
 static int parse_kernel(struct boot *b, bool long_mode, struct error *err)
@@ -81,17 +85,19 @@ static int parse_kernel(struct boot *b, bool long_mode, struct error *err)
 	if (elf_probe(&b->kernel))
 		return elf_parse(&b->kernel, &b->map, long_mode, &b->k, err);
 	if (!bzimage_probe(&b->kernel))
-		return image_refuse(&b->kernel, err,
-				    "is not a kernel but %s; a Linux bzImage (vmlinuz), a vmlinux "
-				    "or a PVH kernel is needed",
-				    image_looks_like(&b->kernel));
+		return image_refuse(
+			&b->kernel, err,
+			"is not a kernel but %s; a Linux bzImage (vmlinuz), a vmlinux "
+			"or a PVH kernel is needed",
+			image_looks_like(&b->kernel));
 	ret = bzimage_parse(&b->kernel, &bz, err);
 	if (ret)
 		return ret;
 	return bzimage_place(&b->kernel, &bz, &b->map, long_mode, &b->k, err);
 }
 
-/* The highest page-aligned place for 'len' bytes of RAM below 'limit', beside the kernel. */
+/* The highest page-aligned place for 'len' bytes of RAM below 'limit', beside the kernel.
+ */
 static bool find_top(const struct boot *b, u64 limit, u64 len, u64 *at)
 {
 	for (unsigned i = b->map.count; i-- > 0;) {
@@ -127,16 +133,18 @@ static int place_initrd(struct boot *b, struct error *err)
 	if (b->k.initrd_high && find_top(b, UINT64_MAX, len, &b->initrd_gpa))
 		return 0;
 	if (len > limit || low_end(&b->map) >= limit)
-		return image_refuse(&b->initrd, err,
-				    "%llu MiB are too large, this kernel takes an initrd only "
-				    "below %llu MiB", (unsigned long long)mib_up(len),
-				    (unsigned long long)limit >> 20);
-	return error_set(err, -ENOMEM,
-			 "%s %s: %llu MiB do not fit beside the kernel in %llu MiB of memory; "
-			 "%llu MiB would do",
-			 b->initrd.what, b->initrd.path, (unsigned long long)mib_up(len),
-			 (unsigned long long)mib_up(low_end(&b->map)),
-			 (unsigned long long)mib_up(align_up(b->k.hi, PAGE_SIZE) + len));
+		return image_refuse(
+			&b->initrd, err,
+			"%llu MiB are too large, this kernel takes an initrd only "
+			"below %llu MiB",
+			(unsigned long long)mib_up(len), (unsigned long long)limit >> 20);
+	return error_set(
+		err, -ENOMEM,
+		"%s %s: %llu MiB do not fit beside the kernel in %llu MiB of memory; "
+		"%llu MiB would do",
+		b->initrd.what, b->initrd.path, (unsigned long long)mib_up(len),
+		(unsigned long long)mib_up(low_end(&b->map)),
+		(unsigned long long)mib_up(align_up(b->k.hi, PAGE_SIZE) + len));
 }
 
 static int plan(struct boot *b, const struct boot_config *cfg, struct error *err)
@@ -151,14 +159,16 @@ static int plan(struct boot *b, const struct boot_config *cfg, struct error *err
 		return ret;
 	max = MIN(b->k.cmdline_max, LAYOUT_CMDLINE_MAX - 1);
 	if (n > max)
-		return error_set(err, -E2BIG,
-				 "kernel command line of %zu bytes is too long, %s takes at most "
-				 "%u", n, b->kernel.path, max);
+		return error_set(
+			err, -E2BIG,
+			"kernel command line of %zu bytes is too long, %s takes at most "
+			"%u",
+			n, b->kernel.path, max);
 	return b->initrd.len ? place_initrd(b, err) : 0;
 }
 
-int boot_new_images(struct boot **boot, const struct boot_config *cfg, struct image kernel,
-		    const struct image *initrd, struct error *err)
+int boot_new_images(struct boot **boot, const struct boot_config *cfg,
+		    struct image kernel, const struct image *initrd, struct error *err)
 {
 	struct boot *b = xzalloc(sizeof(*b));
 	int ret;
@@ -223,15 +233,15 @@ const char *boot_describe(const struct boot *b)
 /* ---- into memory ---- */
 
 /* File contents straight into guest RAM. */
-static int load_range(const struct image *img, const struct boot_segment *s, struct phys *phys,
-		      struct error *err)
+static int load_range(const struct image *img, const struct boot_segment *s,
+		      struct phys *phys, struct error *err)
 {
 	u8 *p = phys_host(phys, s->gpa, s->mem_len, true);
 	int ret;
 
 	if (!p)
-		return error_set(err, -EFAULT, "%s %s: no memory at %llxh", img->what, img->path,
-				 (unsigned long long)s->gpa);
+		return error_set(err, -EFAULT, "%s %s: no memory at %llxh", img->what,
+				 img->path, (unsigned long long)s->gpa);
 	ret = image_read(img, s->off, p, s->file_len, err);
 	memset(p + s->file_len, 0, s->mem_len - s->file_len);
 	phys_note_write(phys, s->gpa, s->mem_len);
@@ -267,7 +277,8 @@ static void put_page_tables(struct phys *phys)
 
 	put(phys, LAYOUT_PAGE_TABLES, table, sizeof(table));
 	for (unsigned i = 0; i < 4; i++)
-		table[i] = (LAYOUT_PAGE_TABLES + (2 + i) * PAGE_SIZE) | PRESENT | WRITABLE;
+		table[i] =
+			(LAYOUT_PAGE_TABLES + (2 + i) * PAGE_SIZE) | PRESENT | WRITABLE;
 	put(phys, LAYOUT_PAGE_TABLES + PAGE_SIZE, table, sizeof(table));
 	for (unsigned i = 0; i < 4; i++) {
 		for (u64 j = 0; j < 512; j++)
@@ -287,7 +298,8 @@ int boot_load(const struct boot *b, struct phys *phys, struct error *err)
 			return ret;
 	}
 	if (b->initrd.len) {
-		struct boot_segment s = { 0, b->initrd.len, b->initrd_gpa, b->initrd.len };
+		struct boot_segment s = { 0, b->initrd.len, b->initrd_gpa,
+					  b->initrd.len };
 
 		ret = load_range(&b->initrd, &s, phys, err);
 		if (ret)
@@ -298,8 +310,8 @@ int boot_load(const struct boot *b, struct phys *phys, struct error *err)
 	if (b->k.entry == BOOT_LINUX64)
 		put_page_tables(phys);
 	if (b->k.entry == BOOT_PVH) {
-		struct pvh_params p = { LAYOUT_CMDLINE, b->initrd_gpa, b->initrd.len, LAYOUT_ACPI,
-					&b->map };
+		struct pvh_params p = { LAYOUT_CMDLINE, b->initrd_gpa, b->initrd.len,
+					LAYOUT_ACPI, &b->map };
 
 		pvh_info_fill(page, LAYOUT_PVH_INFO, &p);
 		put(phys, LAYOUT_PVH_INFO, page, sizeof(page));

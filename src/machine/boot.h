@@ -1,5 +1,6 @@
 /*
- * Starting a kernel without firmware: a Linux bzImage, a PVH kernel, or a plain ELF vmlinux.
+ * Starting a kernel without firmware: a Linux bzImage, a PVH kernel, or a plain ELF
+ * vmlinux.
  *
  * boot_new() opens and checks everything against the machine's memory and decides
  * where each piece goes; boot_load() and boot_enter() then cannot be surprised,
@@ -27,19 +28,21 @@ struct boot_config {
 
 struct boot;
 
-/* 0 and '*boot', or -errno with one line that names the file and the cause. Strings are copied. */
+/* 0 and '*boot', or -errno with one line that names the file and the cause. Strings are
+ * copied. */
 int boot_new(struct boot **boot, const struct boot_config *cfg, struct error *err);
 /*
  * The same with images that are open already; 'initrd' may be NULL. They are closed with
  * the boot, or at once when it fails. cfg->kernel and cfg->initrd are not looked at.
  */
-int boot_new_images(struct boot **boot, const struct boot_config *cfg, struct image kernel,
-		    const struct image *initrd, struct error *err);
+int boot_new_images(struct boot **boot, const struct boot_config *cfg,
+		    struct image kernel, const struct image *initrd, struct error *err);
 void boot_free(struct boot *b);
 
 /* Write kernel, initrd, command line and boot data to memory. -EIO when a file shrank. */
 int boot_load(const struct boot *b, struct phys *phys, struct error *err);
-/* Set the registers of the boot CPU, which is in its reset state, for the kernel's entry. */
+/* Set the registers of the boot CPU, which is in its reset state, for the kernel's entry.
+ */
 void boot_enter(const struct boot *b, struct vcpu *v);
 
 /* "bzImage, 64-bit entry" and the like. */
@@ -59,15 +62,15 @@ struct boot_segment {
 	u64 mem_len; /* >= file_len; the rest is zeroed */
 };
 
-#define BOOT_SEGMENTS_MAX 32
-#define BOOT_HEADER_MAX (0x290 - 0x1f1)
+#define BOOT_SEGMENTS_MAX  32
+#define BOOT_HEADER_MAX    (0x290 - 0x1f1)
 #define BOOT_CMDLINE_LINUX 2047 /* COMMAND_LINE_SIZE of x86 without its NUL */
 
 struct boot_kernel {
 	enum boot_entry entry;
 	const char *describe;
-	gpa_t start;      /* first instruction */
-	gpa_t lo, hi;     /* memory the kernel takes while it starts: [lo, hi) */
+	gpa_t start;  /* first instruction */
+	gpa_t lo, hi; /* memory the kernel takes while it starts: [lo, hi) */
 	struct boot_segment segment[BOOT_SEGMENTS_MAX];
 	unsigned segments;
 	u64 initrd_max;   /* highest address an initrd byte may have */
@@ -80,4 +83,5 @@ struct boot_kernel {
 /* All of [base, base + len) can hold a kernel: RAM, and not where boot data goes. */
 bool boot_usable(const struct e820 *map, u64 base, u64 len);
 /* Refuse for lack of memory: the kernel needs RAM up to 'end'. */
-int boot_too_small(const struct image *img, const struct e820 *map, u64 end, struct error *err);
+int boot_too_small(const struct image *img, const struct e820 *map, u64 end,
+		   struct error *err);

@@ -20,8 +20,8 @@
 #include "machine/layout.h"
 
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
-#define PHDRS_MAX 128
-#define NOTES_MAX MiB(1)
+#define PHDRS_MAX                128
+#define NOTES_MAX                MiB(1)
 
 /* One program header of either class. */
 struct phdr {
@@ -42,7 +42,8 @@ bool elf_probe(const struct image *img)
 	struct error ignore = { 0 };
 	u8 magic[SELFMAG];
 
-	return image_has(img, 0, SELFMAG) && !image_read(img, 0, magic, SELFMAG, &ignore) &&
+	return image_has(img, 0, SELFMAG) &&
+	       !image_read(img, 0, magic, SELFMAG, &ignore) &&
 	       !memcmp(magic, ELFMAG, SELFMAG);
 }
 
@@ -51,13 +52,13 @@ static void take_phdr(struct phdr *p, const u8 *raw, bool is64)
 	if (is64) {
 		const Elf64_Phdr *h = (const Elf64_Phdr *)raw;
 
-		*p = (struct phdr){ h->p_type, h->p_offset, h->p_vaddr, h->p_paddr, h->p_filesz,
-				    h->p_memsz, h->p_align };
+		*p = (struct phdr){ h->p_type,   h->p_offset, h->p_vaddr, h->p_paddr,
+				    h->p_filesz, h->p_memsz,  h->p_align };
 	} else {
 		const Elf32_Phdr *h = (const Elf32_Phdr *)raw;
 
-		*p = (struct phdr){ h->p_type, h->p_offset, h->p_vaddr, h->p_paddr, h->p_filesz,
-				    h->p_memsz, h->p_align };
+		*p = (struct phdr){ h->p_type,   h->p_offset, h->p_vaddr, h->p_paddr,
+				    h->p_filesz, h->p_memsz,  h->p_align };
 	}
 }
 
@@ -72,16 +73,21 @@ static int read_phdrs(const struct image *img, struct elf *e, u64 off, unsigned 
 	} u;
 
 	if (!count)
-		return image_refuse(img, err, "is an ELF file without program headers, such as an "
+		return image_refuse(img, err,
+				    "is an ELF file without program headers, such as an "
 				    "object file; a linked kernel is needed");
 	if (count > PHDRS_MAX)
-		return image_refuse(img, err, "has %u program headers, at most %u are allowed",
+		return image_refuse(img, err,
+				    "has %u program headers, at most %u are allowed",
 				    count, PHDRS_MAX);
 	if (entsize != want)
-		return image_refuse(img, err, "damaged, its program headers have %u bytes each "
-				    "instead of %u", entsize, want);
+		return image_refuse(img, err,
+				    "damaged, its program headers have %u bytes each "
+				    "instead of %u",
+				    entsize, want);
 	if (!image_has(img, off, (u64)count * want))
-		return image_refuse(img, err, "truncated, its program headers are beyond the end");
+		return image_refuse(img, err,
+				    "truncated, its program headers are beyond the end");
 	for (unsigned i = 0; i < count; i++) {
 		int ret = image_read(img, off + (u64)i * want, u.raw, want, err);
 
@@ -103,7 +109,8 @@ static int read_headers(const struct image *img, struct elf *e, struct error *er
 	int ret;
 
 	if (!image_has(img, 0, sizeof(Elf32_Ehdr)))
-		return image_refuse(img, err, "truncated, an ELF header has at least %zu bytes",
+		return image_refuse(img, err,
+				    "truncated, an ELF header has at least %zu bytes",
 				    sizeof(Elf32_Ehdr));
 	ret = image_read(img, 0, u.raw, MIN(img->len, sizeof(u.raw)), err);
 	if (ret)
@@ -111,10 +118,13 @@ static int read_headers(const struct image *img, struct elf *e, struct error *er
 	e->is64 = u.raw[EI_CLASS] == ELFCLASS64;
 	e->type = u.h32.e_type;
 	e->machine = u.h32.e_machine;
-	if (u.raw[EI_DATA] != ELFDATA2LSB || (!e->is64 && u.raw[EI_CLASS] != ELFCLASS32) ||
+	if (u.raw[EI_DATA] != ELFDATA2LSB ||
+	    (!e->is64 && u.raw[EI_CLASS] != ELFCLASS32) ||
 	    (e->machine != EM_X86_64 && e->machine != EM_386))
-		return image_refuse(img, err, "is an ELF file for another processor (machine %u); "
-				    "an x86 kernel is needed", e->machine);
+		return image_refuse(img, err,
+				    "is an ELF file for another processor (machine %u); "
+				    "an x86 kernel is needed",
+				    e->machine);
 	if (e->is64 && img->len < sizeof(u.h64))
 		return image_refuse(img, err, "truncated, an ELF header has %zu bytes",
 				    sizeof(u.h64));
@@ -122,20 +132,24 @@ static int read_headers(const struct image *img, struct elf *e, struct error *er
 	case ET_EXEC:
 	case ET_DYN: break;
 	case ET_REL:
-		return image_refuse(img, err, "is an object file; a linked kernel is needed");
+		return image_refuse(img, err,
+				    "is an object file; a linked kernel is needed");
 	case ET_CORE: return image_refuse(img, err, "is a core dump, not a kernel");
 	default:
-		return image_refuse(img, err, "is an ELF file of unknown type %u, not a kernel",
+		return image_refuse(img, err,
+				    "is an ELF file of unknown type %u, not a kernel",
 				    e->type);
 	}
 	e->entry = e->is64 ? u.h64.e_entry : u.h32.e_entry;
-	return e->is64 ? read_phdrs(img, e, u.h64.e_phoff, u.h64.e_phnum, u.h64.e_phentsize, err) :
-			 read_phdrs(img, e, u.h32.e_phoff, u.h32.e_phnum, u.h32.e_phentsize, err);
+	return e->is64 ? read_phdrs(img, e, u.h64.e_phoff, u.h64.e_phnum,
+				    u.h64.e_phentsize, err)
+		       : read_phdrs(img, e, u.h32.e_phoff, u.h32.e_phnum,
+				    u.h32.e_phentsize, err);
 }
 
 /* PT_LOAD headers become segments. */
-static int take_segments(const struct image *img, const struct elf *e, const struct e820 *map,
-			 struct boot_kernel *k, struct error *err)
+static int take_segments(const struct image *img, const struct elf *e,
+			 const struct e820 *map, struct boot_kernel *k, struct error *err)
 {
 	k->lo = UINT64_MAX;
 	for (unsigned i = 0; i < e->phdrs; i++) {
@@ -143,42 +157,51 @@ static int take_segments(const struct image *img, const struct elf *e, const str
 		u64 end;
 
 		if (p->type == PT_INTERP)
-			return image_refuse(img, err,
-					    "is a program for Linux, not a kernel; a bzImage "
-					    "(vmlinuz) or vmlinux is needed");
+			return image_refuse(
+				img, err,
+				"is a program for Linux, not a kernel; a bzImage "
+				"(vmlinuz) or vmlinux is needed");
 		if (p->type != PT_LOAD || !p->mem_len)
 			continue;
 		if (p->file_len > p->mem_len)
-			return image_refuse(img, err,
-					    "damaged, segment %u is larger in the file than in "
-					    "memory", i);
+			return image_refuse(
+				img, err,
+				"damaged, segment %u is larger in the file than in "
+				"memory",
+				i);
 		if (!image_has(img, p->off, p->file_len))
-			return image_refuse(img, err, "truncated, segment %u is beyond the end of "
-					    "the file", i);
-		if (__builtin_add_overflow(p->paddr, p->mem_len, &end))
-			return image_refuse(img, err, "damaged, segment %u wraps round", i);
-		if (p->paddr < LAYOUT_BOOT_END)
 			return image_refuse(img, err,
-					    "segment %u wants to be loaded at %llxh; addresses "
-					    "below %xh hold boot data", i,
-					    (unsigned long long)p->paddr, LAYOUT_BOOT_END);
+					    "truncated, segment %u is beyond the end of "
+					    "the file",
+					    i);
+		if (__builtin_add_overflow(p->paddr, p->mem_len, &end))
+			return image_refuse(img, err, "damaged, segment %u wraps round",
+					    i);
+		if (p->paddr < LAYOUT_BOOT_END)
+			return image_refuse(
+				img, err,
+				"segment %u wants to be loaded at %llxh; addresses "
+				"below %xh hold boot data",
+				i, (unsigned long long)p->paddr, LAYOUT_BOOT_END);
 		if (!boot_usable(map, p->paddr, p->mem_len))
 			return boot_too_small(img, map, end, err);
 		if (k->segments == BOOT_SEGMENTS_MAX)
 			return image_refuse(img, err, "has more than %u segments",
 					    BOOT_SEGMENTS_MAX);
-		k->segment[k->segments++] =
-			(struct boot_segment){ p->off, p->file_len, p->paddr, p->mem_len };
+		k->segment[k->segments++] = (struct boot_segment){ p->off, p->file_len,
+								   p->paddr, p->mem_len };
 		k->lo = MIN(k->lo, p->paddr);
 		k->hi = MAX(k->hi, end);
 	}
 	if (!k->segments)
-		return image_refuse(img, err, "is an ELF file with nothing to load; a kernel is "
+		return image_refuse(img, err,
+				    "is an ELF file with nothing to load; a kernel is "
 				    "needed");
 	return 0;
 }
 
-/* Notes of one PT_NOTE: 1 and the address when the PVH entry is among them, 0 when not. */
+/* Notes of one PT_NOTE: 1 and the address when the PVH entry is among them, 0 when not.
+ */
 static int find_entry(const u8 *notes, u64 len, u64 align, u64 *entry)
 {
 	align = align == 8 ? 8 : 4;
@@ -202,7 +225,8 @@ static int find_entry(const u8 *notes, u64 len, u64 align, u64 *entry)
 }
 
 /* 1 and the address, 0 when there is no such note, -errno. */
-static int pvh_entry(const struct image *img, const struct elf *e, u64 *entry, struct error *err)
+static int pvh_entry(const struct image *img, const struct elf *e, u64 *entry,
+		     struct error *err)
 {
 	for (unsigned i = 0; i < e->phdrs; i++) {
 		const struct phdr *p = &e->phdr[i];
@@ -212,10 +236,12 @@ static int pvh_entry(const struct image *img, const struct elf *e, u64 *entry, s
 		if (p->type != PT_NOTE || !p->file_len)
 			continue;
 		if (!image_has(img, p->off, p->file_len))
-			return image_refuse(img, err,
-					    "truncated, its notes are beyond the end of the file");
+			return image_refuse(
+				img, err,
+				"truncated, its notes are beyond the end of the file");
 		if (p->file_len > NOTES_MAX)
-			return image_refuse(img, err, "damaged, its notes have %llu bytes",
+			return image_refuse(img, err,
+					    "damaged, its notes have %llu bytes",
 					    (unsigned long long)p->file_len);
 		notes = malloc(p->file_len);
 		if (!notes)
@@ -282,7 +308,8 @@ int elf_parse(const struct image *img, const struct e820 *map, bool long_mode,
 
 	*k = (struct boot_kernel){ .cmdline_max = BOOT_CMDLINE_LINUX };
 	if (!e)
-		return error_set(err, -ENOMEM, "%s %s: out of memory", img->what, img->path);
+		return error_set(err, -ENOMEM, "%s %s: out of memory", img->what,
+				 img->path);
 	ret = read_headers(img, e, err);
 	if (!ret)
 		ret = take_segments(img, e, map, k, err);
@@ -295,7 +322,8 @@ int elf_parse(const struct image *img, const struct e820 *map, bool long_mode,
 		k->entry = BOOT_PVH;
 		k->describe = "PVH kernel";
 		k->initrd_max = UINT32_MAX;
-	} else if (e->machine == EM_X86_64 && e->is64 && e->type == ET_EXEC && long_mode) {
+	} else if (e->machine == EM_X86_64 && e->is64 && e->type == ET_EXEC &&
+		   long_mode) {
 		k->entry = BOOT_LINUX64;
 		k->describe = "Linux vmlinux, 64-bit entry";
 		k->initrd_max = INT32_MAX;
@@ -303,14 +331,16 @@ int elf_parse(const struct image *img, const struct e820 *map, bool long_mode,
 		entry = entry_phys(e, k);
 		make_header(k);
 	} else {
-		ret = image_refuse(img, err, "is an ELF file without a PVH entry (note 18 of "
+		ret = image_refuse(img, err,
+				   "is an ELF file without a PVH entry (note 18 of "
 				   "\"Xen\"); it needs one, or to be a 64-bit vmlinux");
 		goto out;
 	}
 	ret = 0;
 	k->start = entry;
 	if (!loaded(k, entry))
-		ret = image_refuse(img, err, "damaged, its entry at %llxh is in no segment",
+		ret = image_refuse(img, err,
+				   "damaged, its entry at %llxh is in no segment",
 				   (unsigned long long)entry);
 out:
 	free(e);

@@ -20,27 +20,27 @@
 /* Offsets in the file, and the same in boot_params. */
 enum {
 	HDR = 0x1f1,
-	HDR_SETUP_SECTS = 0x1f1, /* u8 */
-	HDR_SYSSIZE = 0x1f4,     /* u32, in 16 bytes */
-	HDR_VID_MODE = 0x1fa,    /* u16 */
-	HDR_BOOT_FLAG = 0x1fe,   /* u16 */
-	HDR_JUMP = 0x200,        /* u16: EBh and the distance from 202h */
-	HDR_MAGIC = 0x202,       /* "HdrS" */
-	HDR_VERSION = 0x206,     /* u16 */
-	HDR_LOADER = 0x210,      /* u8 */
-	HDR_LOADFLAGS = 0x211,   /* u8 */
+	HDR_SETUP_SECTS = 0x1f1,  /* u8 */
+	HDR_SYSSIZE = 0x1f4,      /* u32, in 16 bytes */
+	HDR_VID_MODE = 0x1fa,     /* u16 */
+	HDR_BOOT_FLAG = 0x1fe,    /* u16 */
+	HDR_JUMP = 0x200,         /* u16: EBh and the distance from 202h */
+	HDR_MAGIC = 0x202,        /* "HdrS" */
+	HDR_VERSION = 0x206,      /* u16 */
+	HDR_LOADER = 0x210,       /* u8 */
+	HDR_LOADFLAGS = 0x211,    /* u8 */
 	HDR_CODE32_START = 0x214, /* u32 */
-	HDR_RAMDISK = 0x218,     /* u32 */
+	HDR_RAMDISK = 0x218,      /* u32 */
 	HDR_RAMDISK_SIZE = 0x21c, /* u32 */
-	HDR_CMDLINE = 0x228,     /* u32 */
-	HDR_INITRD_MAX = 0x22c,  /* u32 */
-	HDR_ALIGNMENT = 0x230,   /* u32 */
-	HDR_RELOCATABLE = 0x234, /* u8 */
-	HDR_XLOADFLAGS = 0x236,  /* u16, 2.12 */
+	HDR_CMDLINE = 0x228,      /* u32 */
+	HDR_INITRD_MAX = 0x22c,   /* u32 */
+	HDR_ALIGNMENT = 0x230,    /* u32 */
+	HDR_RELOCATABLE = 0x234,  /* u8 */
+	HDR_XLOADFLAGS = 0x236,   /* u16, 2.12 */
 	HDR_CMDLINE_SIZE = 0x238, /* u32, 2.06 */
-	HDR_SETUP_DATA = 0x250,  /* u64, 2.09 */
+	HDR_SETUP_DATA = 0x250,   /* u64, 2.09 */
 	HDR_PREF_ADDRESS = 0x258, /* u64, 2.10 */
-	HDR_INIT_SIZE = 0x260,   /* u32, 2.10 */
+	HDR_INIT_SIZE = 0x260,    /* u32, 2.10 */
 	HDR_END_206 = 0x23c,
 	HDR_END_210 = 0x264,
 	HDR_END_MAX = HDR + BOOT_HEADER_MAX,
@@ -60,12 +60,12 @@ enum {
 enum { LOADED_HIGH = 1 << 0 };
 enum { XLF_KERNEL_64 = 1 << 0, XLF_CAN_BE_LOADED_ABOVE_4G = 1 << 1 };
 #define LOADER_UNDEFINED 0xff
-#define VID_MODE_NORMAL 0xffff
-#define ENTRY64_OFFSET 0x200u
-#define PROTOCOL_MIN 0x0206
-#define DEFAULT_LOAD 0x100000u
+#define VID_MODE_NORMAL  0xffff
+#define ENTRY64_OFFSET   0x200u
+#define PROTOCOL_MIN     0x0206
+#define DEFAULT_LOAD     0x100000u
 /* What a kernel of a protocol before 2.10 may use beyond its file; they do not say. */
-#define OLD_INIT_SLACK MiB(16)
+#define OLD_INIT_SLACK   MiB(16)
 
 bool bzimage_probe(const struct image *img)
 {
@@ -86,10 +86,11 @@ static int parse_payload(const struct image *img, const u8 *head, struct bzimage
 
 	bz->payload_off = (sects + 1) * UINT64_C(512);
 	if (bz->payload_off >= img->len)
-		return image_refuse(img, err,
-				    "truncated, %llu bytes are less than its setup part of %llu",
-				    (unsigned long long)img->len,
-				    (unsigned long long)bz->payload_off);
+		return image_refuse(
+			img, err,
+			"truncated, %llu bytes are less than its setup part of %llu",
+			(unsigned long long)img->len,
+			(unsigned long long)bz->payload_off);
 	bz->payload_len = img->len - bz->payload_off;
 	/* What follows, a signature for instance, is not loaded. */
 	if (syssize > bz->payload_len)
@@ -122,7 +123,8 @@ static int parse_new(const struct image *img, const u8 *head, struct bzimage *bz
 		bz->initrd_high = flags & XLF_CAN_BE_LOADED_ABOVE_4G;
 	}
 	if (bz->entry64 && bz->payload_len <= ENTRY64_OFFSET)
-		return image_refuse(img, err, "damaged, its 64-bit entry is beyond its end");
+		return image_refuse(img, err,
+				    "damaged, its 64-bit entry is beyond its end");
 	return 0;
 }
 
@@ -143,16 +145,19 @@ int bzimage_parse(const struct image *img, struct bzimage *bz, struct error *err
 				    image_looks_like(img));
 	bz->version = (u16)le_load(head + HDR_VERSION, 2);
 	if (bz->version < PROTOCOL_MIN)
-		return image_refuse(img, err,
-				    "is a Linux kernel of boot protocol %u.%02u, too old; 2.06 "
-				    "(Linux 2.6.22) or later is needed",
-				    bz->version >> 8, bz->version & 0xff);
+		return image_refuse(
+			img, err,
+			"is a Linux kernel of boot protocol %u.%02u, too old; 2.06 "
+			"(Linux 2.6.22) or later is needed",
+			bz->version >> 8, bz->version & 0xff);
 	/* The jump over the header says where it ends. */
 	end = HDR_MAGIC + head[HDR_JUMP + 1];
 	if (head[HDR_JUMP] != 0xeb ||
 	    end < (bz->version >= 0x020a ? HDR_END_210 : HDR_END_206))
-		return image_refuse(img, err, "damaged, its setup header is too short for boot "
-				    "protocol %u.%02u", bz->version >> 8, bz->version & 0xff);
+		return image_refuse(img, err,
+				    "damaged, its setup header is too short for boot "
+				    "protocol %u.%02u",
+				    bz->version >> 8, bz->version & 0xff);
 	end = MIN(end, HDR_END_MAX);
 	if (end > img->len)
 		return image_refuse(img, err, "truncated inside its setup header");
@@ -162,7 +167,8 @@ int bzimage_parse(const struct image *img, struct bzimage *bz, struct error *err
 	memset(head + end, 0, sizeof(head) - end);
 
 	if (!(head[HDR_LOADFLAGS] & LOADED_HIGH))
-		return image_refuse(img, err, "is a zImage, which loads below 640 KiB; a bzImage "
+		return image_refuse(img, err,
+				    "is a zImage, which loads below 640 KiB; a bzImage "
 				    "is needed");
 	ret = parse_payload(img, head, bz, err);
 	if (ret)
@@ -172,28 +178,34 @@ int bzimage_parse(const struct image *img, struct bzimage *bz, struct error *err
 	bz->relocatable = head[HDR_RELOCATABLE];
 	bz->alignment = bz->relocatable ? le_load(head + HDR_ALIGNMENT, 4) : 1;
 	if (!is_pow2(bz->alignment))
-		return image_refuse(img, err, "damaged, its alignment of %llu bytes is no power "
-				    "of two", (unsigned long long)bz->alignment);
+		return image_refuse(img, err,
+				    "damaged, its alignment of %llu bytes is no power "
+				    "of two",
+				    (unsigned long long)bz->alignment);
 	bz->entry32 = (u32)le_load(head + HDR_CODE32_START, 4) - DEFAULT_LOAD;
 	if (bz->entry32 >= bz->payload_len)
-		return image_refuse(img, err, "damaged, its entry at %xh is beyond its end",
+		return image_refuse(img, err,
+				    "damaged, its entry at %xh is beyond its end",
 				    bz->entry32 + DEFAULT_LOAD);
 	return parse_new(img, head, bz, err);
 }
 
-int bzimage_place(const struct image *img, const struct bzimage *bz, const struct e820 *map,
-		  bool long_mode, struct boot_kernel *k, struct error *err)
+int bzimage_place(const struct image *img, const struct bzimage *bz,
+		  const struct e820 *map, bool long_mode, struct boot_kernel *k,
+		  struct error *err)
 {
 	/* Below 4 GiB: that much is mapped at the entry, and 32-bit code sees no more. */
-	u64 load = bz->pref < LAYOUT_LOW_RAM_MAX ? align_up(bz->pref, bz->alignment) :
-						   UINT64_MAX;
+	u64 load = bz->pref < LAYOUT_LOW_RAM_MAX ? align_up(bz->pref, bz->alignment)
+						 : UINT64_MAX;
 
 	if (load < LAYOUT_EXTENDED || !boot_usable(map, load, bz->init_size)) {
 		if (!bz->relocatable && bz->pref >= LAYOUT_EXTENDED)
-			return boot_too_small(img, map, load == UINT64_MAX ? load :
-					      load + bz->init_size, err);
+			return boot_too_small(
+				img, map,
+				load == UINT64_MAX ? load : load + bz->init_size, err);
 		if (!bz->relocatable)
-			return image_refuse(img, err, "wants to be loaded at %llxh, below 1 MiB",
+			return image_refuse(img, err,
+					    "wants to be loaded at %llxh, below 1 MiB",
 					    (unsigned long long)bz->pref);
 		load = align_up(LAYOUT_EXTENDED, bz->alignment);
 		if (!boot_usable(map, load, bz->init_size))

@@ -1,5 +1,6 @@
 /*
- * The memory map: how RAM is spread over the address space, and what a guest is told of it.
+ * The memory map: how RAM is spread over the address space, and what a guest is told of
+ * it.
  *
  * RAM ends at 3 GiB and goes on at 4 GiB, as on a Q35 board with the largest hole: the
  * place of a device never depends on the memory size. The map is the one
@@ -18,7 +19,8 @@
 #include "machine/layout.h"
 #include "mem/phys.h"
 
-/* Largest 64-bit window: more than any device needs, and page tables for it stay small. */
+/* Largest 64-bit window: more than any device needs, and page tables for it stay small.
+ */
 #define MMIO64_MAX GiB(1024)
 
 int layout_init(struct layout *l, u64 ram_size, unsigned phys_bits, struct error *err)
@@ -26,24 +28,30 @@ int layout_init(struct layout *l, u64 ram_size, unsigned phys_bits, struct error
 	u64 half = BIT(phys_bits - 1);
 
 	if (ram_size < LAYOUT_RAM_MIN)
-		return error_set(err, -EINVAL,
-				 "memory of %llu KiB is too small, at least %llu MiB are needed",
-				 (unsigned long long)ram_size >> 10,
-				 (unsigned long long)LAYOUT_RAM_MIN >> 20);
+		return error_set(
+			err, -EINVAL,
+			"memory of %llu KiB is too small, at least %llu MiB are needed",
+			(unsigned long long)ram_size >> 10,
+			(unsigned long long)LAYOUT_RAM_MIN >> 20);
 	if (ram_size & ~PAGE_MASK)
-		return error_set(err, -EINVAL, "memory of %llu bytes is not a multiple of 4 KiB",
+		return error_set(err, -EINVAL,
+				 "memory of %llu bytes is not a multiple of 4 KiB",
 				 (unsigned long long)ram_size);
 	l->low_end = MIN(ram_size, LAYOUT_LOW_RAM_MAX);
-	l->high_end = ram_size > l->low_end ? LAYOUT_HIGH_RAM + (ram_size - l->low_end) : 0;
+	l->high_end =
+		ram_size > l->low_end ? LAYOUT_HIGH_RAM + (ram_size - l->low_end) : 0;
 	/* The upper half is for devices. A CPU of 32 bits has none above 4 GiB. */
 	if (ram_size > half || l->high_end > half)
-		return error_set(err, -E2BIG,
-				 "memory of %llu MiB is too large: with %u physical address bits at "
-				 "most %llu MiB are possible",
-				 (unsigned long long)ram_size >> 20, phys_bits,
-				 (unsigned long long)(half > LAYOUT_HIGH_RAM ?
-							      half - GiB(1) :
-							      MIN(half, LAYOUT_LOW_RAM_MAX)) >> 20);
+		return error_set(
+			err, -E2BIG,
+			"memory of %llu MiB is too large: with %u physical address bits "
+			"at "
+			"most %llu MiB are possible",
+			(unsigned long long)ram_size >> 20, phys_bits,
+			(unsigned long long)(half > LAYOUT_HIGH_RAM
+						     ? half - GiB(1)
+						     : MIN(half, LAYOUT_LOW_RAM_MAX)) >>
+				20);
 	l->mmio64 = half >= LAYOUT_HIGH_RAM ? half : 0;
 	l->mmio64_end = l->mmio64 ? half + MIN(half, MMIO64_MAX) : 0;
 	return 0;

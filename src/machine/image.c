@@ -1,5 +1,6 @@
 /*
- * Reading of boot files: bounded, regular files only, one-line errors with the file's name.
+ * Reading of boot files: bounded, regular files only, one-line errors with the file's
+ * name.
  *
  * The descriptor stays open, so that a guest's reset loads the same file again even
  * when a package upgrade has replaced it in the directory.
@@ -40,8 +41,8 @@ int image_open(struct image *img, const char *what, const char *path, struct err
 		ret = -errno;
 		/* A socket cannot be opened at all; say so, not "No such device". */
 		if (ret == -ENXIO && !stat(path, &st))
-			return error_set(err, ret, "%s %s: is %s, not a regular file", what, path,
-					 type_name(st.st_mode));
+			return error_set(err, ret, "%s %s: is %s, not a regular file",
+					 what, path, type_name(st.st_mode));
 		return error_set(err, ret, "%s %s: %s", what, path, strerror(-ret));
 	}
 	if (fstat(img->fd, &st)) {
@@ -65,10 +66,12 @@ close:
 	return ret;
 }
 
-void image_from_memory(struct image *img, const char *what, const char *path, const void *data,
-		       u64 len)
+void image_from_memory(struct image *img, const char *what, const char *path,
+		       const void *data, u64 len)
 {
-	*img = (struct image){ .what = what, .path = path, .fd = -1, .data = data, .len = len };
+	*img = (struct image){
+		.what = what, .path = path, .fd = -1, .data = data, .len = len
+	};
 }
 
 void image_close(struct image *img)
@@ -83,7 +86,8 @@ int image_read(const struct image *img, u64 off, void *buf, u64 len, struct erro
 	u8 *p = buf;
 
 	if (!image_has(img, off, len))
-		return error_set(err, -EINVAL, "%s %s: truncated, %llu bytes at %llu are missing",
+		return error_set(err, -EINVAL,
+				 "%s %s: truncated, %llu bytes at %llu are missing",
 				 img->what, img->path, (unsigned long long)len,
 				 (unsigned long long)off);
 	if (img->data) {
@@ -99,8 +103,10 @@ int image_read(const struct image *img, u64 off, void *buf, u64 len, struct erro
 			return error_set(err, -errno, "%s %s: %s", img->what, img->path,
 					 strerror(errno));
 		if (!n)
-			return error_set(err, -EIO, "%s %s: the file became shorter while it was read",
-					 img->what, img->path);
+			return error_set(
+				err, -EIO,
+				"%s %s: the file became shorter while it was read",
+				img->what, img->path);
 		p += n;
 		off += (u64)n;
 		len -= (u64)n;

@@ -18,13 +18,13 @@ struct image {
 };
 
 /*
- * Open and check. 0, or -errno and a message that names the file and what is wrong: missing, not
- * readable, not a regular file, empty. 'what' and 'path' are kept.
+ * Open and check. 0, or -errno and a message that names the file and what is wrong:
+ * missing, not readable, not a regular file, empty. 'what' and 'path' are kept.
  */
 int image_open(struct image *img, const char *what, const char *path, struct error *err);
 /* The same for bytes in memory, which stay the caller's. */
-void image_from_memory(struct image *img, const char *what, const char *path, const void *data,
-		       u64 len);
+void image_from_memory(struct image *img, const char *what, const char *path,
+		       const void *data, u64 len);
 void image_close(struct image *img);
 
 /* [off, off + len) lies in the file. */
@@ -33,12 +33,14 @@ static inline bool image_has(const struct image *img, u64 off, u64 len)
 	return off <= img->len && len <= img->len - off;
 }
 
-/* Exactly 'len' bytes. -EINVAL when that is not in the file, -EIO when the file shrank. */
+/* Exactly 'len' bytes. -EINVAL when that is not in the file, -EIO when the file shrank.
+ */
 int image_read(const struct image *img, u64 off, void *buf, u64 len, struct error *err);
 
-/* What the file seems to be ("a gzip file", ...), for "is not a kernel but ..."; never NULL. */
+/* What the file seems to be ("a gzip file", ...), for "is not a kernel but ..."; never
+ * NULL. */
 const char *image_looks_like(const struct image *img);
 
 /* -EINVAL with "WHAT PATH: ...". */
-__attribute__((format(printf, 3, 4))) int image_refuse(const struct image *img, struct error *err,
-						       const char *fmt, ...);
+__attribute__((format(printf, 3, 4))) int
+image_refuse(const struct image *img, struct error *err, const char *fmt, ...);

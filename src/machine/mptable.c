@@ -51,7 +51,8 @@ static void bus(struct mp *m, u8 id, const char *name)
 }
 
 /* 'local': to LINT pin of all local APICs, else to the IOAPIC. */
-static void irq(struct mp *m, bool local, u8 type, u8 flags, u8 src_bus, u8 src, u8 dest, u8 pin)
+static void irq(struct mp *m, bool local, u8 type, u8 flags, u8 src_bus, u8 src, u8 dest,
+		u8 pin)
 {
 	u8 *e = entry(m, local ? 4 : 3, ENTRY);
 
@@ -76,8 +77,8 @@ static void cpus(struct mp *m, const struct acpi_config *cfg)
 		if (!e)
 			return;
 		e[1] = (u8)cfg->apic_id[i];
-		e[2] = 0x14;             /* local APIC version */
-		e[3] = i ? 1 : 3;        /* enabled, boot processor */
+		e[2] = 0x14;               /* local APIC version */
+		e[3] = i ? 1 : 3;          /* enabled, boot processor */
 		le_store(e + 4, 0x600, 4); /* family 6; the kernel asks CPUID */
 		le_store(e + 8, 0x201, 4); /* APIC, FPU */
 	}
@@ -89,13 +90,14 @@ static void irqs(struct mp *m, const struct acpi_config *cfg)
 	for (u8 i = 0; i < 16; i++) {
 		if (i == 2)
 			continue;
-		irq(m, false, INT_NORMAL, i == IRQ_SCI ? LEVEL_HIGH : CONFORMS, BUS_ISA, i,
-		    cfg->ioapic_id, i == IRQ_PIT ? GSI_PIT : i);
+		irq(m, false, INT_NORMAL, i == IRQ_SCI ? LEVEL_HIGH : CONFORMS, BUS_ISA,
+		    i, cfg->ioapic_id, i == IRQ_PIT ? GSI_PIT : i);
 	}
 	for (u8 slot = 1; slot < 32; slot++)
 		for (u8 pin = 0; pin < 4; pin++)
-			irq(m, false, INT_NORMAL, LEVEL_LOW, BUS_PCI, (u8)(slot << 2 | pin),
-			    cfg->ioapic_id, (u8)(GSI_PCI + (slot + pin) % PCI_WIRES));
+			irq(m, false, INT_NORMAL, LEVEL_LOW, BUS_PCI,
+			    (u8)(slot << 2 | pin), cfg->ioapic_id,
+			    (u8)(GSI_PCI + (slot + pin) % PCI_WIRES));
 	irq(m, true, INT_EXTINT, CONFORMS, BUS_ISA, 0, 0xff, 0);
 	irq(m, true, INT_NMI, CONFORMS, BUS_ISA, 0, 0xff, 1);
 }

@@ -1,8 +1,8 @@
 /*
  * The board: a PC of the Q35 kind, its chips, their places and their wires.
  *
- * pc_build() is the whole machine in the order in which it is put together; layout.h has the
- * addresses, docs/device-model.md the manuals. There is no firmware: power_on()
+ * pc_build() is the whole machine in the order in which it is put together; layout.h has
+ * the addresses, docs/device-model.md the manuals. There is no firmware: power_on()
  * leaves behind what one would have (tables, BIOS data area, chip set registers).
  * Missing: A20 gate (always open), DMA controllers, a display.
  *
@@ -11,9 +11,9 @@
  *      PCI wire n --> IOAPIC 16 + n <-- HPET (20 to 23)
  *      PCI wire n --> PIRQ routing --> PIC
  *
- * Locks: each chip has its own. A wire with several drivers has one, held while it tells the
- * PIC or the IOAPIC, so that two edges cannot overtake each other; order: device, wire,
- * PIC or IOAPIC, LAPIC. The rest belongs to the thread that calls pc_run(), but for
+ * Locks: each chip has its own. A wire with several drivers has one, held while it tells
+ * the PIC or the IOAPIC, so that two edges cannot overtake each other; order: device,
+ * wire, PIC or IOAPIC, LAPIC. The rest belongs to the thread that calls pc_run(), but for
  * what is marked atomic.
  */
 #include "machine/pc.h"
@@ -48,10 +48,11 @@
 #include "time/rtc.h"
 #include "time/tsc.h"
 #include "x86/cpuid.h"
+#include "x86/msr.h"
 #include "x86/vcpu.h"
 
 #define IOAPIC_VERSION 0x20
-#define IOAPIC_ID 0
+#define IOAPIC_ID      0
 
 /* An input with several drivers: asserted while one of them asserts it. */
 struct wire {
@@ -94,11 +95,11 @@ struct pc {
 	struct serial *serial[PC_SERIALS];
 	struct debugcon *debugcon;
 	struct pci_host *pci;
-	u64 facs;   /* where the firmware waking vector is */
-	u32 asleep; /* AWAKE ...; atomic */
-	bool ended; /* the VM ended; atomic */
-	u32 end_why;            /* what pc_end() asked for first; atomic */
-	enum vm_end end_asked;  /* the same, once the loop's thread has seen it */
+	u64 facs;              /* where the firmware waking vector is */
+	u32 asleep;            /* AWAKE ...; atomic */
+	bool ended;            /* the VM ended; atomic */
+	u32 end_why;           /* what pc_end() asked for first; atomic */
+	enum vm_end end_asked; /* the same, once the loop's thread has seen it */
 	struct loop_work end_work;
 };
 
@@ -125,7 +126,8 @@ static void wire_set(void *chip, unsigned driver, bool level)
 
 	pthread_mutex_lock(&w->lock);
 	was = w->drivers;
-	w->drivers = level ? w->drivers | (u32)BIT(driver) : w->drivers & ~(u32)BIT(driver);
+	w->drivers =
+		level ? w->drivers | (u32)BIT(driver) : w->drivers & ~(u32)BIT(driver);
 	/* Only changes: a second driver of a wire must not look like an edge. */
 	if (was != (w->drivers != 0))
 		irq_set(&w->to, !was);
@@ -210,8 +212,9 @@ static void on_sleep(void *opaque, unsigned slp_typ)
 	switch (slp_typ) {
 	case ACPI_SLP_S5: vm_end(pc->vm, VM_POWEROFF); break;
 	case ACPI_SLP_S3:
-		if (__atomic_compare_exchange_n(&pc->asleep, &awake, FALLING_ASLEEP, false,
-						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+		if (__atomic_compare_exchange_n(&pc->asleep, &awake, FALLING_ASLEEP,
+						false, __ATOMIC_SEQ_CST,
+						__ATOMIC_SEQ_CST))
 			vm_end(pc->vm, VM_STOPPED);
 		break;
 	default: guest_bug("board", "sleep type %u does not exist", slp_typ); break;
@@ -303,8 +306,8 @@ static int cpus_build(struct pc *pc, struct error *err)
 		c->tsc = vm_tsc(pc->vm, i);
 		c->lapic = lapic_new(&cfg);
 		if (!c->lapic)
-			return error_set(err, -EINVAL, "CPU %u: APIC ID %u is not possible", i,
-					 cfg.id);
+			return error_set(err, -EINVAL,
+					 "CPU %u: APIC ID %u is not possible", i, cfg.id);
 		vm_set_lapic(pc->vm, i, c->lapic);
 	}
 	return 0;
@@ -313,15 +316,16 @@ static int cpus_build(struct pc *pc, struct error *err)
 /* ---- the board ---- */
 
 /* A window that overlaps another is a mistake in layout.h. */
-static void place(struct pc *pc, u16 port, u16 len, const char *name, const struct io_ops *ops,
-		  void *dev)
+static void place(struct pc *pc, u16 port, u16 len, const char *name,
+		  const struct io_ops *ops, void *dev)
 {
 	int ret = io_ports_add(pc->ports, port, len, name, ops, dev, NULL);
 
 	assert(!ret);
 }
 
-/* What lies at the reset vectors: ask the chip set for a reset, which loads the kernel again. */
+/* What lies at the reset vectors: ask the chip set for a reset, which loads the kernel
+ * again. */
 static const u8 reset_stub[16] = {
 	0xba, 0xf9, 0x0c, /* mov dx, 0cf9h */
 	0xb0, 0x06,       /* mov al, 6 */
@@ -335,7 +339,8 @@ static int memory_build(struct pc *pc, struct error *err)
 	u8 rom[LAYOUT_ROM_SIZE];
 	int ret;
 
-	/* Two pieces below 4 GiB: between them there is nothing, the place of a display. */
+	/* Two pieces below 4 GiB: between them there is nothing, the place of a display.
+	 */
 	ret = phys_add_ram(pc->phys, "low RAM", 0, LAYOUT_LOW_END, err);
 	if (!ret)
 		ret = phys_add_ram(pc->phys, "RAM", LAYOUT_SHADOW,
@@ -356,7 +361,8 @@ static void hpet_build(struct pc *pc)
 		.timers = HPET_MIN_TIMERS,
 		.periodic = BIT(HPET_MIN_TIMERS) - 1,
 		.route_cap = GSI_HPET_MASK,
-		.legacy = { isa_line(pc, IRQ_PIT, BY_HPET), isa_line(pc, IRQ_RTC, BY_HPET) },
+		.legacy = { isa_line(pc, IRQ_PIT, BY_HPET),
+			    isa_line(pc, IRQ_RTC, BY_HPET) },
 		.msi = { apic_bus_msi, pc->apic_bus },
 		.legacy_changed = on_hpet_legacy,
 		.opaque = pc,
@@ -399,7 +405,9 @@ static int pc_build(struct pc *pc, struct error *err)
 		.tsc_khz = cfg->cpuid->tsc_khz,
 	};
 	struct ioapic_config ioapic = { .version = IOAPIC_VERSION, .id = IOAPIC_ID };
-	struct acpi_pm_outputs pm_out = { .sleep = on_sleep, .reset = on_cf9_reset, .opaque = pc };
+	struct acpi_pm_outputs pm_out = { .sleep = on_sleep,
+					  .reset = on_cf9_reset,
+					  .opaque = pc };
 	struct i8042_outputs kbd_out = { .reset = on_reset, .opaque = pc };
 	int ret;
 
@@ -426,8 +434,8 @@ static int pc_build(struct pc *pc, struct error *err)
 	ioapic.active_low = (u32)BITS(GSI_PCI + PCI_WIRES - 1, GSI_PCI);
 	pc->ioapic = ioapic_new(&ioapic);
 	apic_bus_listen_eoi(pc->apic_bus, ioapic_eoi, pc->ioapic);
-	ret = phys_add_mmio(pc->phys, "IOAPIC", LAYOUT_IOAPIC, LAYOUT_IOAPIC_SIZE, &ioapic_ops,
-			    pc->ioapic, err);
+	ret = phys_add_mmio(pc->phys, "IOAPIC", LAYOUT_IOAPIC, LAYOUT_IOAPIC_SIZE,
+			    &ioapic_ops, pc->ioapic, err);
 	if (ret)
 		return ret;
 	pc->pic = pic_new((struct irq_line){ pic_intr_set, pc, 0 });
@@ -443,14 +451,15 @@ static int pc_build(struct pc *pc, struct error *err)
 	pc->rtc = rtc_new(pc->clock, isa_line(pc, IRQ_RTC, BY_DEVICE), cfg->utc_offset);
 	place(pc, PORT_RTC, 4, "RTC", &rtc_ops, pc->rtc);
 	hpet_build(pc);
-	ret = phys_add_mmio(pc->phys, "HPET", LAYOUT_HPET, LAYOUT_HPET_SIZE, &hpet_ops, pc->hpet,
-			    err);
+	ret = phys_add_mmio(pc->phys, "HPET", LAYOUT_HPET, LAYOUT_HPET_SIZE, &hpet_ops,
+			    pc->hpet, err);
 	if (ret)
 		return ret;
 
 	/* ACPI. SCI_EN is off, as firmware leaves it: the guest asks at the SMI port. */
 	pc->pmtimer = pmtimer_new(pc->clock, 32);
-	pc->acpi_pm = acpi_pm_new(isa_line(pc, IRQ_SCI, BY_DEVICE), false, pc->pmtimer, pm_out);
+	pc->acpi_pm =
+		acpi_pm_new(isa_line(pc, IRQ_SCI, BY_DEVICE), false, pc->pmtimer, pm_out);
 	place(pc, PORT_PM_EVT, ACPI_PM_EVT_LEN, "ACPI", &acpi_pm_evt_ops, pc->acpi_pm);
 	place(pc, PORT_PM_CNT, ACPI_PM_CNT_LEN, "ACPI", &acpi_pm_cnt_ops, pc->acpi_pm);
 	place(pc, PORT_PM_TIMER, 4, "PM timer", &pmtimer_ops, pc->pmtimer);
@@ -470,7 +479,8 @@ static int pc_build(struct pc *pc, struct error *err)
 	place(pc, PORT_KBD_STATUS, 1, "keyboard", &i8042_status_ops, pc->i8042);
 	place(pc, PORT_SYSTEM_A, 1, "keyboard", &i8042_port92_ops, pc->i8042);
 	for (unsigned i = 0; i < PC_SERIALS; i++) {
-		pc->serial[i] = serial_new(i, pc->clock, isa_line(pc, serial_at[i].irq, BY_DEVICE),
+		pc->serial[i] = serial_new(i, pc->clock,
+					   isa_line(pc, serial_at[i].irq, BY_DEVICE),
 					   cfg->serial[i]);
 		place(pc, serial_at[i].port, SERIAL_PORTS, serial_at[i].name, &serial_ops,
 		      pc->serial[i]);
@@ -524,8 +534,9 @@ static void put_bios_data(struct pc *pc)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		le_store(bda + 2 * i, serial_at[i].port, 2);
 	le_store(bda + 0x0e, LAYOUT_EBDA >> 4, 2);
-	le_store(bda + 0x10, PC_SERIALS << 9 | BIT(1), 2); /* equipment: serial ports, FPU */
-	le_store(bda + 0x13, LAYOUT_EBDA >> 10, 2);        /* KiB of low memory */
+	le_store(bda + 0x10, PC_SERIALS << 9 | BIT(1),
+		 2);                                /* equipment: serial ports, FPU */
+	le_store(bda + 0x13, LAYOUT_EBDA >> 10, 2); /* KiB of low memory */
 	phys_write(pc->phys, LAYOUT_BDA, bda, sizeof(bda));
 	phys_write(pc->phys, LAYOUT_EBDA, ebda, sizeof(ebda));
 	phys_write(pc->phys, LAYOUT_RESET_LOW, reset_stub, sizeof(reset_stub));
@@ -535,41 +546,48 @@ static void put_bios_data(struct pc *pc)
 static void put_cmos(struct pc *pc)
 {
 	u64 ext = MIN((pc->layout.low_end >> 10) - 1024, 0xffff);
-	u64 above16 = pc->layout.low_end > MiB(16) ? (pc->layout.low_end - MiB(16)) >> 16 : 0;
-	u64 high = pc->layout.high_end ? (pc->layout.high_end - LAYOUT_HIGH_RAM) >> 16 : 0;
+	u64 above16 =
+		pc->layout.low_end > MiB(16) ? (pc->layout.low_end - MiB(16)) >> 16 : 0;
+	u64 high =
+		pc->layout.high_end ? (pc->layout.high_end - LAYOUT_HIGH_RAM) >> 16 : 0;
 	const struct {
 		u8 index;
 		u64 val;
 		u8 bytes;
 	} cells[] = {
-		{ 0x0f, 0, 1 },             /* shutdown status */
-		{ 0x10, 0, 1 },             /* no floppy */
-		{ 0x14, 0x02, 1 },          /* equipment: FPU */
-		{ 0x15, 640, 2 },           /* low memory, KiB */
-		{ 0x17, ext, 2 },           /* extended memory, KiB */
-		{ 0x30, ext, 2 },           /* the same as found */
+		{ 0x0f, 0, 1 },                    /* shutdown status */
+		{ 0x10, 0, 1 },                    /* no floppy */
+		{ 0x14, 0x02, 1 },                 /* equipment: FPU */
+		{ 0x15, 640, 2 },                  /* low memory, KiB */
+		{ 0x17, ext, 2 },                  /* extended memory, KiB */
+		{ 0x30, ext, 2 },                  /* the same as found */
 		{ 0x34, MIN(above16, 0xffff), 2 }, /* above 16 MiB, 64 KiB */
-		{ 0x5b, high, 3 },          /* above 4 GiB, 64 KiB */
+		{ 0x5b, high, 3 },                 /* above 4 GiB, 64 KiB */
 		{ 0x5f, pc->cfg.cpus - 1, 1 },
 	};
 	u32 sum = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(cells); i++)
 		for (unsigned j = 0; j < cells[i].bytes; j++)
-			rtc_set_cmos(pc->rtc, cells[i].index + j, (u8)(cells[i].val >> (8 * j)));
+			rtc_set_cmos(pc->rtc, cells[i].index + j,
+				     (u8)(cells[i].val >> (8 * j)));
 	for (unsigned i = 0x10; i < 0x2e; i++)
 		sum += rtc_get_cmos(pc->rtc, i);
 	rtc_set_cmos(pc->rtc, 0x2e, (u8)(sum >> 8));
 	rtc_set_cmos(pc->rtc, 0x2f, (u8)sum);
 }
 
-/* Chip set registers. */
+/* Registers of the chip set and the processors. */
 static void set_up_chips(struct pc *pc)
 {
-	static const u8 rout[PCI_WIRES] = { 0x60, 0x61, 0x62, 0x63, 0x68, 0x69, 0x6a, 0x6b };
+	static const u8 rout[PCI_WIRES] = {
+		0x60, 0x61, 0x62, 0x63, 0x68, 0x69, 0x6a, 0x6b
+	};
 	const u16 level = BIT(IRQ_SCI) | BIT(IRQ_PCI_EVEN) | BIT(IRQ_PCI_ODD);
 
 	lapic_virtual_wire(pc->cpu[0].lapic);
+	for (unsigned i = 0; i < pc->cfg.cpus; i++)
+		msr_firmware_mtrrs(pc->cpu[i].v, LAYOUT_LOW_RAM_MAX);
 	io_ports_write(pc->ports, PORT_ELCR, level & 0xff, 1);
 	io_ports_write(pc->ports, PORT_ELCR + 1, level >> 8, 1);
 	for (unsigned i = 0; i < PCI_WIRES; i++)
@@ -662,8 +680,8 @@ void pc_press_power(struct pc *pc)
 {
 	u32 asleep = ASLEEP;
 
-	if (__atomic_compare_exchange_n(&pc->asleep, &asleep, WAKING, false, __ATOMIC_SEQ_CST,
-					__ATOMIC_SEQ_CST))
+	if (__atomic_compare_exchange_n(&pc->asleep, &asleep, WAKING, false,
+					__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 		loop_stop(pc->loop, 0);
 	else
 		acpi_pm_press_power(pc->acpi_pm);
@@ -721,8 +739,8 @@ void pc_end(struct pc *pc, enum vm_end why)
 {
 	u32 none = VM_RUNNING;
 
-	__atomic_compare_exchange_n(&pc->end_why, &none, (u32)why, false, __ATOMIC_SEQ_CST,
-				    __ATOMIC_SEQ_CST);
+	__atomic_compare_exchange_n(&pc->end_why, &none, (u32)why, false,
+				    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	loop_post(pc->loop, &pc->end_work);
 }
 
@@ -807,7 +825,8 @@ const struct state_desc pc_desc = {
 	.valid = pc_valid,
 };
 
-/* What was posted to a CPU and not yet looked at. That interrupts pend is the LAPIC's state. */
+/* What was posted to a CPU and not yet looked at. That interrupts pend is the LAPIC's
+ * state. */
 struct pc_cpu_state {
 	u64 events;
 };
@@ -866,8 +885,8 @@ static int cpu_load(struct pc *pc, unsigned i, struct state_buf *b, struct error
 }
 
 /*
- * The order of both: time first, from which timers are armed; a TSC before its local APIC;
- * interrupt controllers before what drives their pins, so that the levels which
+ * The order of both: time first, from which timers are armed; a TSC before its local
+ * APIC; interrupt controllers before what drives their pins, so that the levels which
  * devices tell are no news; PIT and RTC before the HPET that cuts their lines.
  */
 void pc_save(struct pc *pc, struct state_buf *b)
@@ -924,8 +943,10 @@ int pc_load(struct pc *pc, struct state_buf *b, struct error *err)
 		return ret;
 	if (s.ram_size != pc->cfg.ram_size || s.cpus != pc->cfg.cpus)
 		return error_set(err, -EINVAL,
-				 "the saved machine has %u CPUs and %llu MiB, this one %u and %llu",
-				 s.cpus, (unsigned long long)s.ram_size >> 20, pc->cfg.cpus,
+				 "the saved machine has %u CPUs and %llu MiB, this one "
+				 "%u and %llu",
+				 s.cpus, (unsigned long long)s.ram_size >> 20,
+				 pc->cfg.cpus,
 				 (unsigned long long)pc->cfg.ram_size >> 20);
 	wires_clear(pc);
 	ret = clock_load(pc->clock, b, err);
@@ -934,7 +955,8 @@ int pc_load(struct pc *pc, struct state_buf *b, struct error *err)
 	if (!ret)
 		ret = chips_load(pc, b, err);
 	if (!ret)
-		__atomic_store_n(&pc->asleep, s.asleep ? ASLEEP : AWAKE, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&pc->asleep, s.asleep ? ASLEEP : AWAKE,
+				 __ATOMIC_SEQ_CST);
 	return ret;
 }
 
@@ -943,8 +965,8 @@ int pc_load(struct pc *pc, struct state_buf *b, struct error *err)
 static int config_check(const struct pc_config *cfg, struct error *err)
 {
 	if (cfg->cpus < 1 || cfg->cpus > VM_MAX_VCPUS)
-		return error_set(err, -EINVAL, "%u CPUs are not possible, 1 to %u are", cfg->cpus,
-				 VM_MAX_VCPUS);
+		return error_set(err, -EINVAL, "%u CPUs are not possible, 1 to %u are",
+				 cfg->cpus, VM_MAX_VCPUS);
 	return 0;
 }
 
@@ -965,7 +987,8 @@ struct pc *pc_new(const struct pc_config *cfg, struct error *err)
 	    layout_init(&pc->layout, cfg->ram_size, cfg->cpuid->phys_bits, err) ||
 	    boot_new(&pc->boot, &boot, err))
 		goto fail;
-	pc->cfg.kernel = pc->cfg.initrd = pc->cfg.cmdline = NULL; /* copied where needed */
+	pc->cfg.kernel = pc->cfg.initrd = pc->cfg.cmdline =
+		NULL; /* copied where needed */
 	pc->clock = cfg->clock;
 	if (!pc->clock) {
 		pc->clock = clock_new();

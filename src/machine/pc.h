@@ -1,9 +1,9 @@
 /*
  * The board: a PC with PCI Express, as one object.
  *
- * pc_new() puts the machine together, powers it on and loads what it boots; pc_run() runs it
- * on the calling thread's event loop until it ends. After VM_STOPPED it can go on
- * with another pc_run(), be saved, or be loaded with other state.
+ * pc_new() puts the machine together, powers it on and loads what it boots; pc_run() runs
+ * it on the calling thread's event loop until it ends. After VM_STOPPED it can go on with
+ * another pc_run(), be saved, or be loaded with other state.
  *
  * Unless said otherwise: one thread, the machine not running.
  */
@@ -25,8 +25,8 @@ struct state_buf;
 struct state_desc;
 
 struct pc_config {
-	u64 ram_size; /* bytes */
-	unsigned cpus; /* 1 to VM_MAX_VCPUS */
+	u64 ram_size;                    /* bytes */
+	unsigned cpus;                   /* 1 to VM_MAX_VCPUS */
 	const struct engine *engine;     /* borrowed */
 	const struct cpuid_table *cpuid; /* borrowed; made for as many CPUs */
 	const char *kernel;              /* path; see boot.h */
@@ -36,8 +36,8 @@ struct pc_config {
 	struct chardev_sink serial[PC_SERIALS];
 	struct chardev_sink debugcon; /* port e9h; write == NULL: there is none */
 	i64 utc_offset; /* seconds that the real-time clock is ahead of UTC */
-	bool mouse;     /* on the keyboard controller; probing for one takes a guest time */
-	bool no_reboot; /* a guest's reset ends the run with VM_RESET */
+	bool mouse; /* on the keyboard controller; probing for one takes a guest time */
+	bool no_reboot;      /* a guest's reset ends the run with VM_RESET */
 	struct clock *clock; /* borrowed; NULL: a new one that follows the host's time */
 };
 
@@ -49,8 +49,8 @@ void pc_free(struct pc *pc);
 
 /*
  * Run until the machine ends, and return why. Resets asked for by the guest are
- * done in here, unless 'no_reboot'; a triple fault ends the run, since it is mostly a crash that
- * would repeat for ever. VM_FAILED has been logged.
+ * done in here, unless 'no_reboot'; a triple fault ends the run, since it is mostly a
+ * crash that would repeat for ever. VM_FAILED has been logged.
  */
 enum vm_end pc_run(struct pc *pc);
 

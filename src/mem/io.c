@@ -180,7 +180,8 @@ static bool find(struct io_ports *p, u32 port, struct window *w)
 		w->len = __atomic_load_n(&s->len, __ATOMIC_ACQUIRE);
 		w->ops = __atomic_load_n(&s->ops, __ATOMIC_ACQUIRE);
 		w->dev = __atomic_load_n(&s->dev, __ATOMIC_ACQUIRE);
-		if (likely(!(seq & 1) && __atomic_load_n(&p->seq, __ATOMIC_RELAXED) == seq))
+		if (likely(!(seq & 1) &&
+			   __atomic_load_n(&p->seq, __ATOMIC_RELAXED) == seq))
 			return index != 0;
 		sched_yield();
 	}

@@ -35,6 +35,9 @@ struct map {
 	struct map *older;
 	u32 hash;
 	u32 n;
+	/* The two largest RAM regions, where nearly every access goes; empty ones if
+	 * none. */
+	const struct phys_region *large[2];
 	struct phys_region r[];
 };
 
@@ -70,6 +73,24 @@ static bool is_memory(const struct phys_region *r)
 	return r->kind == PHYS_RAM || r->kind == PHYS_ROM;
 }
 
+static void find_large(struct map *m)
+{
+	/* r[n] is there and empty, so nothing is ever inside of it. */
+	m->large[0] = m->large[1] = &m->r[m->n];
+	for (u32 i = 0; i < m->n; i++) {
+		const struct phys_region *r = &m->r[i];
+
+		if (r->kind != PHYS_RAM)
+			continue;
+		if (r->len > m->large[0]->len) {
+			m->large[1] = m->large[0];
+			m->large[0] = r;
+		} else if (r->len > m->large[1]->len) {
+			m->large[1] = r;
+		}
+	}
+}
+
 static struct map *build(const struct phys *p)
 {
 	struct map *m;
@@ -77,7 +98,7 @@ static struct map *build(const struct phys *p)
 
 	for (const struct mem *e = p->all; e; e = e->next)
 		n++;
-	m = xzalloc(sizeof(*m) + n * sizeof(m->r[0]));
+	m = xzalloc(sizeof(*m) + (n + 1) * sizeof(m->r[0]));
 	for (const struct mem *e = p->all; e; e = e->next) {
 		u32 at;
 
@@ -95,6 +116,7 @@ static struct map *build(const struct phys *p)
 
 		m->hash = m->hash * 1000003 + (u32)(v ^ v >> 32);
 	}
+	find_large(m);
 	return m;
 }
 
@@ -449,13 +471,10 @@ static inline const struct phys_region *find(const struct map *m, gpa_t gpa)
 {
 	u32 at;
 
-	/* Nearly always RAM from 0 on, or else RAM above 4 GiB, which is mostly last. */
-	if (unlikely(!m->n))
-		return NULL;
-	if (likely(inside(&m->r[0], gpa)))
-		return &m->r[0];
-	if (inside(&m->r[m->n - 1], gpa))
-		return &m->r[m->n - 1];
+	if (likely(inside(m->large[0], gpa)))
+		return m->large[0];
+	if (inside(m->large[1], gpa))
+		return m->large[1];
 	at = search(m, gpa);
 	return at < m->n && inside(&m->r[at], gpa) ? &m->r[at] : NULL;
 }

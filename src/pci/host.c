@@ -9,7 +9,8 @@
  * SMRAM of the host bridge, a PMBASE that moves.
  *
  * I1 The level of a wire is (count of pins on it) > 0; 'wire_level' and 'isa_level' are
- *    what was last told, so each change is told once.
+ *    what was last told, so each change is told once. A load tells all again,
+ *    because whoever listens may have been loaded before.
  *
  * Locks: 'config_lock' covers the functions, their configuration space and windows,
  * and 'ecam_*'; 'addr_lock' the address register; 'irq_lock' the wires. Order:
@@ -149,7 +150,8 @@ void pci_host_retry_maps(struct pci_host *h)
 
 /* ---- interrupt wires; irq lock held ---- */
 
-static void update_wires(struct pci_host *h)
+/* With 'all' also levels that did not change are told. */
+static void update_wires(struct pci_host *h, bool all)
 {
 	u8 wires = 0;
 	u16 isa = 0, changed;
@@ -161,12 +163,12 @@ static void update_wires(struct pci_host *h)
 		if (!(h->route[w] & PIRQ_OFF))
 			isa |= (u16)BIT(h->route[w] & 0xf);
 	}
-	changed = wires ^ h->wire_level;
+	changed = all ? 0xff : wires ^ h->wire_level;
 	h->wire_level = wires;
 	for (unsigned w = 0; w < h->args.intx_count; w++)
 		if (changed & BIT(w))
 			irq_set(&h->args.intx[w], wires & BIT(w));
-	changed = isa ^ h->isa_level;
+	changed = all ? 0xffff : isa ^ h->isa_level;
 	h->isa_level = isa;
 	for (unsigned i = 0; i < 16; i++)
 		if (changed & BIT(i))
@@ -176,7 +178,12 @@ static void update_wires(struct pci_host *h)
 void pci_host_drive(struct pci_host *h, u8 devfn, unsigned pin, int change)
 {
 	h->wire_count[((devfn >> 3) + pin) % h->args.intx_count] += (u32)change;
-	update_wires(h);
+	update_wires(h, false);
+}
+
+void pci_host_tell_wires(struct pci_host *h)
+{
+	update_wires(h, true);
 }
 
 /* ---- host bridge ---- */
@@ -243,7 +250,7 @@ static void isa_written(void *opaque, unsigned off, unsigned size)
 	pthread_mutex_lock(&h->irq_lock);
 	for (unsigned w = 0; w < PCI_INTX_MAX; w++)
 		h->route[w] = (u8)pci_config_get(h->isa, rout_reg(w), 1);
-	update_wires(h);
+	update_wires(h, false);
 	pthread_mutex_unlock(&h->irq_lock);
 }
 

@@ -80,6 +80,8 @@ pthread_mutex_t *pci_host_config_lock(struct pci_host *h);
 pthread_mutex_t *pci_host_irq_lock(struct pci_host *h);
 /* One more (+1) or fewer (-1) pin of this function drives its wire. Irq lock held. */
 void pci_host_drive(struct pci_host *h, u8 devfn, unsigned pin, int change);
+/* The level of every wire once more. Irq lock held. */
+void pci_host_tell_wires(struct pci_host *h);
 /* Ports became free: I/O BARs that lay over others may have their turn. Config lock held.
  */
 void pci_host_retry_maps(struct pci_host *h);

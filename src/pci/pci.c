@@ -399,6 +399,17 @@ static bool same_device(const struct pci_dev *dev, const struct pci_state *s)
 	return true;
 }
 
+static void load_pin(struct pci_dev *dev, bool level)
+{
+	pthread_mutex_t *lock = pci_host_irq_lock(dev->host);
+
+	pthread_mutex_lock(lock);
+	dev->s.pin = level;
+	update_pin(dev);
+	pci_host_tell_wires(dev->host);
+	pthread_mutex_unlock(lock);
+}
+
 int pci_load(struct pci_dev *dev, struct state_buf *b, struct error *err)
 {
 	pthread_mutex_t *lock = pci_host_config_lock(dev->host);
@@ -420,7 +431,7 @@ int pci_load(struct pci_dev *dev, struct state_buf *b, struct error *err)
 	}
 	memcpy(dev->s.config, s.config, sizeof(s.config));
 	update(dev);
-	pci_set_intx(dev, s.pin);
+	load_pin(dev, s.pin);
 	if (dev->desc.config_written)
 		dev->desc.config_written(dev->desc.opaque, 0, PCI_CONFIG_SIZE);
 out:

@@ -110,7 +110,8 @@ static bool take_name(struct state_buf *b, char name[256])
 	return strlen(name) == n;
 }
 
-static const struct state_field *field_find(const struct state_desc *desc, const char *name)
+static const struct state_field *field_find(const struct state_desc *desc,
+					    const char *name)
 {
 	for (const struct state_field *f = desc->fields; f->name; f++)
 		if (!strcmp(f->name, name))
@@ -119,8 +120,8 @@ static const struct state_field *field_find(const struct state_desc *desc, const
 }
 
 /* Read one field into 'state', and mark it in 'seen'. */
-static int load_field(struct state_buf *b, const struct state_desc *desc, u8 *state, bool *seen,
-		      struct error *err)
+static int load_field(struct state_buf *b, const struct state_desc *desc, u8 *state,
+		      bool *seen, struct error *err)
 {
 	char name[256];
 	u64 elem_size, count;
@@ -132,18 +133,20 @@ static int load_field(struct state_buf *b, const struct state_desc *desc, u8 *st
 				 desc->name);
 	f = field_find(desc, name);
 	if (!f)
-		return error_set(err, -EINVAL, "state of %s: unknown field '%s'", desc->name, name);
+		return error_set(err, -EINVAL, "state of %s: unknown field '%s'",
+				 desc->name, name);
 	if (seen[f - desc->fields])
-		return error_set(err, -EINVAL, "state of %s: field '%s' comes twice", desc->name,
-				 name);
+		return error_set(err, -EINVAL, "state of %s: field '%s' comes twice",
+				 desc->name, name);
 	seen[f - desc->fields] = true;
 	if (f->elem_size != elem_size || f->count != count)
 		return error_set(err, -EINVAL, "state of %s: field '%s' has another size",
 				 desc->name, name);
 	p = take(b, elem_size * count);
 	if (!p)
-		return error_set(err, -EINVAL, "state of %s: stream ends inside field '%s'",
-				 desc->name, name);
+		return error_set(err, -EINVAL,
+				 "state of %s: stream ends inside field '%s'", desc->name,
+				 name);
 	memcpy(state + f->offset, p, elem_size * count);
 	return 0;
 }
@@ -154,13 +157,14 @@ static int check_complete(const struct state_desc *desc, u64 version, const bool
 {
 	for (unsigned i = 0; desc->fields[i].name; i++)
 		if (!seen[i] && desc->fields[i].since <= version)
-			return error_set(err, -EINVAL, "state of %s: field '%s' is missing",
-					 desc->name, desc->fields[i].name);
+			return error_set(err, -EINVAL,
+					 "state of %s: field '%s' is missing", desc->name,
+					 desc->fields[i].name);
 	return 0;
 }
 
-int state_load(struct state_buf *b, const struct state_desc *desc, u32 instance, void *state,
-	       struct error *err)
+int state_load(struct state_buf *b, const struct state_desc *desc, u32 instance,
+	       void *state, struct error *err)
 {
 	u64 magic, version, fields, inst;
 	char name[256];
@@ -168,14 +172,16 @@ int state_load(struct state_buf *b, const struct state_desc *desc, u32 instance,
 	u8 *copy;
 	int ret = 0;
 
-	if (!take_int(b, 4, &magic) || !take_int(b, 2, &version) || !take_int(b, 2, &fields) ||
-	    !take_int(b, 4, &inst) || !take_name(b, name))
-		return error_set(err, -EINVAL, "state of %s: stream ends early", desc->name);
+	if (!take_int(b, 4, &magic) || !take_int(b, 2, &version) ||
+	    !take_int(b, 2, &fields) || !take_int(b, 4, &inst) || !take_name(b, name))
+		return error_set(err, -EINVAL, "state of %s: stream ends early",
+				 desc->name);
 	if (magic != RECORD_MAGIC)
-		return error_set(err, -EINVAL, "state of %s: not a state record", desc->name);
+		return error_set(err, -EINVAL, "state of %s: not a state record",
+				 desc->name);
 	if (strcmp(name, desc->name) || inst != instance)
-		return error_set(err, -EINVAL, "state of %s %u expected, found %s %u", desc->name,
-				 instance, name, (unsigned)inst);
+		return error_set(err, -EINVAL, "state of %s %u expected, found %s %u",
+				 desc->name, instance, name, (unsigned)inst);
 	if (version > desc->version)
 		return error_set(err, -EINVAL, "state of %s: version %u is newer than %u",
 				 desc->name, (unsigned)version, desc->version);
@@ -188,7 +194,8 @@ int state_load(struct state_buf *b, const struct state_desc *desc, u32 instance,
 	if (!ret)
 		ret = check_complete(desc, version, seen, err);
 	if (!ret && desc->valid && !desc->valid(copy))
-		ret = error_set(err, -EINVAL, "state of %s: a value is out of range", desc->name);
+		ret = error_set(err, -EINVAL, "state of %s: a value is out of range",
+				desc->name);
 	if (!ret)
 		memcpy(state, copy, desc->size);
 	free(seen);

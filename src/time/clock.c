@@ -1,15 +1,15 @@
 /*
  * The one clock of a machine and the timers that wait on it.
  *
- * The only reader of a host clock (I4). Virtual time is CLOCK_MONOTONIC less what it read at
- * virtual time 0 and less the time spent stopped. clock_now() takes no lock: the three
+ * The only reader of a host clock (I4). Virtual time is CLOCK_MONOTONIC less what it read
+ * at virtual time 0 and less the time spent stopped. clock_now() takes no lock: the three
  * words it needs are guarded by a sequence counter that is odd while they change.
  *
  * Timers stand in a list sorted by deadline; there are some ten of them in a machine (one
  * per chip and vCPU), so insertion walks it.
  *
- * Lock: clk->lock covers the list, all timers' private members and every change of the time
- * words. It is a leaf: nothing is called with it held. Threads: any.
+ * Lock: clk->lock covers the list, all timers' private members and every change of the
+ * time words. It is a leaf: nothing is called with it held. Threads: any.
  */
 #include "time/clock.h"
 
@@ -98,7 +98,8 @@ vns_t clock_now(struct clock *clk)
 
 		if (running)
 			now += host_ns(CLOCK_MONOTONIC);
-		if (likely(__atomic_load_n(&clk->seq, __ATOMIC_ACQUIRE) == seq && !(seq & 1)))
+		if (likely(__atomic_load_n(&clk->seq, __ATOMIC_ACQUIRE) == seq &&
+			   !(seq & 1)))
 			return now;
 	}
 }
@@ -177,9 +178,11 @@ void clock_set_epoch_ns(struct clock *clk, i64 ns)
 
 /* Timers. */
 
-void timer_init(struct timer *t, struct clock *clk, void (*fire)(void *, vns_t), void *opaque)
+void timer_init(struct timer *t, struct clock *clk, void (*fire)(void *, vns_t),
+		void *opaque)
 {
-	*t = (struct timer){ .clk = clk, .fire = fire, .opaque = opaque, .deadline = VNS_NEVER };
+	*t = (struct timer){ .clk = clk, .fire = fire, .opaque = opaque };
+	t->deadline = VNS_NEVER;
 }
 
 static void list_remove(struct timer *t)
@@ -224,7 +227,7 @@ void timer_arm(struct timer *t, vns_t deadline)
 	t->deadline = deadline;
 	if (deadline != VNS_NEVER)
 		list_insert(clk, t);
-	/* The thread inside clock_run_timers() is awake and will be given the deadline. */
+	/* The thread inside clock_run_timers() is awake and gets the deadline from it. */
 	earlier = earliest(clk) < before &&
 		  !(clk->running_timers && pthread_equal(clk->runner, pthread_self()));
 	wake_unlock(clk, earlier);
@@ -327,8 +330,7 @@ void clock_advance(struct clock *clk, vns_t ns)
 		pthread_mutex_unlock(&clk->lock);
 		return;
 	}
-	target = clk->base > VNS_MAX_SANE - MIN(ns, VNS_MAX_SANE) ? VNS_MAX_SANE :
-								     clk->base + ns;
+	target = ns < VNS_MAX_SANE - clk->base ? clk->base + ns : VNS_MAX_SANE;
 	while ((next = earliest(clk)) <= target) {
 		if (next > clk->base)
 			set_now(clk, next);

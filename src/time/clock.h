@@ -39,7 +39,7 @@ void clock_start(struct clock *clk);
  */
 void clock_advance(struct clock *clk, vns_t ns);
 
-/* Seconds and nanoseconds of civil time (UTC) since 1970 that belong to virtual time 0. */
+/* Nanoseconds of civil time (UTC) since 1970 that belong to virtual time 0. */
 i64 clock_epoch_ns(struct clock *clk);
 /* Test and deterministic runs: choose it. */
 void clock_set_epoch_ns(struct clock *clk, i64 ns);
@@ -66,7 +66,8 @@ struct timer {
 	struct timer *next, **pprev; /* sorted list; pprev is NULL when not armed */
 };
 
-void timer_init(struct timer *t, struct clock *clk, void (*fire)(void *, vns_t), void *opaque);
+void timer_init(struct timer *t, struct clock *clk, void (*fire)(void *, vns_t),
+		void *opaque);
 /*
  * (Re)arm. A deadline in the past fires at the next clock_run_timers(); VNS_NEVER
  * cancels. Whoever frees a timer's memory makes sure that no thread runs timers.

@@ -11,8 +11,9 @@
  * comparator of 64 bits written in two halves takes VAL_SET for both, low half first;
  * writes of the main counter while it runs are ignored.
  *
- * Periodic edges that come late are owed, periods below LATE_MIN_GAP (100 us) reach the guest as
- * one edge per 100 us: time/lateness.h. Levels need neither, the guest acknowledges each.
+ * Periodic edges that come late are owed, periods below LATE_MIN_GAP (100 us) reach the
+ * guest as one edge per 100 us: time/lateness.h. Levels need neither, the guest
+ * acknowledges each.
  *
  * Lock: h->lock covers s, levels and armed; taken on vCPU threads and the timer thread,
  * held while lines are driven, messages sent and the PIT and RTC are cut off.
@@ -27,21 +28,21 @@
 #include "time/lateness.h"
 
 /* Registers, table 2. All are 64 bits wide. */
-#define REG_CAP    0x000
-#define REG_CONFIG 0x010
-#define REG_STATUS 0x020
-#define REG_MAIN_COUNT  0x0f0
-#define REG_TIMERS 0x100 /* 20h each: */
-#define REG_T_CONFIG 0x00
-#define REG_T_CMP    0x08
-#define REG_T_FSB    0x10
+#define REG_CAP        0x000
+#define REG_CONFIG     0x010
+#define REG_STATUS     0x020
+#define REG_MAIN_COUNT 0x0f0
+#define REG_TIMERS     0x100 /* 20h each, in which: */
+#define REG_T_CONFIG   0x00
+#define REG_T_CMP      0x08
+#define REG_T_FSB      0x10
 
 /* General Capabilities and ID, 2.3.4. */
 #define CAP_REV        0x01
 #define CAP_TIM_SHIFT  8
 #define CAP_COUNT_SIZE BIT(13)
 #define CAP_LEG_RT     BIT(15)
-#define CAP_VENDOR     (UINT64_C(0x8086) << 16) /* that guests know from the specification */
+#define CAP_VENDOR     (UINT64_C(0x8086) << 16)
 
 /* General Configuration, 2.3.5. */
 #define ENABLE_CNF BIT(0)
@@ -58,8 +59,9 @@
 #define TN_ROUTE    BITS(13, 9)
 #define TN_FSB_EN   BIT(14)
 #define TN_FSB_CAP  BIT(15)
-#define TN_WRITABLE \
-	(TN_LEVEL | TN_INT_ENB | TN_PERIODIC | TN_VAL_SET | TN_32MODE | TN_ROUTE | TN_FSB_EN)
+#define TN_WRITABLE                                                                      \
+	(TN_LEVEL | TN_INT_ENB | TN_PERIODIC | TN_VAL_SET | TN_32MODE | TN_ROUTE |       \
+	 TN_FSB_EN)
 
 /* Bound for streams. */
 #define TIME_MAX (INT64_C(1) << 62)
@@ -71,7 +73,7 @@ struct hpet_timer {
 	u64 fsb;    /* FSB interrupt route: address and value */
 	u64 seen;   /* matches up to this count have been dealt with */
 	struct lateness late;
-	u8 half_set; /* the low half was written with VAL_SET: it holds for the high half */
+	u8 half_set; /* the low half took VAL_SET, it holds for the high half too */
 	u8 spare[7];
 };
 
@@ -113,7 +115,7 @@ static u64 counter(const struct hpet *h, vns_t now)
 	return h->s.count + (u64)(now - h->s.count_at) / HPET_PERIOD_NS;
 }
 
-/* First virtual time at which the running counter has made 'ticks' more than at count_at. */
+/* First virtual time at which the running counter is 'ticks' past 'count'. */
 static vns_t ticks_time(const struct hpet *h, u128 ticks)
 {
 	u128 t = ticks * HPET_PERIOD_NS + (u64)h->s.count_at;
@@ -428,7 +430,8 @@ static bool aligned(u64 off, unsigned size)
 {
 	if (!(off & (size - 1)) && off < HPET_WINDOW)
 		return true;
-	guest_bug("hpet", "access of %u bytes at offset %#llx", size, (unsigned long long)off);
+	guest_bug("hpet", "access of %u bytes at offset %#llx", size,
+		  (unsigned long long)off);
 	return false;
 }
 
@@ -441,7 +444,8 @@ static u64 hpet_read(void *dev, u64 off, unsigned size)
 		return size_mask(size);
 	pthread_mutex_lock(&h->lock);
 	if ((off & ~UINT64_C(7)) == REG_MAIN_COUNT) {
-		val = counter(h, clock_now(h->clk)); /* often: some guests' clock source */
+		/* Often: it is the clock source of some guests. */
+		val = counter(h, clock_now(h->clk));
 	} else {
 		val = reg_read(h, off & ~UINT64_C(7));
 		rearm(h);

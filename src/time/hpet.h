@@ -12,12 +12,12 @@
 #include "state/save.h"
 #include "time/clock.h"
 
-#define HPET_WINDOW 1024
-#define HPET_PERIOD_FS 10000000 /* 10 ns */
-#define HPET_PERIOD_NS 10
+#define HPET_WINDOW     1024
+#define HPET_PERIOD_FS  10000000 /* 10 ns */
+#define HPET_PERIOD_NS  10
 #define HPET_MIN_TIMERS 3 /* specification 2.3.4 */
 #define HPET_MAX_TIMERS 8
-#define HPET_GSIS 32
+#define HPET_GSIS       32
 
 /* Where FSB interrupts go: one write of 4 bytes, as the message signalled ones of PCI. */
 struct hpet_msi {
@@ -27,13 +27,13 @@ struct hpet_msi {
 
 /* Copied by hpet_new(). */
 struct hpet_config {
-	unsigned timers;   /* HPET_MIN_TIMERS .. HPET_MAX_TIMERS; others are brought into it */
-	u32 periodic;      /* bit n: timer n can be periodic; bit 0 is always taken as set */
-	u32 route_cap;     /* bit n: timers may be routed to gsi[n] */
+	unsigned timers; /* brought into HPET_MIN_TIMERS .. HPET_MAX_TIMERS */
+	u32 periodic;    /* bit n: timer n can be periodic; bit 0 is taken as set */
+	u32 route_cap;   /* bit n: timers may be routed to gsi[n] */
 	struct irq_line gsi[HPET_GSIS];
 	/*
-	 * Legacy replacement: [0] is interrupt 0 (PIC input 0 and GSI 2), [1] is interrupt 8
-	 * (PIC input 8 and GSI 8).
+	 * Legacy replacement: [0] is interrupt 0 (PIC input 0 and GSI 2), [1] is
+	 * interrupt 8 (PIC input 8 and GSI 8).
 	 */
 	struct irq_line legacy[2];
 	struct hpet_msi msi; /* send == NULL: no FSB capability */

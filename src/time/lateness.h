@@ -52,8 +52,7 @@ static inline bool lateness_take(struct lateness *l, vns_t now, vns_t period)
 	if (!l->owed || now < l->free_at)
 		return false;
 	l->owed--;
-	l->free_at = now > VNS_NEVER - lateness_gap(period) ? VNS_NEVER :
-							      now + lateness_gap(period);
+	l->free_at = now + MIN(lateness_gap(period), VNS_NEVER - now);
 	return true;
 }
 

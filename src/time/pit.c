@@ -2,19 +2,19 @@
  * Programmable interval timer, Intel 8254, three counters and port 61h.
  *
  * Intel 8254 data sheet 231164-005; port 61h as in the 82371AB (PIIX4) data sheet, "NMI
- * Status and Control". Counters are computed from the clock when read, no tick runs; a timer
- * is armed only for counter 0's next edge. Time is counted in CLK pulses since virtual time 0
- * (PIT_HZ of them a second, exactly), so that nothing drifts.
+ * Status and Control". Counters are computed from the clock when read, no tick runs; a
+ * timer is armed only for counter 0's next edge. Time is counted in CLK pulses since
+ * virtual time 0 (PIT_HZ of them a second, exactly), so that nothing drifts.
  *
  * Missing: the analogue side. GATE is sampled when it changes, not at the CLK's rising
  * edge. After power-up no counter counts, OUT is high (data sheet: undefined). Counter 1
  * (DRAM refresh) drives nothing; the refresh toggle of port 61h has its usual period.
  * Deviation: OUT 0 in mode 2 is low for less than a microsecond; the interrupt line shows
- * that as a short low pulse at its end. Periods below LATE_MIN_GAP (100 us) reach the interrupt
- * line as one edge per 100 us, see time/lateness.h.
+ * that as a short low pulse at its end. Periods below LATE_MIN_GAP (100 us) reach the
+ * interrupt line as one edge per 100 us, see time/lateness.h.
  *
- * Lock: pit->lock covers s and armed; taken on vCPU threads and the timer thread, and held
- * while the interrupt line is driven.
+ * Lock: pit->lock covers s and armed; taken on vCPU threads and the timer thread, and
+ * held while the interrupt line is driven.
  */
 #include "time/pit.h"
 
@@ -48,7 +48,8 @@ enum { RW_LATCH, RW_LSB, RW_MSB, RW_BOTH };
 #define REFRESH_CLK 18
 
 #define CLK_NEVER UINT64_MAX
-#define CLK_MAX   (UINT64_C(1) << 53) /* bound for streams; beyond what the clock can count */
+/* Bound for streams; beyond what the clock can count. */
+#define CLK_MAX   (UINT64_C(1) << 53)
 
 /*
  * One counter. The counting element (CE) is known from a segment: it held 'count' at CLK
@@ -57,18 +58,18 @@ enum { RW_LATCH, RW_LSB, RW_MSB, RW_BOTH };
  */
 struct pit_counter {
 	u64 base;
-	u64 load; /* CLK_NEVER: nothing pending */
-	u64 term; /* modes 0, 1, 4, 5: CLK of the terminal count; CLK_NEVER: held or none */
+	u64 load;  /* CLK_NEVER: nothing pending */
+	u64 term;  /* modes 0, 1, 4, 5: CLK of terminal count; CLK_NEVER: held, none */
 	u32 count; /* 0 .. 65536 */
-	u32 n;    /* what was loaded last: modes 2, 3: the period; 1 .. 65536 */
-	u16 cr;   /* count register */
+	u32 n;     /* what was loaded last: modes 2, 3: the period; 1 .. 65536 */
+	u16 cr;    /* count register */
 	u16 latch;
-	u8 control;    /* as in the status byte: RW, mode, BCD */
+	u8 control; /* as in the status byte: RW, mode, BCD */
 	u8 gate;
 	u8 have_count; /* a whole count was written since the control word */
 	u8 loaded;     /* ... and has reached the CE */
 	u8 counting;
-	u8 out_base;   /* mode 3: OUT at 'base' */
+	u8 out_base; /* mode 3: OUT at 'base' */
 	u8 null_count;
 	u8 write_msb;  /* RW_BOTH: the next write is the second */
 	u8 write_lsb;  /* the first */
@@ -156,7 +157,8 @@ static u32 count_of_reg(const struct pit_counter *c)
 
 	/* Digits above 9 count as what they are worth: the chip does not check. */
 	if (c->control & CW_BCD)
-		n = (n >> 12) * 1000 + (n >> 8 & 15) * 100 + (n >> 4 & 15) * 10 + (n & 15);
+		n = (n >> 12) * 1000 + (n >> 8 & 15) * 100 + (n >> 4 & 15) * 10 +
+		    (n & 15);
 	return n ? n : modulus(c);
 }
 
@@ -173,7 +175,8 @@ static u64 elapsed(const struct pit_counter *c, u64 k)
 	return k > c->base ? k - c->base : 0;
 }
 
-/* Mode 3: CLKs of the half in which the segment began. The high half of an odd count is longer. */
+/* Mode 3: CLKs of the half in which the segment began; of an odd count, high is longer.
+ */
 static u32 first_half(const struct pit_counter *c)
 {
 	return c->out_base ? (c->n + 1) / 2 : c->n / 2;
@@ -187,15 +190,13 @@ static u32 count_at(const struct pit_counter *c, u64 k)
 	if (!c->counting)
 		return c->count;
 	switch (mode_of(c)) {
-	case 2:
-		return c->n - (u32)(j % c->n);
+	case 2: return c->n - (u32)(j % c->n);
 	case 3:
 		p = (u32)(j % c->n);
 		if (p >= first_half(c))
 			p -= first_half(c);
 		return (c->n & ~1u) - 2 * p;
-	default:
-		return (u32)((c->count + modulus(c) - j % modulus(c)) % modulus(c));
+	default: return (u32)((c->count + modulus(c) - j % modulus(c)) % modulus(c));
 	}
 }
 
@@ -208,7 +209,9 @@ static bool out_at(const struct pit_counter *c, u64 k)
 	case 1: return !c->loaded || k >= c->term;
 	/* A count of 1 is illegal in mode 2 and leaves OUT low; in mode 3, high. */
 	case 2: return !c->counting || j % c->n != c->n - 1;
-	case 3: return !c->counting || c->n == 1 || (j % c->n < first_half(c)) == c->out_base;
+	case 3:
+		return !c->counting || c->n == 1 ||
+		       (j % c->n < first_half(c)) == c->out_base;
 	default: return k != c->term;
 	}
 }
@@ -220,18 +223,19 @@ static u64 segment_edge(const struct pit_counter *c, u64 k, bool rise)
 
 	switch (mode_of(c)) {
 	case 0:
-	case 1:
-		return rise && k < c->term ? c->term : CLK_NEVER;
+	case 1: return rise && k < c->term ? c->term : CLK_NEVER;
 	case 2:
 	case 3:
 		if (!c->counting || c->n == 1 || (!rise && mode_of(c) == 2))
 			return CLK_NEVER;
-		/* The end of the first half, or of the first period, and each period after. */
+		/* The end of the first half or period, and every period after. */
 		first = mode_of(c) == 3 && rise != c->out_base ? first_half(c) : c->n;
 		first += c->base;
 		return k < first ? first : first + ((k - first) / c->n + 1) * c->n;
 	default:
-		return rise && c->term != CLK_NEVER && k <= c->term ? c->term + 1 : CLK_NEVER;
+		if (!rise || c->term == CLK_NEVER || k > c->term)
+			return CLK_NEVER;
+		return c->term + 1;
 	}
 }
 
@@ -257,7 +261,7 @@ static void counter_load(struct pit_counter *c)
 	c->loaded = 1;
 	c->null_count = 0;
 	c->load = CLK_NEVER;
-	/* GATE is a level for modes 0, 2, 3, 4 and an edge, which has been, for 1 and 5. */
+	/* GATE is a level in modes 0, 2, 3, 4 and an edge, which has been, in 1 and 5. */
 	c->counting = mode == 1 || mode == 5 || (c->gate && !(mode == 0 && c->write_msb));
 	c->term = c->counting && !periodic(c) ? c->base + c->n : CLK_NEVER;
 }
@@ -303,7 +307,8 @@ static void counter_hold(struct pit_counter *c, u64 k)
 	if (!c->counting)
 		return;
 	if (c->term != CLK_NEVER && k < c->term) {
-		count = (u32)(c->term - k); /* the same, but 65536 and not 0 */
+		/* The same, but 65536 and not 0; a loaded state may say anything. */
+		count = (u32)MIN(c->term - k, 65536);
 		c->term = CLK_NEVER;
 	}
 	c->count = count;
@@ -318,7 +323,7 @@ static void counter_resume(struct pit_counter *c, u64 k)
 		return;
 	c->base = k;
 	c->counting = 1;
-	/* A terminal count that has been stays where it was. A pending load sets its own. */
+	/* A terminal count in the past stays there. A pending load sets its own. */
 	if (c->term == CLK_NEVER && c->load == CLK_NEVER)
 		c->term = k + c->count;
 }
@@ -359,17 +364,14 @@ static void counter_set_count(struct pit_counter *c, u64 k, u16 cr)
 		 */
 		if (c->load != CLK_NEVER)
 			break;
-		if (!c->loaded)
+		if (!c->loaded || (c->counting && c->n == 1))
 			c->load = k + 1;
 		else if (c->counting)
-			c->load = c->n == 1 ? k + 1 :
-					      MIN(segment_edge(c, k, true), segment_edge(c, k, false));
+			c->load =
+				MIN(segment_edge(c, k, true), segment_edge(c, k, false));
 		break;
-	case 4:
-		c->load = k + 1;
-		break;
-	default: /* 1, 5: at the next trigger */
-		break;
+	case 4: c->load = k + 1; break;
+	default: break; /* 1, 5: at the next trigger */
 	}
 }
 
@@ -452,7 +454,8 @@ static void counter_set_gate(struct pit_counter *c, u64 k, bool level)
 			if (c->have_count)
 				c->load = k + 1;
 		} else if (c->counting) {
-			c->load = CLK_NEVER; /* the period at whose end it was due never ends */
+			/* The period at whose end a load may be due never ends. */
+			c->load = CLK_NEVER;
 			counter_hold(c, k);
 		}
 		break;
@@ -486,7 +489,7 @@ static void pin_edge(struct pit *p)
 	pin_set(p, true);
 }
 
-/* Falling edges of mode 3 are shown when they cost at most one more timer per LATE_MIN_GAP. */
+/* Falling edges of mode 3 are shown when they cost one timer per LATE_MIN_GAP at most. */
 static bool shows_falls(const struct pit_counter *c)
 {
 	return mode_of(c) == 3 && clk_duration(c->n / 2) >= LATE_MIN_GAP;
@@ -826,19 +829,20 @@ static bool counter_valid(const struct pit_counter *c)
 	return c->base <= CLK_MAX && (c->load <= CLK_MAX || c->load == CLK_NEVER) &&
 	       c->load != 0 && (c->term <= CLK_MAX || c->term == CLK_NEVER) &&
 	       c->count <= 65536 && c->n >= 1 && c->n <= 65536 && c->control <= CW_BITS &&
-	       rw_of(c) != RW_LATCH && c->gate <= 1 && c->have_count <= 1 && c->loaded <= 1 &&
-	       c->counting <= 1 && c->out_base <= 1 && c->null_count <= 1 &&
-	       c->write_msb <= 1 && c->read_msb <= 1 && c->latch_left <= 2 &&
-	       c->status_latched <= 1;
+	       rw_of(c) != RW_LATCH && c->gate <= 1 && c->have_count <= 1 &&
+	       c->loaded <= 1 && c->counting <= 1 && c->out_base <= 1 &&
+	       c->null_count <= 1 && c->write_msb <= 1 && c->read_msb <= 1 &&
+	       c->latch_left <= 2 && c->status_latched <= 1;
 }
 
 static bool pit_valid(const void *state)
 {
 	const struct pit_state *s = state;
 
-	return counter_valid(&s->c[0]) && counter_valid(&s->c[1]) && counter_valid(&s->c[2]) &&
-	       s->irq_clk <= CLK_MAX && lateness_valid(&s->late) && s->irq_pin <= 1 &&
-	       s->port61 <= P61_WRITE && s->c[2].gate == (s->port61 & P61_GATE2);
+	return counter_valid(&s->c[0]) && counter_valid(&s->c[1]) &&
+	       counter_valid(&s->c[2]) && s->irq_clk <= CLK_MAX &&
+	       lateness_valid(&s->late) && s->irq_pin <= 1 && s->port61 <= P61_WRITE &&
+	       s->c[2].gate == (s->port61 & P61_GATE2);
 }
 
 const struct state_desc pit_desc = {

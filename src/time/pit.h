@@ -32,7 +32,7 @@ void pit_set_gate(struct pit *p, unsigned counter, bool level);
 bool pit_out(struct pit *p, unsigned counter);
 /* Port 61h bit 1: the speaker follows OUT 2 while it is set. */
 bool pit_speaker(struct pit *p);
-/* The HPET took over interrupt 0: OUT 0 reaches nobody while cut. Not part of the state. */
+/* The HPET took over interrupt 0: OUT 0 reaches nobody while cut. Not in the state. */
 void pit_cut_irq0(struct pit *p, bool cut);
 
 /* Machine stopped. */

@@ -1,9 +1,9 @@
 /*
  * ACPI power management timer: 24 or 32 bits at 3.579545 MHz.
  *
- * ACPI 6.4, 4.8.2.1 "Power Management Timer" and 4.8.4.3. The counter is computed from the clock
- * when read. TMR_STS is set whenever the top bit changes; it too is computed, by
- * comparing how often the bit has changed with how often it had when the guest last
+ * ACPI 6.4, 4.8.2.1 "Power Management Timer" and 4.8.4.3. The counter is computed from
+ * the clock when read. TMR_STS is set whenever the top bit changes; it too is computed,
+ * by comparing how often the bit has changed with how often it had when the guest last
  * cleared the status. A timer is armed only while TMR_EN is set.
  *
  * Lock: p->lock covers s; taken on vCPU threads and the timer thread. The notify callback

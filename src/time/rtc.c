@@ -1,23 +1,23 @@
 /*
  * Real-time clock and CMOS memory, Motorola MC146818A as in a PC.
  *
- * Data sheet MC146818A (ADI1026), ports and NMI mask as in the 82371AB (PIIX4) data sheet. No
- * tick runs: the registers hold the time of the last update that somebody asked for
- * and are brought up to date when looked at, flags included. A timer is armed only for
- * interrupts that are enabled.
+ * Data sheet MC146818A (ADI1026), ports and NMI mask as in the 82371AB (PIIX4) data
+ * sheet. No tick runs: the registers hold the time of the last update that somebody asked
+ * for and are brought up to date when looked at, flags included. A timer is armed only
+ * for interrupts that are enabled.
  *
- * The date follows the Gregorian calendar with the century byte 32h (the chip alone: every fourth
- * year leaps, no century). The day of the week is counted on its own, as in the chip.
- * Values that are no time (a 13th month) are read back as written until the next update,
- * which brings them into range. Missing: daylight saving (DSE; the rule of the USA before
- * 1987 is of no use) and square-wave output (SQWE), both bits are just kept; bases other than
- * 32.768 kHz (DV 000, 001): the divider stands still, as in reset.
+ * The date follows the Gregorian calendar with the century byte 32h (the chip alone:
+ * every fourth year leaps, no century). The day of the week is counted on its own, as in
+ * the chip. Values that are no time (a 13th month) are read back as written until the
+ * next update, which brings them into range. Missing: daylight saving (DSE; the rule of
+ * the USA before 1987 is of no use) and square-wave output (SQWE), both bits are just
+ * kept; bases other than 32.768 kHz (DV 000, 001): the divider stands still, as in reset.
  *
  * Periodic interrupts that find the last one unread, or come late, are owed and repeated
  * as time/lateness.h says; all other interrupts are levels.
  *
- * Lock: rtc->lock covers s and armed; taken on vCPU threads and the timer thread, and held
- * while the interrupt line is driven.
+ * Lock: rtc->lock covers s and armed; taken on vCPU threads and the timer thread, and
+ * held while the interrupt line is driven.
  */
 #include "time/rtc.h"
 
@@ -44,9 +44,9 @@ enum {
 	RTC_D,
 };
 
-#define A_RS  0x0f
-#define A_DV  0x70
-#define A_UIP 0x80
+#define A_RS   0x0f
+#define A_DV   0x70
+#define A_UIP  0x80
 #define DV_32K 0x20 /* the divider runs */
 
 #define B_24H 0x02
@@ -56,11 +56,12 @@ enum {
 #define B_PIE 0x40
 #define B_SET 0x80
 
-#define C_UF   0x10
-#define C_AF   0x20
-#define C_PF   0x40
-#define C_FLAGS (C_UF | C_AF | C_PF) /* each is enabled by the bit of the same place in B */
-#define C_IRQF 0x80
+#define C_UF    0x10
+#define C_AF    0x20
+#define C_PF    0x40
+/* Each is enabled by the bit of the same place in B. */
+#define C_FLAGS (C_UF | C_AF | C_PF)
+#define C_IRQF  0x80
 
 #define D_VRT 0x80
 
@@ -69,19 +70,18 @@ enum {
 #define INDEX_BITS 0x7f
 #define NMI_MASK   0x80
 
-#define BASE_HZ 32768
+#define BASE_HZ   32768
 /* From UIP set to the update: t_BUC, 8 periods of the time base. */
 #define UIP_NS    244141
 #define DAY       86400
 #define NEVER_SEC INT64_MAX
 /* Bound for streams. */
-#define TIME_MAX (INT64_C(1) << 62)
+#define TIME_MAX  (INT64_C(1) << 62)
 
 struct rtc_state {
 	/*
-	 * A moment at which the divider was at zero: an update was made at 'base' and the
-	 * next ones follow at whole seconds after it, unless the divider is stopped. It may be half a second
-	 * in the past of the first update's second, see write_a().
+	 * The divider was at zero: updates follow at whole seconds after 'base', unless
+	 * the divider is stopped. After a stop this is made up, see write_a().
 	 */
 	i64 base;
 	i64 seen; /* periodic edges up to this time have been dealt with */
@@ -225,7 +225,7 @@ static bool alarm_field(u8 alarm, unsigned want, unsigned have)
 	return (alarm & ALARM_ANY) == ALARM_ANY || want == have;
 }
 
-/* Updates from the time the registers show to the first that matches the alarm; NEVER_SEC. */
+/* Updates until the time that the registers show matches the alarm; NEVER_SEC. */
 static i64 seconds_to_alarm(const struct rtc *r)
 {
 	const u8 *c = r->s.cmos;
@@ -234,7 +234,7 @@ static i64 seconds_to_alarm(const struct rtc *r)
 	unsigned min = decode(r, c[RTC_MIN_ALARM]), sec = decode(r, c[RTC_SEC_ALARM]);
 	bool any_sec = (c[RTC_SEC_ALARM] & ALARM_ANY) == ALARM_ANY;
 
-	/* The hour we are in, from the next second on; all others; it again, to its end. */
+	/* The hour we are in from the next second on, the others, it again to its end. */
 	for (unsigned i = 0; i <= 24; i++) {
 		unsigned h = (h0 + i) % 24;
 
@@ -272,7 +272,9 @@ static vns_t period_ns(unsigned base)
 /* Edges of the selected tap in (base, t]. */
 static u64 edges_at(const struct rtc *r, vns_t t, unsigned period)
 {
-	return t > r->s.base ? muldiv64((u64)(t - r->s.base), BASE_HZ, NSEC_PER_SEC) / period : 0;
+	if (t <= r->s.base)
+		return 0;
+	return muldiv64((u64)(t - r->s.base), BASE_HZ, NSEC_PER_SEC) / period;
 }
 
 /* Time of the first edge after t. */
@@ -346,7 +348,7 @@ static void rearm(struct rtc *r, vns_t now)
 {
 	u8 wanted = r->s.cmos[RTC_B] & ~r->s.cmos[RTC_C] & C_FLAGS;
 	unsigned period = period_base(r);
-	vns_t when = VNS_NEVER;
+	vns_t when = VNS_NEVER, next;
 
 	/* With its flag set the pin is up already. */
 	if (wanted & B_UIE && updates(r))
@@ -357,8 +359,10 @@ static void rearm(struct rtc *r, vns_t now)
 		if (n != NEVER_SEC)
 			when = MIN(when, r->s.base + n * NSEC_PER_SEC);
 	}
-	if (wanted & B_PIE && period)
-		when = MIN(when, lateness_deadline(&r->s.late, next_edge(r, now, period)));
+	if (wanted & B_PIE && period) {
+		next = next_edge(r, now, period);
+		when = MIN(when, lateness_deadline(&r->s.late, next));
+	}
 	if (when == r->armed)
 		return;
 	r->armed = when;
@@ -385,8 +389,8 @@ static void write_a(struct rtc *r, u8 val, vns_t now)
 
 	r->s.cmos[RTC_A] = val & ~A_UIP;
 	/*
-	 * "When the divider reset is removed the first update cycle begins one-half second
-	 * later" (register A, DV).
+	 * "When the divider reset is removed the first update cycle begins one-half
+	 * second later" (register A, DV).
 	 */
 	if (!ran && divider_runs(r)) {
 		r->s.base = now - NSEC_PER_SEC / 2;

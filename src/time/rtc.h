@@ -12,8 +12,10 @@
 #include "state/save.h"
 #include "time/clock.h"
 
-#define RTC_CMOS_SIZE 256    /* both banks */
-#define RTC_REG_CENTURY 0x32 /* kept up to date with the date; FADT.CENTURY points at it */
+/* Both banks. */
+#define RTC_CMOS_SIZE   256
+/* Kept up to date with the date; FADT.CENTURY points at it. */
+#define RTC_REG_CENTURY 0x32
 
 struct rtc;
 
@@ -32,14 +34,14 @@ extern const struct io_ops rtc_ops; /* dev: struct rtc * */
 
 /*
  * CMOS memory the board presets (memory size, boot order ...) or keeps in a file. index
- * below RTC_CMOS_SIZE; the clock's own registers 00h to 0Dh and the century are not memory: set ignores
- * them, get reads what the guest would, without its side effects.
+ * below RTC_CMOS_SIZE; the clock's own registers 00h to 0Dh and the century are not
+ * memory: set ignores them, get reads what the guest would, without its side effects.
  */
 void rtc_set_cmos(struct rtc *r, unsigned index, u8 val);
 u8 rtc_get_cmos(struct rtc *r, unsigned index);
 /* Port 70h bit 7: the board's NMI gate is closed. */
 bool rtc_nmi_masked(struct rtc *r);
-/* The HPET took over interrupt 8: the output reaches nobody while cut. Not part of the state. */
+/* The HPET took over interrupt 8: nobody hears the output while cut. Not in the state. */
 void rtc_cut_irq(struct rtc *r, bool cut);
 
 /* Machine stopped. */

@@ -1,9 +1,11 @@
 /*
  * The time-stamp counter of one vCPU, computed from the machine's clock.
  *
- * Intel SDM vol. 3, 18.17 and 18.17.3. Conversions are exact: one rounding, in 128 bits, of
- * the whole time since virtual time 0, so nothing accumulates.
+ * Intel SDM vol. 3, 18.17 and 18.17.3. Conversions are exact: one rounding, in 128 bits,
+ * of the whole time since virtual time 0, so nothing accumulates.
+ *
  * Missing: TSC scaling of a nested guest, which is the business of VMX.
+ *
  * Thread and lock: see tsc.h.
  */
 #include "time/tsc.h"

@@ -51,7 +51,7 @@ void tsc_adjust_write(struct tsc *t, u64 val);
  */
 vns_t tsc_to_vns(const struct tsc *t, u64 value, vns_t now);
 
-/* Durations: ticks that pass in ns (rounded down), ns until that many ticks passed (rounded up). */
+/* Durations: ticks that pass in ns, rounded down; ns that many ticks take, rounded up. */
 u64 tsc_ticks(const struct tsc *t, vns_t ns);
 vns_t tsc_duration(const struct tsc *t, u64 ticks);
 

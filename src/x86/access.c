@@ -75,13 +75,14 @@ static gva_t lin_add(const struct vcpu *v, gva_t lin, u64 n)
 static bool translate(struct vcpu *v, gva_t lin, unsigned len, enum access acc, enum mmu_idx idx,
 		      struct piece *p)
 {
-	const struct tlb_entry *e = &v->tlb.e[idx][tlb_slot(lin)];
+	const struct tlb_way *t = &v->tlb.way[idx];
+	unsigned slot = tlb_slot(lin);
 
 	p->lin = lin;
 	p->len = len;
-	if ((acc == ACC_WRITE ? e->write : e->read) == (lin & PAGE_MASK)) {
-		p->hit.host = (u8 *)(lin + e->addend);
-		p->hit.gpa = v->tlb.gpa[idx][tlb_slot(lin)] | (lin & ~PAGE_MASK);
+	if ((acc == ACC_WRITE ? t->write : t->read)[slot] == tlb_tag(lin & PAGE_MASK)) {
+		p->hit.host = (u8 *)(lin + t->addend[slot]);
+		p->hit.gpa = t->gpa[slot] | (lin & ~PAGE_MASK);
 		p->hit.code = false;
 		return true;
 	}
@@ -296,18 +297,17 @@ bool mem_probe_read(struct vcpu *v, unsigned sreg, u64 off, unsigned len)
 
 bool rmw_begin(struct vcpu *v, unsigned sreg, u64 off, unsigned size, struct rmw *m)
 {
-	const struct tlb_entry *e;
+	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	struct piece p[2];
 	gva_t lin;
 
 	if (!seg_linear(v, sreg, off, size, ACC_WRITE, &lin))
 		return false;
-	e = &v->tlb.e[v->mmu_idx][tlb_slot(lin)];
 	m->direct = true;
 	m->note = false;
-	if (likely(e->write == (lin & PAGE_MASK) && in_page(lin, size) &&
+	if (likely(t->write[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) && in_page(lin, size) &&
 		   !(v->ac_check && (lin & (size - 1))))) {
-		m->p = (void *)(lin + e->addend);
+		m->p = (void *)(lin + t->addend[tlb_slot(lin)]);
 		return true;
 	}
 	if (!check_canonical(v, sreg, lin, size) || !check_align(v, lin, size, v->mmu_idx) ||
@@ -395,11 +395,11 @@ bool sys_probe_write(struct vcpu *v, gva_t lin, unsigned len)
 
 bool fetch_translate(struct vcpu *v, gva_t lin, gpa_t *gpa)
 {
-	const struct tlb_entry *e = &v->tlb.e[v->mmu_idx][tlb_slot(lin)];
+	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	struct tlb_hit hit;
 
-	if (likely(e->exec == (lin & PAGE_MASK))) {
-		*gpa = v->tlb.gpa[v->mmu_idx][tlb_slot(lin)] | (lin & ~PAGE_MASK);
+	if (likely(t->exec[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK))) {
+		*gpa = t->gpa[tlb_slot(lin)] | (lin & ~PAGE_MASK);
 		return true;
 	}
 	if (in_long_mode(v) && !is_canonical(v, lin))

@@ -54,11 +54,12 @@ bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enu
 
 static inline bool lin_read(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, u64 *val)
 {
-	const struct tlb_entry *e = &v->tlb.e[v->mmu_idx][tlb_slot(lin)];
+	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
+	unsigned slot = tlb_slot(lin);
 
-	if (likely(e->read == (lin & ~UINT64_C(0xfff)) && in_page(lin, size) &&
+	if (likely((lin & ~UINT64_C(0xfff)) + t->read[slot] == 0 && in_page(lin, size) &&
 		   !(v->ac_check && (lin & (size - 1))))) {
-		*val = le_load((const void *)(lin + e->addend), size);
+		*val = le_load((const void *)(lin + t->addend[slot]), size);
 		return true;
 	}
 	return lin_read_slow(v, sreg, lin, size, v->mmu_idx, val);
@@ -66,11 +67,12 @@ static inline bool lin_read(struct vcpu *v, unsigned sreg, gva_t lin, unsigned s
 
 static inline bool lin_write(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, u64 val)
 {
-	const struct tlb_entry *e = &v->tlb.e[v->mmu_idx][tlb_slot(lin)];
+	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
+	unsigned slot = tlb_slot(lin);
 
-	if (likely(e->write == (lin & ~UINT64_C(0xfff)) && in_page(lin, size) &&
+	if (likely((lin & ~UINT64_C(0xfff)) + t->write[slot] == 0 && in_page(lin, size) &&
 		   !(v->ac_check && (lin & (size - 1))))) {
-		le_store((void *)(lin + e->addend), val, size);
+		le_store((void *)(lin + t->addend[slot]), val, size);
 		return true;
 	}
 	return lin_write_slow(v, sreg, lin, size, v->mmu_idx, val);

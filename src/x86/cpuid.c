@@ -1,10 +1,10 @@
 /*
  * The CPUID instruction: answers from the machine's table, with the bits that change.
  *
- * SDM volume 2 CPUID; APM volume 3 appendix E. The table is immutable; what depends on the
- * state of the CPU (OSXSAVE, OSPKE, APIC, MONITOR, NX, sizes in leaf 0DH, APIC IDs) is put in
- * here. No CPUID faulting.
- * Thread: the owner of the vCPU. No vector registers: runs with guest state live.
+ * SDM volume 2 CPUID; APM volume 3 appendix E. The table is immutable; what depends on
+ * the state of the CPU (OSXSAVE, OSPKE, APIC, MONITOR, NX, sizes in leaf 0DH, APIC IDs)
+ * is put in here. No CPUID faulting. Thread: the owner of the vCPU. No vector registers:
+ * runs with guest state live.
  */
 #include "x86/cpuid.h"
 
@@ -49,7 +49,8 @@ static u32 max_basic(const struct vcpu *v)
 {
 	const struct cpuid_table *t = v->cpuid;
 
-	if (t->vendor == VENDOR_INTEL && v->msr[MSRI_MISC_ENABLE] & MISC_ENABLE_LIMIT_CPUID)
+	if (t->vendor == VENDOR_INTEL &&
+	    v->msr[MSRI_MISC_ENABLE] & MISC_ENABLE_LIMIT_CPUID)
 		return MIN(t->max_basic, 2u);
 	return t->max_basic;
 }

@@ -1,8 +1,9 @@
 /*
- * What CPUID answers: built once per machine from a model, the user's wishes and the host.
+ * What CPUID answers: built once per machine from a model, the user's wishes and the
+ * host.
  *
- * cpuid_models.c has the models, cpuid_build.c makes the table, cpuid.c answers. A table is
- * never written after cpuid_build(), so all vCPUs share it.
+ * cpuid_models.c has the models, cpuid_build.c makes the table, cpuid.c answers. A table
+ * is never written after cpuid_build(), so all vCPUs share it.
  */
 #pragma once
 
@@ -18,9 +19,11 @@ enum cpu_vendor { VENDOR_INTEL, VENDOR_AMD };
 
 /* What the host's CPU is and has; filled by cpu/hostcpu.c, or by a test. */
 struct host_cpu {
-	u32 features[FEATURE_WORDS]; /* as its CPUID says, less what its kernel did not enable */
-	u64 xcr0;                    /* 0 without OSXSAVE */
-	u32 xoffset[HOST_XCOMP_COUNT]; /* of each component in the standard XSAVE format */
+	u32 features[FEATURE_WORDS];   /* as its CPUID says, less what its kernel did not
+					  enable */
+	u64 xcr0;                      /* 0 without OSXSAVE */
+	u32 xoffset[HOST_XCOMP_COUNT]; /* of each component in the standard XSAVE format
+					*/
 	u32 xsize[HOST_XCOMP_COUNT];
 	u32 xsave_size; /* CPUID.(0DH,0):EBX; 0 without OSXSAVE */
 	bool amd;       /* AuthenticAMD or HygonGenuine */
@@ -36,7 +39,7 @@ struct cpuid_request {
 	 * [,stepping=..][,model-id=..][,phys-bits=..]"; NULL: "max".
 	 */
 	const char *cpu;
-	unsigned cpus; /* at least 1 */
+	unsigned cpus;                    /* at least 1 */
 	unsigned sockets, cores, threads; /* 0: derived, cores taking what is not given */
 	u64 tsc_khz;
 	u32 crystal_hz; /* CPUID.15H and local APIC timer; 0: 25 MHz */
@@ -71,14 +74,16 @@ struct cpuid_table {
 };
 
 /*
- * Fill *t. 'features' (may be NULL) gets a copy of t->features. 0, or -EINVAL with a line that
- * names what is wrong: an unknown model or feature, one that the host lacks, one without its
- * prerequisite.
+ * Fill *t. 'features' (may be NULL) gets a copy of t->features. 0, or -EINVAL with a line
+ * that names what is wrong: an unknown model or feature, one that the host lacks, one
+ * without its prerequisite.
  */
 int cpuid_build(struct cpuid_table *t, const struct cpuid_request *req,
-		const struct host_cpu *host, u32 features[FEATURE_WORDS], struct error *err);
+		const struct host_cpu *host, u32 features[FEATURE_WORDS],
+		struct error *err);
 
-/* Give a vCPU its table: v->cpuid, v->features, v->phys_bits. Before the first vcpu_reset(). */
+/* Give a vCPU its table: v->cpuid, v->features, v->phys_bits. Before the first
+ * vcpu_reset(). */
 void cpuid_attach(struct vcpu *v, const struct cpuid_table *t);
 
 /* The CPUID instruction. Owning vCPU thread. */
@@ -103,8 +108,8 @@ static inline bool cpu_is_amd(const struct vcpu *v)
 void cpuid_list(FILE *out);
 
 /*
- * A frequency near 'khz' that CPUID.15H can express exactly and that Linux computes without
- * overflow: a multiple of 100 kHz.
+ * A frequency near 'khz' that CPUID.15H can express exactly and that Linux computes
+ * without overflow: a multiple of 100 kHz.
  */
 static inline u64 cpuid_tsc_khz_round(u64 khz)
 {

@@ -3,9 +3,9 @@
  *
  * SDM volume 2 CPUID; APM volume 3 appendix E; hypervisor leaves as VMware and KVM define
  * them. Of what the host's units execute only what the host has is offered; what Umbra
- * does itself is offered anywhere (features.def). Caches are made up: nothing depends on them.
- * Missing: performance monitoring (0AH), RDT, PT, SGX, AMX leaves: all zero.
- * No state; any thread. Runs at set-up, so it may use vector registers.
+ * does itself is offered anywhere (features.def). Caches are made up: nothing depends on
+ * them. Missing: performance monitoring (0AH), RDT, PT, SGX, AMX leaves: all zero. No
+ * state; any thread. Runs at set-up, so it may use vector registers.
  */
 #include "x86/cpuid.h"
 
@@ -16,8 +16,8 @@
 #include "x86/cpuid_models.h"
 #include "x86/xsave.h"
 
-#define DEFAULT_CRYSTAL_HZ 25000000u
-#define APICID_BITS_MAX 8
+#define DEFAULT_CRYSTAL_HZ   25000000u
+#define APICID_BITS_MAX      8
 #define HYPERVISOR_SIGNATURE "UmbraUmbraUm"
 
 /*
@@ -25,26 +25,26 @@
  * runs ahead of a check of ours, so all the "not affected" bits are true. RSBA and
  * the bits that announce further MSRs stay clear.
  */
-#define ARCH_CAP_RDCL_NO BIT(0)
-#define ARCH_CAP_IBRS_ALL BIT(1)
+#define ARCH_CAP_RDCL_NO            BIT(0)
+#define ARCH_CAP_IBRS_ALL           BIT(1)
 #define ARCH_CAP_SKIP_L1DFL_VMENTRY BIT(3)
-#define ARCH_CAP_SSB_NO BIT(4)
-#define ARCH_CAP_MDS_NO BIT(5)
-#define ARCH_CAP_PSCHANGE_MC_NO BIT(6)
-#define ARCH_CAP_TAA_NO BIT(8)
-#define ARCH_CAP_SBDR_SSDP_NO BIT(13)
-#define ARCH_CAP_FBSDP_NO BIT(14)
-#define ARCH_CAP_PSDP_NO BIT(15)
-#define ARCH_CAP_BHI_NO BIT(20)
-#define ARCH_CAP_PBRSB_NO BIT(24)
-#define ARCH_CAP_GDS_NO BIT(26)
-#define ARCH_CAP_RFDS_NO BIT(27)
-#define ARCH_CAP_ITS_NO BIT(62)
-#define ARCH_CAP_NOT_AFFECTED                                                       \
-	(ARCH_CAP_RDCL_NO | ARCH_CAP_SKIP_L1DFL_VMENTRY | ARCH_CAP_SSB_NO |         \
-	 ARCH_CAP_MDS_NO | ARCH_CAP_PSCHANGE_MC_NO | ARCH_CAP_TAA_NO |              \
-	 ARCH_CAP_SBDR_SSDP_NO | ARCH_CAP_FBSDP_NO | ARCH_CAP_PSDP_NO |             \
-	 ARCH_CAP_BHI_NO | ARCH_CAP_PBRSB_NO | ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO | \
+#define ARCH_CAP_SSB_NO             BIT(4)
+#define ARCH_CAP_MDS_NO             BIT(5)
+#define ARCH_CAP_PSCHANGE_MC_NO     BIT(6)
+#define ARCH_CAP_TAA_NO             BIT(8)
+#define ARCH_CAP_SBDR_SSDP_NO       BIT(13)
+#define ARCH_CAP_FBSDP_NO           BIT(14)
+#define ARCH_CAP_PSDP_NO            BIT(15)
+#define ARCH_CAP_BHI_NO             BIT(20)
+#define ARCH_CAP_PBRSB_NO           BIT(24)
+#define ARCH_CAP_GDS_NO             BIT(26)
+#define ARCH_CAP_RFDS_NO            BIT(27)
+#define ARCH_CAP_ITS_NO             BIT(62)
+#define ARCH_CAP_NOT_AFFECTED                                                            \
+	(ARCH_CAP_RDCL_NO | ARCH_CAP_SKIP_L1DFL_VMENTRY | ARCH_CAP_SSB_NO |              \
+	 ARCH_CAP_MDS_NO | ARCH_CAP_PSCHANGE_MC_NO | ARCH_CAP_TAA_NO |                   \
+	 ARCH_CAP_SBDR_SSDP_NO | ARCH_CAP_FBSDP_NO | ARCH_CAP_PSDP_NO |                  \
+	 ARCH_CAP_BHI_NO | ARCH_CAP_PBRSB_NO | ARCH_CAP_GDS_NO | ARCH_CAP_RFDS_NO |      \
 	 ARCH_CAP_ITS_NO)
 
 /* What is being put together. */
@@ -73,7 +73,8 @@ static void set(u32 words[FEATURE_WORDS], unsigned f, bool on)
 
 /* ---- features ---- */
 
-/* The host's features, without those whose state the host keeps in another place than we. */
+/* The host's features, without those whose state the host keeps in another place than we.
+ */
 static void host_features(struct build *b)
 {
 	const struct host_cpu *host = b->host;
@@ -139,8 +140,8 @@ static int ask_feature(struct build *b, const char *name, size_t len, bool on)
 	const char *why;
 
 	if (f < 0)
-		return error_set(b->err, -EINVAL, "-cpu: no feature is called '%.*s'", (int)len,
-				 name);
+		return error_set(b->err, -EINVAL, "-cpu: no feature is called '%.*s'",
+				 (int)len, name);
 	if (!on) {
 		set(b->t->features, f, false);
 		set(b->asked, f, false);
@@ -157,8 +158,8 @@ static int ask_feature(struct build *b, const char *name, size_t len, bool on)
 		}
 		if (cpu_feature_policy(f) == FEATURE_HOST_A && b->t->vendor != VENDOR_AMD)
 			why = "only AMD CPUs have it";
-		return error_set(b->err, -EINVAL, "-cpu: feature '%.*s': %s", (int)len, name,
-				 why);
+		return error_set(b->err, -EINVAL, "-cpu: feature '%.*s': %s", (int)len,
+				 name, why);
 	}
 	set(b->t->features, f, true);
 	set(b->asked, f, true);
@@ -176,9 +177,9 @@ static int make_consistent(struct build *b)
 					 "-cpu: feature '%.*s' needs '%.*s', which is %s",
 					 feature_name_len(f), cpu_feature_names(f),
 					 feature_name_len(need), cpu_feature_names(need),
-					 has(b->host_has, need) || offered(b, need) ?
-						 "off" :
-						 "not offered");
+					 has(b->host_has, need) || offered(b, need)
+						 ? "off"
+						 : "not offered");
 		set(b->t->features, f, false);
 	}
 	return 0;
@@ -193,7 +194,8 @@ static bool starts(const char *s, size_t len, const char *key)
 	return len >= n && !strncmp(s, key, n);
 }
 
-static int parse_number(struct build *b, const char *s, size_t len, unsigned max, unsigned *n)
+static int parse_number(struct build *b, const char *s, size_t len, unsigned max,
+			unsigned *n)
 {
 	const char *value = memchr(s, '=', len);
 	char text[16], *end;
@@ -205,8 +207,9 @@ static int parse_number(struct build *b, const char *s, size_t len, unsigned max
 	errno = 0;
 	u = strtoul(text, &end, 0);
 	if (!text[0] || *end || errno || u > max || text[0] == '-')
-		return error_set(b->err, -EINVAL, "-cpu: '%.*s': a number up to %u is needed",
-				 (int)len, s, max);
+		return error_set(b->err, -EINVAL,
+				 "-cpu: '%.*s': a number up to %u is needed", (int)len, s,
+				 max);
 	*n = (unsigned)u;
 	return 0;
 }
@@ -222,8 +225,8 @@ static int parse_vendor(struct build *b, const char *s, size_t len)
 		b->t->vendor = VENDOR_AMD;
 	else
 		return error_set(b->err, -EINVAL,
-				 "-cpu: vendor '%.*s': GenuineIntel or AuthenticAMD", (int)n,
-				 name);
+				 "-cpu: vendor '%.*s': GenuineIntel or AuthenticAMD",
+				 (int)n, name);
 	return 0;
 }
 
@@ -248,7 +251,8 @@ static int parse_property(struct build *b, const char *s, size_t len)
 	} else if (starts(s, len, "phys-bits=")) {
 		ret = parse_number(b, s, len, 52, &n);
 		if (!ret && n < 32)
-			ret = error_set(b->err, -EINVAL, "-cpu: phys-bits: from 32 to 52");
+			ret = error_set(b->err, -EINVAL,
+					"-cpu: phys-bits: from 32 to 52");
 		t->phys_bits = (u8)n;
 	} else if (starts(s, len, "model-id=")) {
 		memset(b->brand, 0, sizeof(b->brand));
@@ -271,9 +275,10 @@ static int parse_item(struct build *b, const char *s, size_t len)
 	if (*s == '+' || *s == '-')
 		return ask_feature(b, s + 1, len - 1, *s == '+');
 	if (!eq)
-		return error_set(b->err, -EINVAL,
-				 "-cpu: '%.*s': write +feature, -feature or feature=on|off",
-				 (int)len, s);
+		return error_set(
+			b->err, -EINVAL,
+			"-cpu: '%.*s': write +feature, -feature or feature=on|off",
+			(int)len, s);
 	ret = parse_property(b, s, len);
 	if (ret)
 		return MIN(ret, 0);
@@ -281,7 +286,8 @@ static int parse_item(struct build *b, const char *s, size_t len)
 		return ask_feature(b, s, name_len, true);
 	if (len - name_len == 4 && !strncmp(eq, "=off", 4))
 		return ask_feature(b, s, name_len, false);
-	return error_set(b->err, -EINVAL, "-cpu: '%.*s': on or off is needed", (int)len, s);
+	return error_set(b->err, -EINVAL, "-cpu: '%.*s': on or off is needed", (int)len,
+			 s);
 }
 
 /* Each item behind the model's name. */
@@ -314,8 +320,8 @@ static int parse_cpu(struct build *b)
 	struct cpuid_table *t = b->t;
 	int ret;
 
-	m = max ? cpu_model_max(b->host->amd ? VENDOR_AMD : VENDOR_INTEL) :
-		  cpu_model_find(text, n);
+	m = max ? cpu_model_max(b->host->amd ? VENDOR_AMD : VENDOR_INTEL)
+		: cpu_model_find(text, n);
 	if (!m)
 		return error_set(b->err, -EINVAL,
 				 "-cpu: no model is called '%.*s'; -cpu help lists them",
@@ -368,15 +374,17 @@ static int topology(struct build *b)
 	if (!r->cpus || r->cpus > 255)
 		return error_set(b->err, -EINVAL, "-smp: from 1 to 255 CPUs");
 	if (sockets > 255 || cores > 255 || threads > 255)
-		return error_set(b->err, -EINVAL, "-smp: too many sockets, cores or threads");
+		return error_set(b->err, -EINVAL,
+				 "-smp: too many sockets, cores or threads");
 	if (!cores)
 		cores = r->cpus / (sockets ? sockets : 1) / threads;
 	if (!sockets)
 		sockets = cores ? r->cpus / cores / threads : 0;
 	if (sockets * cores * threads != r->cpus)
-		return error_set(b->err, -EINVAL,
-				 "-smp: %u sockets of %u cores of %u threads are not %u CPUs",
-				 sockets, cores, threads, r->cpus);
+		return error_set(
+			b->err, -EINVAL,
+			"-smp: %u sockets of %u cores of %u threads are not %u CPUs",
+			sockets, cores, threads, r->cpus);
 	t->cpus = (u16)r->cpus;
 	t->sockets = (u16)sockets;
 	t->cores = (u16)cores;
@@ -399,7 +407,8 @@ static void put(struct build *b, u32 leaf, u32 subleaf, u32 a, u32 bx, u32 c, u3
 	struct cpuid_table *t = b->t;
 
 	if (t->count < CPUID_MAX_LEAVES)
-		t->leaf[t->count++] = (struct cpuid_leaf){ leaf, subleaf, { a, bx, c, d } };
+		t->leaf[t->count++] =
+			(struct cpuid_leaf){ leaf, subleaf, { a, bx, c, d } };
 }
 
 /* EBX, EDX, ECX of a vendor's name, or any 4 bytes of a text. */
@@ -415,13 +424,14 @@ static u32 signature(const struct cpuid_table *t)
 {
 	u32 family = MIN(t->family, 15), extended = t->family - family;
 
-	return extended << 20 | (t->model >> 4u) << 16 | family << 8 | (t->model & 0xfu) << 4 |
-	       t->stepping;
+	return extended << 20 | (t->model >> 4u) << 16 | family << 8 |
+	       (t->model & 0xfu) << 4 | t->stepping;
 }
 
-/* EAX to EDX of leaf 4 and 8000001DH. 'sharing': bits of the APIC ID below those that share it. */
-static void put_cache(struct build *b, u32 leaf, u32 subleaf, unsigned type, unsigned level,
-		      unsigned ways, unsigned sets, unsigned sharing)
+/* EAX to EDX of leaf 4 and 8000001DH. 'sharing': bits of the APIC ID below those that
+ * share it. */
+static void put_cache(struct build *b, u32 leaf, u32 subleaf, unsigned type,
+		      unsigned level, unsigned ways, unsigned sets, unsigned sharing)
 {
 	const struct cpuid_table *t = b->t;
 	u32 eax = type | level << 5 | 1u << 8 | ((1u << sharing) - 1) << 14;
@@ -455,7 +465,8 @@ static void put_xsave(struct build *b)
 	const struct cpuid_table *t = b->t;
 
 	/* EBX of subleaves 0 and 1 follow XCR0: cpuid.c. */
-	put(b, 0xd, 0, (u32)t->xcr0, 0, xsave_standard_size(t->xcr0), (u32)(t->xcr0 >> 32));
+	put(b, 0xd, 0, (u32)t->xcr0, 0, xsave_standard_size(t->xcr0),
+	    (u32)(t->xcr0 >> 32));
 	put(b, 0xd, 1, t->features[W_D_1_EAX], 0, (u32)t->xss, (u32)(t->xss >> 32));
 	for (unsigned i = 2; i < XCOMP_COUNT; i++)
 		if (t->xcr0 >> i & 1)
@@ -485,8 +496,8 @@ static void put_frequencies(struct build *b)
 		return;
 	/* Linux multiplies crystal kHz by the numerator in 32 bits. */
 	if (b->level >= 0x15 && t->tsc_khz / g * crystal_khz <= UINT32_MAX)
-		put(b, 0x15, 0, (u32)(crystal_khz / g), (u32)(t->tsc_khz / g), t->crystal_hz,
-		    0);
+		put(b, 0x15, 0, (u32)(crystal_khz / g), (u32)(t->tsc_khz / g),
+		    t->crystal_hz, 0);
 	if (b->level >= 0x16) {
 		u32 mhz = (u32)(t->tsc_khz / 1000) & 0xffff;
 
@@ -507,7 +518,8 @@ static void put_basic(struct build *b)
 	    (has(f, FEAT_CLFSH) ? 8u << 8 : 0) | (has(f, FEAT_HTT) ? logical << 16 : 0),
 	    f[W_1_ECX], f[W_1_EDX]);
 	if (!amd && b->level >= 4) {
-		/* FFH: caches are in leaf 4. F0H: 64-byte prefetch. No TLB descriptors. */
+		/* FFH: caches are in leaf 4. F0H: 64-byte prefetch. No TLB descriptors.
+		 */
 		put(b, 2, 0, 0x00000001, 0x000000f0, 0, 0x000000ff);
 		put_caches(b, 4);
 	} else if (!amd && b->level >= 2) {
@@ -561,7 +573,8 @@ static void put_amd_extended(struct build *b)
 	if (b->xlevel >= 0x8000001e && has(t->features, FEAT_TOPOEXT))
 		put(b, 0x8000001e, 0, 0, (t->threads - 1u) << 8, 0, 0);
 	if (b->xlevel >= 0x80000021)
-		put(b, 0x80000021, 0, t->features[W_821_EAX], 0, t->features[W_821_ECX], 0);
+		put(b, 0x80000021, 0, t->features[W_821_EAX], 0, t->features[W_821_ECX],
+		    0);
 }
 
 static void put_extended(struct build *b)
@@ -575,16 +588,19 @@ static void put_extended(struct build *b)
 	if (b->xlevel < 0x80000001)
 		return;
 	if (amd) {
-		put(b, 0x80000000, 0, b->xlevel, text4(name), text4(name + 8), text4(name + 4));
+		put(b, 0x80000000, 0, b->xlevel, text4(name), text4(name + 8),
+		    text4(name + 4));
 		edx |= f[W_1_EDX] & 0x0183f3ff; /* repeated from leaf 1 */
 	} else {
 		put(b, 0x80000000, 0, b->xlevel, 0, 0, 0);
 	}
 	put(b, 0x80000001, 0, amd ? signature(t) : 0, 0, f[W_81_ECX], edx);
 	for (u32 i = 0; i < 3 && b->xlevel >= 0x80000004; i++)
-		put(b, 0x80000002 + i, 0, text4(b->brand + 16 * i), text4(b->brand + 16 * i + 4),
-		    text4(b->brand + 16 * i + 8), text4(b->brand + 16 * i + 12));
-	if (amd && b->xlevel >= 0x80000005) /* TLBs; 32 KiB, 8 ways, 64 bytes a line, twice */
+		put(b, 0x80000002 + i, 0, text4(b->brand + 16 * i),
+		    text4(b->brand + 16 * i + 4), text4(b->brand + 16 * i + 8),
+		    text4(b->brand + 16 * i + 12));
+	if (amd &&
+	    b->xlevel >= 0x80000005) /* TLBs; 32 KiB, 8 ways, 64 bytes a line, twice */
 		put(b, 0x80000005, 0, 0xff48ff40, 0xff48ff40, 0x20080140, 0x20080140);
 	if (b->xlevel >= 0x80000006) /* L2 of 2 MiB, 16 ways; L3 of 16 MiB, 16 ways */
 		put(b, 0x80000006, 0, amd ? 0x48002200 : 0, amd ? 0x68004200 : 0,
@@ -595,8 +611,8 @@ static void put_extended(struct build *b)
 	if (b->xlevel >= 0x80000008) {
 		u32 nc = amd ? t->package_shift << 12 | (t->cores * t->threads - 1u) : 0;
 
-		put(b, 0x80000008, 0, t->phys_bits | (u32)t->linear_bits << 8, f[W_88_EBX], nc,
-		    0);
+		put(b, 0x80000008, 0, t->phys_bits | (u32)t->linear_bits << 8,
+		    f[W_88_EBX], nc, 0);
 	}
 	if (amd)
 		put_amd_extended(b);
@@ -637,7 +653,8 @@ static void derive(struct build *b)
 
 	t->linear_bits = has(f, FEAT_LA57) ? 57 : has(f, FEAT_LM) ? 48 : 32;
 	if (!has(f, FEAT_LM))
-		t->phys_bits = MIN(t->phys_bits, has(f, FEAT_PAE) || has(f, FEAT_PSE36) ? 36 : 32);
+		t->phys_bits = MIN(t->phys_bits,
+				   has(f, FEAT_PAE) || has(f, FEAT_PSE36) ? 36 : 32);
 	if (has(f, FEAT_XSAVE))
 		t->xcr0 = XCR0_X87 | XCR0_SSE | (has(f, FEAT_AVX) ? XCR0_AVX : 0) |
 			  (has(f, FEAT_AVX512F) ? XCR0_AVX512 : 0) |
@@ -654,7 +671,8 @@ static void derive(struct build *b)
 }
 
 int cpuid_build(struct cpuid_table *t, const struct cpuid_request *req,
-		const struct host_cpu *host, u32 features[FEATURE_WORDS], struct error *err)
+		const struct host_cpu *host, u32 features[FEATURE_WORDS],
+		struct error *err)
 {
 	struct build b = { .t = t, .req = req, .host = host, .err = err };
 	int ret;

@@ -1,15 +1,15 @@
 /*
  * The CPU models one can ask for with -cpu, as one readable table.
  *
- * Family, model, stepping and features follow QEMU's models of the same names, so that a guest
- * may move from one to the other. Features that cannot be offered (TSX, MPX, SVM ...) are
- * left out of a model without a word; see features.def.
- * No state; any thread. Runs at set-up, so it may use vector registers.
+ * Family, model, stepping and features follow QEMU's models of the same names, so that a
+ * guest may move from one to the other. Features that cannot be offered (TSX, MPX, SVM
+ * ...) are left out of a model without a word; see features.def. No state; any thread.
+ * Runs at set-up, so it may use vector registers.
  */
 #include "x86/cpuid_models.h"
 
-#include <strings.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/bits.h"
 
@@ -142,8 +142,10 @@ void cpuid_list(FILE *out)
 	unsigned column = 0;
 
 	fputs("Models (-cpu MODEL[,+feature][,-feature]):\n", out);
-	fprintf(out, "  %-20s %s\n", "max", "everything that can be offered here (default)");
-	fprintf(out, "  %-20s %s\n", "host", "max, with the name and number of the host's CPU");
+	fprintf(out, "  %-20s %s\n", "max",
+		"everything that can be offered here (default)");
+	fprintf(out, "  %-20s %s\n", "host",
+		"max, with the name and number of the host's CPU");
 	for (size_t i = 0; i < ARRAY_SIZE(models); i++)
 		fprintf(out, "  %-20s %s\n", models[i].name, models[i].brand);
 	fputs("\nFeatures:\n", out);

@@ -11,9 +11,10 @@ struct cpu_model {
 	u8 model;
 	u8 stepping;
 	u8 phys_bits;
-	u32 level, xlevel;    /* highest basic and extended leaf */
+	u32 level, xlevel; /* highest basic and extended leaf */
 	const char *brand;
-	const char *features; /* separated by spaces; what cannot be offered is left out */
+	const char
+		*features; /* separated by spaces; what cannot be offered is left out */
 };
 
 /* NULL when i is too large. */

@@ -1,9 +1,9 @@
 /*
  * Names, policies and dependencies of CPU features.
  *
- * SDM volume 1 chapter 5 and sections 14.x (what each extension requires), volume 2 CPUID;
- * APM volume 3 appendix E. The list itself is features.def.
- * No state; any thread. Runs at set-up, so it may use vector registers.
+ * SDM volume 1 chapter 5 and sections 14.x (what each extension requires), volume 2
+ * CPUID; APM volume 3 appendix E. The list itself is features.def. No state; any thread.
+ * Runs at set-up, so it may use vector registers.
  */
 #include "x86/features.h"
 
@@ -16,7 +16,7 @@ static const struct feature {
 	u8 policy; /* enum feature_policy */
 	const char *names;
 } features[] = {
-#define F(id_, names_, word, bit, policy_) \
+#define F(id_, names_, word, bit, policy_)                                               \
 	{ .id = (word)*32 + (bit), .policy = policy_, .names = names_ },
 #include "x86/features.def"
 #undef F

@@ -10,21 +10,21 @@
 #include "base/types.h"
 
 enum feature_word {
-	W_1_EDX,      /* CPUID.01H:EDX */
-	W_1_ECX,      /* CPUID.01H:ECX */
-	W_7_EBX,      /* CPUID.(07H,0):EBX */
+	W_1_EDX, /* CPUID.01H:EDX */
+	W_1_ECX, /* CPUID.01H:ECX */
+	W_7_EBX, /* CPUID.(07H,0):EBX */
 	W_7_ECX,
 	W_7_EDX,
-	W_7_1_EAX,    /* CPUID.(07H,1):EAX */
+	W_7_1_EAX, /* CPUID.(07H,1):EAX */
 	W_7_1_EDX,
-	W_7_2_EDX,    /* CPUID.(07H,2):EDX */
-	W_D_1_EAX,    /* CPUID.(0DH,1):EAX */
-	W_6_EAX,      /* CPUID.06H:EAX */
-	W_81_EDX,     /* CPUID.80000001H:EDX */
+	W_7_2_EDX, /* CPUID.(07H,2):EDX */
+	W_D_1_EAX, /* CPUID.(0DH,1):EAX */
+	W_6_EAX,   /* CPUID.06H:EAX */
+	W_81_EDX,  /* CPUID.80000001H:EDX */
 	W_81_ECX,
-	W_87_EDX,     /* CPUID.80000007H:EDX */
-	W_88_EBX,     /* CPUID.80000008H:EBX */
-	W_821_EAX,    /* CPUID.80000021H:EAX */
+	W_87_EDX,  /* CPUID.80000007H:EDX */
+	W_88_EBX,  /* CPUID.80000008H:EBX */
+	W_821_EAX, /* CPUID.80000021H:EAX */
 	W_821_ECX,
 	FEATURE_WORDS,
 };
@@ -33,8 +33,11 @@ enum feature_word {
 enum feature_policy {
 	/* Executed by the host's units: offered when the host has it too. */
 	FEATURE_HOST,
-	/* Done by Umbra: offered on any host. _I and _A: on a CPU of that vendor alone. */
-	FEATURE_OURS, FEATURE_OURS_I, FEATURE_OURS_A,
+	/* Done by Umbra: offered on any host. _I and _A: on a CPU of that vendor alone.
+	 */
+	FEATURE_OURS,
+	FEATURE_OURS_I,
+	FEATURE_OURS_A,
 	FEATURE_HOST_A,
 	/* Done by Umbra, in no model: must be asked for. */
 	FEATURE_ASK,
@@ -60,7 +63,7 @@ const char *cpu_feature_names(unsigned feature);
 enum feature_policy cpu_feature_policy(unsigned feature);
 
 /*
- * The first feature of the set that lacks something it needs, with what it needs in *need;
- * -1 when the set is consistent.
+ * The first feature of the set that lacks something it needs, with what it needs in
+ * *need; -1 when the set is consistent.
  */
 int cpu_feature_inconsistent(const u32 set[FEATURE_WORDS], int *need);

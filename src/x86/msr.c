@@ -2,9 +2,9 @@
  * Model-specific registers: storage, reserved bits, and the few with rules of their own.
  *
  * SDM volume 4 chapter 2, volume 3 sections 4.5.2 (canonical), 12.11 (MTRR), 12.12 (PAT),
- * 16.3 (machine check); APM volume 2 appendix A. The list is msr.def; time stamp, local APIC and
- * what the list lacks are v->platform's. Memory types are stored and checked but have no
- * effect, machine checks never happen, DEBUGCTL.BTF is kept but not acted upon.
+ * 16.3 (machine check); APM volume 2 appendix A. The list is msr.def; time stamp, local
+ * APIC and what the list lacks are v->platform's. Memory types are stored and checked but
+ * have no effect, machine checks never happen, DEBUGCTL.BTF is kept but not acted upon.
  * Thread: the owner of the vCPU. No vector registers: runs with guest state live, so
  * nothing is logged here.
  */
@@ -14,10 +14,10 @@
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 
-#define SPEC_CTRL_IBRS BIT(0)
+#define SPEC_CTRL_IBRS  BIT(0)
 #define SPEC_CTRL_STIBP BIT(1)
-#define SPEC_CTRL_SSBD BIT(2)
-#define PRED_CMD_IBPB BIT(0)
+#define SPEC_CTRL_SSBD  BIT(2)
+#define PRED_CMD_IBPB   BIT(0)
 
 /* clang-format off */
 static const struct msr_def defs[] = {
@@ -94,7 +94,8 @@ static bool exists(const struct vcpu *v, const struct msr_def *d)
 	case 0x49: /* PRED_CMD */
 		return cpu_has(v, FEAT_SPEC_CTRL) || cpu_has(v, FEAT_AMD_IBPB);
 	case 0xc0000080: /* EFER */
-		return cpu_has(v, FEAT_SYSCALL) || cpu_has(v, FEAT_NX) || cpu_has(v, FEAT_LM);
+		return cpu_has(v, FEAT_SYSCALL) || cpu_has(v, FEAT_NX) ||
+		       cpu_has(v, FEAT_LM);
 	case 0xc0000103: /* TSC_AUX */
 		return cpu_has(v, FEAT_RDTSCP) || cpu_has(v, FEAT_RDPID);
 	case 0xc0011029: /* DE_CFG */ return v->cpuid->family >= 0x10;
@@ -137,7 +138,8 @@ static u64 above_phys(const struct vcpu *v)
 static bool mtrr_valid(const struct vcpu *v, u32 msr, u64 val)
 {
 	if (msr == 0x2ff) /* E, FE, type */
-		return !(val & ~(BITS(11, 10) | BITS(7, 0))) && mtrr_type_valid(val & 0xff);
+		return !(val & ~(BITS(11, 10) | BITS(7, 0))) &&
+		       mtrr_type_valid(val & 0xff);
 	if (msr >= 0x250 && msr <= 0x26f)
 		return mtrr_fixed_valid(val);
 	if (msr & 1) /* PHYSMASKn: V and mask */
@@ -175,7 +177,8 @@ static bool table_has(const struct vcpu *v, enum cpu_feature f)
 static bool misc_enable_write(struct vcpu *v, u64 val)
 {
 	const u64 read_only = MISC_ENABLE_BTS_UNAVAILABLE | MISC_ENABLE_PEBS_UNAVAILABLE;
-	/* Fast strings, thermal control, performance monitoring, FERR, SpeedStep, xTPR. */
+	/* Fast strings, thermal control, performance monitoring, FERR, SpeedStep, xTPR.
+	 */
 	u64 valid = BIT(0) | BIT(3) | BIT(7) | BIT(10) | read_only | BIT(16) |
 		    MISC_ENABLE_LIMIT_CPUID | BIT(23);
 
@@ -250,7 +253,8 @@ static bool write_special(struct vcpu *v, const struct msr_def *d, u64 val)
 	case 0xc0000103: return tsc_aux_write(v, val);
 	case 0xc0010016:
 	case 0xc0010018: /* IORR_BASE: RdMem, WrMem */
-		return store_if(v, d, val, !(val & (above_phys(v) | BITS(11, 5) | BITS(2, 0))));
+		return store_if(v, d, val,
+				!(val & (above_phys(v) | BITS(11, 5) | BITS(2, 0))));
 	case 0xc0010017:
 	case 0xc0010019: /* IORR_MASK: V */
 		return store_if(v, d, val, !(val & (above_phys(v) | BITS(10, 0))));
@@ -290,10 +294,12 @@ static bool platform_write(struct vcpu *v, u32 msr, u64 val)
 	return raise_gp0(v);
 }
 
-/* The x2APIC registers are there when the CPU can have that mode; the APIC checks the rest. */
+/* The x2APIC registers are there when the CPU can have that mode; the APIC checks the
+ * rest. */
 static bool absent_range(const struct vcpu *v, u32 msr)
 {
-	return msr >= IA32_X2APIC_FIRST && msr <= IA32_X2APIC_LAST && !cpu_has(v, FEAT_X2APIC);
+	return msr >= IA32_X2APIC_FIRST && msr <= IA32_X2APIC_LAST &&
+	       !cpu_has(v, FEAT_X2APIC);
 }
 
 bool msr_read(struct vcpu *v, u32 msr, u64 *val)

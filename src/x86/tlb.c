@@ -16,7 +16,7 @@
 bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, struct tlb_hit *hit)
 {
 	unsigned slot = tlb_slot(lin);
-	struct tlb_entry *e = &v->tlb.e[idx][slot];
+	struct tlb_way *t = &v->tlb.way[idx];
 	const struct phys_region *r;
 	u64 page = lin & PAGE_MASK;
 	struct walk w;
@@ -42,22 +42,20 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, stru
 	flags = r->page_flags + ((w.gpa - r->base) >> PAGE_SHIFT);
 	hit->code = *flags & PAGE_CODE;
 
-	if (e->read != page && e->write != page && e->exec != page)
-		e->read = e->write = e->exec = TLB_NONE;
-	e->addend = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
-	v->tlb.gpa[idx][slot] = w.gpa & PAGE_MASK;
-	v->tlb.global[idx][slot] = w.global;
-	v->tlb.shift[idx][slot] = w.page_shift;
+	t->addend[slot] = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
+	t->gpa[slot] = w.gpa & PAGE_MASK;
+	t->global[slot] = w.global;
+	t->shift[slot] = w.page_shift;
 	if (w.page_shift > PAGE_SHIFT)
 		v->tlb.large[idx] = true;
-	e->exec = w.rights & BIT(ACC_EXEC) ? page : TLB_NONE;
-	e->read = e->write = TLB_NONE;
+	t->exec[slot] = w.rights & BIT(ACC_EXEC) ? tlb_tag(page) : TLB_NONE;
+	t->read[slot] = t->write[slot] = TLB_NONE;
 	if (unlikely(debug_page_watched(v, lin)))
 		return true;
 	if (w.rights & BIT(ACC_READ))
-		e->read = page;
+		t->read[slot] = tlb_tag(page);
 	if ((w.rights & BIT(ACC_WRITE)) && w.dirty && !hit->code && r->kind == PHYS_RAM)
-		e->write = page;
+		t->write[slot] = tlb_tag(page);
 	return true;
 }
 
@@ -67,9 +65,9 @@ static void flushed(struct vcpu *v, u64 page)
 		v->tlb_flushed(v, page);
 }
 
-static void drop(struct tlb_entry *e)
+static void drop(struct tlb_way *t, unsigned slot)
 {
-	e->read = e->write = e->exec = TLB_NONE;
+	t->read[slot] = t->write[slot] = t->exec[slot] = TLB_NONE;
 }
 
 void tlb_flush_all(struct vcpu *v)
@@ -77,7 +75,7 @@ void tlb_flush_all(struct vcpu *v)
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
 		for (unsigned s = 0; s < TLB_SIZE; s++)
-			drop(&v->tlb.e[i][s]);
+			drop(&v->tlb.way[i], s);
 		v->tlb.large[i] = false;
 	}
 	flushed(v, ~UINT64_C(0));
@@ -88,48 +86,46 @@ void tlb_flush_nonglobal(struct vcpu *v)
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		for (unsigned s = 0; s < TLB_SIZE; s++)
-			if (!v->tlb.global[i][s])
-				drop(&v->tlb.e[i][s]);
+			if (!v->tlb.way[i].global[s])
+				drop(&v->tlb.way[i], s);
 	flushed(v, ~UINT64_C(0));
 }
 
-/* The page size of any cached piece of the large page around 'lin' in this TLB, 0 if none. */
-static void drop_large(struct vcpu *v, enum mmu_idx idx, gva_t lin)
+/* Is this entry, of whatever access, a piece of the page around 'lin'? */
+static bool covers(const struct tlb_way *t, unsigned slot, gva_t lin)
 {
-	for (unsigned s = 0; s < TLB_SIZE; s++) {
-		struct tlb_entry *e = &v->tlb.e[idx][s];
-		unsigned shift = v->tlb.shift[idx][s];
-		u64 tag = e->read != TLB_NONE ? e->read : e->exec != TLB_NONE ? e->exec : e->write;
+	u64 tag = t->read[slot] != TLB_NONE   ? t->read[slot]
+		  : t->exec[slot] != TLB_NONE ? t->exec[slot]
+					      : t->write[slot];
 
-		if (tag != TLB_NONE && (tag ^ lin) >> shift == 0)
-			drop(e);
-	}
+	return tag != TLB_NONE && (-tag ^ lin) >> t->shift[slot] == 0;
 }
 
 void tlb_flush_page(struct vcpu *v, gva_t lin)
 {
-	u64 page = lin & PAGE_MASK;
 	bool large = false;
 
 	v->stats->tlb_flush_pages++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
-		struct tlb_entry *e = &v->tlb.e[i][tlb_slot(lin)];
+		struct tlb_way *t = &v->tlb.way[i];
 
-		if (e->read == page || e->write == page || e->exec == page)
-			drop(e);
-		if (v->tlb.large[i]) {
-			drop_large(v, i, lin);
-			large = true;
-		}
+		if (covers(t, tlb_slot(lin), lin))
+			drop(t, tlb_slot(lin));
+		if (!v->tlb.large[i])
+			continue;
+		large = true;
+		for (unsigned s = 0; s < TLB_SIZE; s++)
+			if (covers(t, s, lin))
+				drop(t, s);
 	}
 	/* Code of a large page may be cached under other linear pages. */
-	flushed(v, large ? ~UINT64_C(0) : page);
+	flushed(v, large ? ~UINT64_C(0) : lin & PAGE_MASK);
 }
 
 void tlb_protect_code(struct vcpu *v, gpa_t page)
 {
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		for (unsigned s = 0; s < TLB_SIZE; s++)
-			if (v->tlb.gpa[i][s] == (page & PAGE_MASK))
-				v->tlb.e[i][s].write = TLB_NONE;
+			if (v->tlb.way[i].gpa[s] == (page & PAGE_MASK))
+				v->tlb.way[i].write[s] = TLB_NONE;
 }

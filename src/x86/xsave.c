@@ -1,12 +1,12 @@
 /*
  * Saving and restoring x87, SSE and extended state.
  *
- * SDM volume 1 sections 8.1.8 to 8.1.10 (x87 environment), 10.5 (FXSAVE), 13.5 to 13.12 (XSAVE
- * and relatives), volume 2 for the order of faults. Details that the manual leaves open
- * (which bytes of an image stay untouched, how FCW, FSW and FIP are normalized) are those
- * measured on an Intel host; tests/unit/x86_xsave.c holds them equal.
- * Left out: the modified optimization of XSAVEOPT and XSAVES (writing a component that did not
- * change is allowed), supervisor components (IA32_XSS is 0), AMD's FXSAVE that leaves the
+ * SDM volume 1 sections 8.1.8 to 8.1.10 (x87 environment), 10.5 (FXSAVE), 13.5 to 13.12
+ * (XSAVE and relatives), volume 2 for the order of faults. Details that the manual leaves
+ * open (which bytes of an image stay untouched, how FCW, FSW and FIP are normalized) are
+ * those measured on an Intel host; tests/unit/x86_xsave.c holds them equal. Left out: the
+ * modified optimization of XSAVEOPT and XSAVES (writing a component that did not change
+ * is allowed), supervisor components (IA32_XSS is 0), AMD's FXSAVE that leaves the
  * pointers alone without a pending exception.
  * Thread: the owner of the vCPU. No vector registers: nothing here copies through libc.
  */
@@ -16,12 +16,12 @@
 #include "x86/cr.h"
 #include "x86/msr.h"
 
-#define FCW_INIT 0x37f
-#define FCW_VALID 0x1f3f
-#define FCW_ONE 0x40
+#define FCW_INIT       0x37f
+#define FCW_VALID      0x1f3f
+#define FCW_ONE        0x40
 #define FSW_EXCEPTIONS 0x3f
-#define FSW_ES BIT(7)
-#define FSW_B BIT(15)
+#define FSW_ES         BIT(7)
+#define FSW_B          BIT(15)
 
 /* The components that have bytes in v->xsave. */
 #define VECTOR_BITS (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512)
@@ -53,14 +53,13 @@ static u32 mxcsr(const struct vcpu *v)
 
 /* ---- the parked state ---- */
 
-u64 xsave_inuse(const struct vcpu *v)
+/* XINUSE as XSAVE and XSAVEOPT see it. */
+static u64 inuse(const struct vcpu *v)
 {
 	u64 bv = get(v, XSAVE_XSTATE_BV, 8) & VECTOR_BITS;
 
 	if (v->fip | v->fdp | v->fcs | v->fds | v->fop)
 		bv |= XCR0_X87;
-	if (mxcsr(v) != MXCSR_INIT)
-		bv |= XCR0_SSE;
 	if (v->pkru)
 		bv |= XCR0_PKRU;
 	if (!in_64bit(v)) /* registers 16 to 31 do not exist there: SDM 1 section 13.6 */
@@ -68,9 +67,15 @@ u64 xsave_inuse(const struct vcpu *v)
 	return bv;
 }
 
+/* For the others MXCSR belongs to SSE: SDM 1 sections 13.6, 13.10. */
+u64 xsave_inuse(const struct vcpu *v)
+{
+	return inuse(v) | (mxcsr(v) != MXCSR_INIT ? XCR0_SSE : 0);
+}
+
 /*
- * Bytes 0 to 31 as the instruction shows them; area_tidy() afterwards. They can be formatted
- * in place as the pointers there mean nothing.
+ * Bytes 0 to 31 as the instruction shows them; area_tidy() afterwards. They can be
+ * formatted in place as the pointers there mean nothing.
  */
 static void format_legacy(struct vcpu *v, bool rexw)
 {
@@ -170,8 +175,8 @@ void xsave_reset(struct vcpu *v)
 {
 	clear(v->xsave, XSAVE_AREA_SIZE);
 	/*
-	 * After power-up FCW is 0040H and all registers are tagged valid, +0; FNINIT brings
-	 * 037FH. SDM 3 table 10-1.
+	 * After power-up FCW is 0040H and all registers are tagged valid, +0; FNINIT
+	 * brings 037FH. SDM 3 table 10-1.
 	 */
 	set_control(v, 0x40, 0, 0xff);
 	set_pointers(v, 0, 0, 0, 0, 0);
@@ -183,8 +188,10 @@ void xsave_reset(struct vcpu *v)
 
 /* ---- checks ---- */
 
-/* The linear address of an image of 'align'-aligned bytes. Its end is checked by the access. */
-static bool aligned(struct vcpu *v, unsigned sreg, u64 off, enum access acc, unsigned align)
+/* The linear address of an image of 'align'-aligned bytes. Its end is checked by the
+ * access. */
+static bool aligned(struct vcpu *v, unsigned sreg, u64 off, enum access acc,
+		    unsigned align)
 {
 	gva_t lin;
 
@@ -233,7 +240,8 @@ static void piece_add(struct pieces *l, u32 at, u32 area, u32 len)
 		l->p[l->count++] = (struct piece){ at, area, len };
 }
 
-/* Bytes of component i that exist in this mode: outside 64-bit mode half the registers. */
+/* Bytes of component i that exist in this mode: outside 64-bit mode half the registers.
+ */
 static u32 comp_len(const struct vcpu *v, unsigned i)
 {
 	u32 size = xcomp_layout[i].size;
@@ -297,10 +305,12 @@ static bool pieces_write(struct vcpu *v, unsigned sreg, u64 off, const struct pi
 	return mem_write_bytes(v, sreg, off + XSAVE_XSTATE_BV, header, header_len);
 }
 
-static bool pieces_read(struct vcpu *v, unsigned sreg, u64 off, const struct pieces *l, u8 *img)
+static bool pieces_read(struct vcpu *v, unsigned sreg, u64 off, const struct pieces *l,
+			u8 *img)
 {
 	for (unsigned i = 0; i < l->count; i++)
-		if (!mem_read_bytes(v, sreg, off + l->p[i].at, img + l->p[i].area, l->p[i].len))
+		if (!mem_read_bytes(v, sreg, off + l->p[i].at, img + l->p[i].area,
+				    l->p[i].len))
 			return false;
 	return true;
 }
@@ -329,14 +339,15 @@ bool xsave_save(struct vcpu *v, unsigned sreg, u64 off, enum xsave_kind kind, u6
 	if (!aligned(v, sreg, off, ACC_WRITE, 64))
 		return false;
 	rfbm &= v->xcr0 | (kind == XSAVE_XSAVES ? v->msr[MSRI_XSS] : 0);
-	bv = xsave_inuse(v) & rfbm;
+	bv = (compact ? xsave_inuse(v) : inuse(v)) & rfbm;
 	which = kind == XSAVE_XSAVE ? rfbm : bv;
 	if (compact) {
 		pieces_of(v, &l, which, rfbm, true, which & XCR0_SSE);
 		header[0] = bv;
 		header[1] = rfbm | XCOMP_COMPACTED;
 	} else {
-		pieces_of(v, &l, which, ~UINT64_C(0), false, rfbm & (XCR0_SSE | XCR0_AVX));
+		pieces_of(v, &l, which, ~UINT64_C(0), false,
+			  rfbm & (XCR0_SSE | XCR0_AVX));
 		if (!mem_read_bytes(v, sreg, off + XSAVE_XSTATE_BV, header, 8))
 			return false;
 		header[0] = (header[0] & ~rfbm) | bv;
@@ -350,7 +361,8 @@ bool xsave_save(struct vcpu *v, unsigned sreg, u64 off, enum xsave_kind kind, u6
 /* ---- XRSTOR ---- */
 
 /* SDM 1 sections 13.8.1 and 13.8.2, 13.12: what in a header gives #GP. */
-static bool header_valid(const struct vcpu *v, const u64 h[8], u64 enabled, bool supervisor)
+static bool header_valid(const struct vcpu *v, const u64 h[8], u64 enabled,
+			 bool supervisor)
 {
 	if (!(h[1] & XCOMP_COMPACTED))
 		return !supervisor && !(h[0] & ~enabled) && !h[1] && !h[2];
@@ -363,7 +375,8 @@ static bool header_valid(const struct vcpu *v, const u64 h[8], u64 enabled, bool
 	return true;
 }
 
-static void set_component(struct vcpu *v, unsigned i, unsigned off, u32 len, const u8 *img)
+static void set_component(struct vcpu *v, unsigned i, unsigned off, u32 len,
+			  const u8 *img)
 {
 	if (img) {
 		copy(v->xsave + off, img + off, len);
@@ -375,7 +388,8 @@ static void set_component(struct vcpu *v, unsigned i, unsigned off, u32 len, con
 	}
 }
 
-/* Make the state that of 'img' (laid out like v->xsave), or initial. Nothing can fail here. */
+/* Make the state that of 'img' (laid out like v->xsave), or initial. Nothing can fail
+ * here. */
 static void restore_commit(struct vcpu *v, const u8 *img, u64 rfbm, u64 load, bool rexw)
 {
 	if (load & XCR0_X87)
@@ -399,7 +413,8 @@ static void restore_commit(struct vcpu *v, const u8 *img, u64 rfbm, u64 load, bo
 	}
 }
 
-bool xsave_restore(struct vcpu *v, unsigned sreg, u64 off, bool supervisor, u64 rfbm, bool rexw)
+bool xsave_restore(struct vcpu *v, unsigned sreg, u64 off, bool supervisor, u64 rfbm,
+		   bool rexw)
 {
 	u8 img[XSAVE_AREA_SIZE];
 	struct pieces l;
@@ -420,7 +435,8 @@ bool xsave_restore(struct vcpu *v, unsigned sreg, u64 off, bool supervisor, u64 
 	compact = h[1] & XCOMP_COMPACTED;
 	rfbm &= enabled;
 	load = rfbm & h[0];
-	/* In the standard form MXCSR does not follow XSTATE_BV; compacted, it is part of SSE. */
+	/* In the standard form MXCSR does not follow XSTATE_BV; compacted, it is part of
+	 * SSE. */
 	mx = compact ? load & XCR0_SSE : rfbm & (XCR0_SSE | XCR0_AVX);
 	pieces_of(v, &l, load, compact ? h[1] : ~UINT64_C(0), compact, mx);
 	if (!pieces_read(v, sreg, off, &l, img))
@@ -568,6 +584,22 @@ static void env_format(const struct vcpu *v, u8 env[28], unsigned opsize)
 		le_store(env + i * size, w[i], size);
 }
 
+/*
+ * ST(i) is another register when TOP changes: move the contents so that each stays in
+ * the register it is in.
+ */
+static void turn_stack(struct vcpu *v, u64 fsw)
+{
+	unsigned by = (unsigned)((fsw >> 11) - (get(v, XSAVE_FSW, 2) >> 11)) & 7;
+	u64 st[16];
+
+	if (!by)
+		return;
+	copy(st, v->xsave + XSAVE_ST, 128);
+	for (unsigned i = 0; i < 8; i++)
+		copy(v->xsave + XSAVE_ST + i * 16, &st[2 * ((i + by) & 7)], 16);
+}
+
 static void env_load(struct vcpu *v, const u8 env[28], unsigned opsize)
 {
 	unsigned size = opsize == 2 ? 2 : 4;
@@ -575,10 +607,12 @@ static void env_load(struct vcpu *v, const u8 env[28], unsigned opsize)
 
 	for (unsigned i = 0; i < 7; i++)
 		w[i] = le_load(env + i * size, size);
+	turn_stack(v, w[1]);
 	set_control(v, w[0] & 0xffff, w[1] & 0xffff, abridged_tags(w[2]));
 	if (in_real_or_v86(v))
 		set_pointers(v, (w[3] & 0xffff) | (w[4] >> 12 & 0xffff) << 16,
-			     (w[5] & 0xffff) | (w[6] >> 12 & 0xffff) << 16, 0, 0, (u16)w[4]);
+			     (w[5] & 0xffff) | (w[6] >> 12 & 0xffff) << 16, 0, 0,
+			     (u16)w[4]);
 	else
 		set_pointers(v, w[3], w[5], (u16)w[4], (u16)w[6],
 			     size == 4 ? (u16)(w[4] >> 16) : 0);
@@ -614,6 +648,7 @@ bool fldenv(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize)
 void fninit(struct vcpu *v)
 {
 	/* The registers keep their contents and become empty. */
+	turn_stack(v, 0);
 	set_control(v, FCW_INIT, 0, 0);
 	set_pointers(v, 0, 0, 0, 0, 0);
 	set_inuse(v, XCR0_X87);
@@ -622,8 +657,7 @@ void fninit(struct vcpu *v)
 bool fnsave(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize)
 {
 	u8 img[28 + 80];
-	unsigned n = env_size(opsize), top;
-	u64 st[16];
+	unsigned n = env_size(opsize);
 
 	if (!x87_allowed(v))
 		return false;
@@ -632,11 +666,6 @@ bool fnsave(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize)
 		copy(img + n + 10 * i, v->xsave + XSAVE_ST + 16 * i, 10);
 	if (!mem_write_bytes(v, sreg, off, img, n + 80))
 		return false;
-	/* With TOP now 0, ST(i) is another register: keep the contents where they are. */
-	top = (unsigned)get(v, XSAVE_FSW, 2) >> 11 & 7;
-	copy(st, v->xsave + XSAVE_ST, 128);
-	for (unsigned i = 0; i < 8; i++)
-		copy(v->xsave + XSAVE_ST + ((i + top) & 7) * 16, &st[2 * i], 16);
 	fninit(v);
 	return true;
 }
@@ -669,8 +698,8 @@ static bool avx_allowed(struct vcpu *v)
 {
 	const u64 need = XCR0_SSE | XCR0_AVX;
 
-	if (!cpu_has(v, FEAT_AVX) || !(v->cr4 & CR4_OSXSAVE) || (v->xcr0 & need) != need ||
-	    in_real_or_v86(v))
+	if (!cpu_has(v, FEAT_AVX) || !(v->cr4 & CR4_OSXSAVE) ||
+	    (v->xcr0 & need) != need || in_real_or_v86(v))
 		return raise_ud(v);
 	return v->cr0 & CR0_TS ? raise_vec(v, VEC_NM) : true;
 }
@@ -684,12 +713,14 @@ bool ldmxcsr(struct vcpu *v, unsigned sreg, u64 off, bool vex)
 	if (val & ~(u64)MXCSR_MASK)
 		return raise_gp0(v);
 	put(v, XSAVE_MXCSR, val, 4);
+	set_inuse(v, XCR0_SSE);
 	return true;
 }
 
 bool stmxcsr(struct vcpu *v, unsigned sreg, u64 off, bool vex)
 {
-	return (vex ? avx_allowed(v) : sse_allowed(v)) && mem_write(v, sreg, off, 4, mxcsr(v));
+	return (vex ? avx_allowed(v) : sse_allowed(v)) &&
+	       mem_write(v, sreg, off, 4, mxcsr(v));
 }
 
 /* ---- XCR0 ---- */

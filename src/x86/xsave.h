@@ -2,16 +2,16 @@
  * Saving and restoring x87, SSE and extended state: FXSAVE, FNSAVE, FNSTENV, XSAVE and
  * their relatives. SDM volume 1 chapters 8, 10.5 and 13.
  *
- * v->xsave is the guest's state in the standard (non-compacted) format, whose layout, below,
- * is also what CPUID.0DH tells the guest and what current hosts use. XSTATE_BV of its
- * header is XINUSE: a component whose bit is clear is in its initial configuration, and its
- * bytes say so too. MXCSR is always valid. PKRU is not in it but in v->pkru, and the
- * instruction and operand pointers are in v->fip and its neighbours; those bytes of the area
- * are copies.
+ * v->xsave is the guest's state in the standard (non-compacted) format, whose layout,
+ * below, is also what CPUID.0DH tells the guest and what current hosts use. XSTATE_BV of
+ * its header is XINUSE: a component whose bit is clear is in its initial configuration,
+ * and its bytes say so too. MXCSR is always valid. PKRU is not in it but in v->pkru, and
+ * the instruction and operand pointers are in v->fip and its neighbours; those bytes of
+ * the area are copies.
  *
- * All functions work on the state parked in v->xsave: the caller has parked live registers
- * (and reloads them after a restore). False: a fault was raised and nothing changed. Thread: the
- * owner of the vCPU.
+ * All functions work on the state parked in v->xsave: the caller has parked live
+ * registers (and reloads them after a restore). False: a fault was raised and nothing
+ * changed. Thread: the owner of the vCPU.
  */
 #pragma once
 
@@ -54,10 +54,8 @@ struct xcomp {
 #define XCOMP_COUNT 10
 
 static const struct xcomp xcomp_layout[XCOMP_COUNT] = {
-	[2] = { XSAVE_YMM, 256, false },
-	[5] = { XSAVE_OPMASK, 64, false },
-	[6] = { XSAVE_ZMM_HI256, 512, false },
-	[7] = { XSAVE_HI16_ZMM, 1024, false },
+	[2] = { XSAVE_YMM, 256, false },       [5] = { XSAVE_OPMASK, 64, false },
+	[6] = { XSAVE_ZMM_HI256, 512, false }, [7] = { XSAVE_HI16_ZMM, 1024, false },
 	[9] = { XSAVE_PKRU, 8, false },
 };
 
@@ -89,20 +87,22 @@ static inline u32 xsave_compacted_size(u64 mask)
 enum xsave_kind { XSAVE_XSAVE, XSAVE_XSAVEOPT, XSAVE_XSAVEC, XSAVE_XSAVES };
 
 /*
- * 'rfbm' is EDX:EAX. 'rexw': the 64-bit form (FIP and FDP of 64 bits instead of selectors).
- * #UD without CR4.OSXSAVE or the feature, #NM with CR0.TS, #GP for alignment and, of XSAVES and
- * XRSTORS, CPL: all done here. 'off' is the offset in 'sreg', cut to the address size.
+ * 'rfbm' is EDX:EAX. 'rexw': the 64-bit form (FIP and FDP of 64 bits instead of
+ * selectors). #UD without CR4.OSXSAVE or the feature, #NM with CR0.TS, #GP for alignment
+ * and, of XSAVES and XRSTORS, CPL: all done here. 'off' is the offset in 'sreg', cut to
+ * the address size.
  */
 bool xsave_save(struct vcpu *v, unsigned sreg, u64 off, enum xsave_kind kind, u64 rfbm,
 		bool rexw);
-bool xsave_restore(struct vcpu *v, unsigned sreg, u64 off, bool supervisor, u64 rfbm, bool rexw);
+bool xsave_restore(struct vcpu *v, unsigned sreg, u64 off, bool supervisor, u64 rfbm,
+		   bool rexw);
 
 bool fxsave(struct vcpu *v, unsigned sreg, u64 off, bool rexw);
 bool fxrstor(struct vcpu *v, unsigned sreg, u64 off, bool rexw);
 
 /*
- * The forms that do not wait; opsize 2 or 4 (8 is taken as 4). Pending x87 exceptions before FLDENV and
- * FRSTOR are the caller's.
+ * The forms that do not wait; opsize 2 or 4 (8 is taken as 4). Pending x87 exceptions
+ * before FLDENV and FRSTOR are the caller's.
  */
 bool fnstenv(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize);
 bool fldenv(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize);
@@ -119,8 +119,9 @@ bool stmxcsr(struct vcpu *v, unsigned sreg, u64 off, bool vex);
 bool xgetbv(struct vcpu *v, u32 index, u64 *val);
 bool xsetbv(struct vcpu *v, u32 index, u64 val);
 
-/* XINUSE with PKRU counted in. */
+/* XINUSE as XGETBV and XSAVEC have it: PKRU and a changed MXCSR counted in. */
 u64 xsave_inuse(const struct vcpu *v);
 
-/* Power-up state of v->xsave, v->fip and so on, v->pkru (SDM 3 table 10-1); INIT keeps it all. */
+/* Power-up state of v->xsave, v->fip and so on, v->pkru (SDM 3 table 10-1); INIT keeps it
+ * all. */
 void xsave_reset(struct vcpu *v);

@@ -91,22 +91,22 @@ static inline void fuzz_time_check(struct fuzz_time *t)
  * The chip's state goes out, comes back and goes out the same; or one byte of it is
  * changed on the way and it is refused, or loaded and then lived with.
  */
-#define FUZZ_SAVE_LOAD(thing, chip, damage)                                     \
-	do {                                                                    \
-		struct state_buf a_ = { 0 }, b_ = { 0 };                        \
-		struct error err_ = { 0 };                                      \
-		unsigned at_ = (damage);                                        \
-                                                                                \
-		thing##_save(chip, &a_);                                        \
-		if (at_) {                                                      \
-			a_.data[at_ * 7 % a_.len] ^= (u8)(1 + at_ % 255);       \
-			(void)thing##_load(chip, &a_, &err_);                   \
-		} else {                                                        \
-			check(thing##_load(chip, &a_, &err_) == 0);             \
-			thing##_save(chip, &b_);                                \
-			check(a_.len == b_.len);                                \
-			check(!memcmp(a_.data, b_.data, a_.len));               \
-		}                                                               \
-		state_buf_fini(&a_);                                            \
-		state_buf_fini(&b_);                                            \
+#define FUZZ_SAVE_LOAD(thing, chip, damage)                                              \
+	do {                                                                             \
+		struct state_buf a_ = { 0 }, b_ = { 0 };                                 \
+		struct error err_ = { 0 };                                               \
+		unsigned at_ = (damage);                                                 \
+                                                                                         \
+		thing##_save(chip, &a_);                                                 \
+		if (at_) {                                                               \
+			a_.data[at_ * 7 % a_.len] ^= (u8)(1 + at_ % 255);                \
+			(void)thing##_load(chip, &a_, &err_);                            \
+		} else {                                                                 \
+			check(thing##_load(chip, &a_, &err_) == 0);                      \
+			thing##_save(chip, &b_);                                         \
+			check(a_.len == b_.len);                                         \
+			check(!memcmp(a_.data, b_.data, a_.len));                        \
+		}                                                                        \
+		state_buf_fini(&a_);                                                     \
+		state_buf_fini(&b_);                                                     \
 	} while (0)

@@ -53,7 +53,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	h = hpet_new(t.clk, &c);
 	for (size_t i = 1; i + 3 < size && i < 2048; i += 4) {
 		unsigned op = data[i] & 15, shift = data[i] >> 4;
-		u64 off = offset_of(data[i + 1]), val = (u64)(data[i + 2] | data[i + 3] << 8);
+		u64 off = offset_of(data[i + 1]);
+		u64 val = (u64)(data[i + 2] | data[i + 3] << 8);
 
 		switch (op) {
 		case 0:

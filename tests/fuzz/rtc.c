@@ -15,7 +15,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fuzz_time_init(&t, 1);
 	if (size)
 		clock_set_epoch_ns(t.clk, (data[0] - 128) * (INT64_C(1) << 54));
-	r = rtc_new(t.clk, fuzz_line(&t, 0), size > 1 ? (data[1] - 128) * (INT64_C(1) << 24) : 0);
+	r = rtc_new(t.clk, fuzz_line(&t, 0),
+		    size > 1 ? (data[1] - 128) * (INT64_C(1) << 24) : 0);
 	for (size_t i = 0; i + 1 < size && i < 2048; i += 2) {
 		unsigned op = data[i] & 15, n = data[i] >> 4;
 		u8 v = data[i + 1];

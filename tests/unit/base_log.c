@@ -83,6 +83,28 @@ static void log_line_is_cut_at_its_limit(void **state)
 	assert_int_equal(text[strlen(text) - 1], '\n');
 }
 
+static void log_line_stays_one_line(void **state)
+{
+	(void)state;
+	capture_start();
+	log_error("a\nb\x1b[31m\x7f\tc");
+	log_error("caf\xc3\xa9");
+	assert_int_equal(capture_end(), 2);
+	assert_string_equal(text, "umbra: a?b?[31m??c\numbra: caf\xc3\xa9\n");
+}
+
+static void log_line_ends_with_cr_lf_in_raw_mode(void **state)
+{
+	(void)state;
+	log_set_crlf(true);
+	capture_start();
+	log_error("raw");
+	log_set_crlf(false);
+	log_error("cooked");
+	assert_int_equal(capture_end(), 2);
+	assert_string_equal(text, "umbra: raw\r\numbra: cooked\n");
+}
+
 static void provoke(unsigned n)
 {
 	for (unsigned i = 0; i < n; i++)
@@ -134,6 +156,8 @@ int main(void)
 		cmocka_unit_test(log_line_has_prefix_and_newline),
 		cmocka_unit_test(log_level_hides_what_is_below),
 		cmocka_unit_test(log_line_is_cut_at_its_limit),
+		cmocka_unit_test(log_line_stays_one_line),
+		cmocka_unit_test(log_line_ends_with_cr_lf_in_raw_mode),
 		cmocka_unit_test(guest_bug_stays_silent_by_default),
 		cmocka_unit_test(guest_bug_is_limited_at_each_site),
 		cmocka_unit_test(guest_bug_count_does_not_wrap_round),

@@ -47,8 +47,9 @@ static void a20(void *opaque, bool open)
 static void rig_init(struct rig *r, bool mouse)
 {
 	*r = (struct rig){ .a20 = true };
-	r->k = i8042_new((struct irq_line){ pin_set, r, 0 }, (struct irq_line){ pin_set, r, 1 },
-			 mouse, (struct i8042_outputs){ reset, a20, r });
+	r->k = i8042_new((struct irq_line){ pin_set, r, 0 },
+			 (struct irq_line){ pin_set, r, 1 }, mouse,
+			 (struct i8042_outputs){ reset, a20, r });
 }
 
 static void rig_fini(struct rig *r)

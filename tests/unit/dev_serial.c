@@ -10,8 +10,20 @@
 #include "base/bits.h"
 #include "dev/serial.h"
 
-enum { RBR = 0, THR = 0, DLL = 0, IER = 1, DLM = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5,
-       MSR = 6, SCR = 7 };
+enum {
+	RBR = 0,
+	THR = 0,
+	DLL = 0,
+	IER = 1,
+	DLM = 1,
+	IIR = 2,
+	FCR = 2,
+	LCR = 3,
+	MCR = 4,
+	LSR = 5,
+	MSR = 6,
+	SCR = 7
+};
 
 struct rig {
 	struct clock *clk;
@@ -376,6 +388,19 @@ static void serial_tells_of_room_once_it_was_full(void **state)
 	rig_fini(&r);
 }
 
+static void serial_input_is_wanted_while_its_interrupt_is_on(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r);
+	setup(&r, 0, 0x0e);
+	assert_false(serial_rx_wanted(r.d));
+	wr(&r, IER, 0x01);
+	assert_true(serial_rx_wanted(r.d));
+	rig_fini(&r);
+}
+
 static void serial_fifo_switch_clears_both(void **state)
 {
 	struct rig r;
@@ -585,6 +610,7 @@ int main(void)
 		cmocka_unit_test(serial_timeout_follows_rate_and_length),
 		cmocka_unit_test(serial_without_fifo_holds_one_byte),
 		cmocka_unit_test(serial_tells_of_room_once_it_was_full),
+		cmocka_unit_test(serial_input_is_wanted_while_its_interrupt_is_on),
 		cmocka_unit_test(serial_fifo_switch_clears_both),
 		cmocka_unit_test(serial_loopback_returns_data_and_lines),
 		cmocka_unit_test(serial_overrun_without_fifo_replaces_the_byte),

@@ -30,7 +30,8 @@ static struct ctx *ctx_new(struct ctx *c)
 	*c = (struct ctx){ .wait_ns = INT64_MAX };
 	c->l = loop_new(NULL);
 	assert_non_null(c->l);
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, c->fds),
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK,
+				    0, c->fds),
 			 0);
 	return c;
 }
@@ -441,7 +442,8 @@ static void *hammer(void *arg)
 	struct ctx *c = arg;
 
 	for (unsigned i = 0; i < 3000; i++) {
-		struct loop_fd *w = loop_add(c->l, c->fds[1], LOOP_WRITE, nothing, c, NULL);
+		struct loop_fd *w =
+			loop_add(c->l, c->fds[1], LOOP_WRITE, nothing, c, NULL);
 
 		loop_set_events(w, LOOP_READ);
 		loop_post(c->l, &c->work);

@@ -89,9 +89,11 @@ static void root_pointer_leads_to_all_tables(void **state)
 	xsdt = table(le_load(blob + 24, 8), used);
 	assert_memory_equal(rsdt, "RSDT", 4);
 	assert_memory_equal(xsdt, "XSDT", 4);
-	assert_int_equal((le_load(rsdt + 4, 4) - 36) / 4, (le_load(xsdt + 4, 4) - 36) / 8);
+	assert_int_equal((le_load(rsdt + 4, 4) - 36) / 4,
+			 (le_load(xsdt + 4, 4) - 36) / 8);
 	for (unsigned i = 0; i < (le_load(rsdt + 4, 4) - 36) / 4; i++)
-		assert_int_equal(le_load(rsdt + 36 + 4 * i, 4), le_load(xsdt + 36 + 8 * i, 8));
+		assert_int_equal(le_load(rsdt + 36 + 4 * i, 4),
+				 le_load(xsdt + 36 + 8 * i, 8));
 	assert_non_null(find("APIC", used));
 	assert_non_null(find("HPET", used));
 	assert_non_null(find("MCFG", used));
@@ -205,7 +207,8 @@ static void aml_lengths_use_as_many_bytes_as_they_need(void **state)
 
 	(void)state;
 	/* A scope of "A" (5 bytes with length and name) filled with Zero. */
-	for (size_t fill = 0; fill < 0x11000; fill = fill < 80 ? fill + 1 : fill * 2 + 5) {
+	for (size_t fill = 0; fill < 0x11000;
+	     fill = fill < 80 ? fill + 1 : fill * 2 + 5) {
 		struct aml a;
 		size_t len, bytes;
 
@@ -229,14 +232,15 @@ static void aml_lengths_use_as_many_bytes_as_they_need(void **state)
 static void aml_names_ids_and_numbers_are_encoded(void **state)
 {
 	static const u8 want[] = {
-		'\\', 0x2e, '_', 'S', 'B', '_', 'P', 'C', 'I', '0',    /* \_SB.PCI0 */
-		0x2f, 3, 'A', '_', '_', '_', 'B', 'B', '_', '_', 'C', 'C', 'C', '_', /* A.BB.CCC */
-		'^', 'X', '_', '_', '_',                                 /* ^X */
-		0x00, 0x01, 0x0a, 2, 0x0b, 0x34, 0x12, 0x0c, 0x78, 0x56, 0x34, 0x12,
-		0x0e, 0, 0, 0, 0, 1, 0, 0, 0,
-		0x0c, 0x41, 0xd0, 0x0a, 0x08,                            /* PNP0A08 */
-		0x11, 0x13, 0x0a, 16, 0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f, 0x1c, 0x40, 0x96, 0x57,
-		0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66,
+		'\\', 0x2e, '_',  'S',  'B',  '_',  'P',  'C',  'I',  '0', /* \_SB.PCI0 */
+		0x2f, 3,    'A',  '_',  '_',  '_',  'B',  'B',  '_',  '_',
+		'C',  'C',  'C',  '_',       /* A.BB.CCC */
+		'^',  'X',  '_',  '_',  '_', /* ^X */
+		0x00, 0x01, 0x0a, 2,    0x0b, 0x34, 0x12, 0x0c, 0x78, 0x56,
+		0x34, 0x12, 0x0e, 0,    0,    0,    0,    1,    0,    0,
+		0,    0x0c, 0x41, 0xd0, 0x0a, 0x08, /* PNP0A08 */
+		0x11, 0x13, 0x0a, 16,   0x5b, 0x4d, 0xdb, 0x33, 0xf7, 0x1f,
+		0x1c, 0x40, 0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66,
 	};
 	u8 buf[256];
 	struct aml a;

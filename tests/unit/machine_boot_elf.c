@@ -62,11 +62,14 @@ static void make_kernel(struct file *f)
 }
 
 static struct layout layout;
-static u8 *copy; /* of the file that was given last, in exactly its length for the sanitizer */
+static u8 *copy; /* of the file that was given last, in exactly its length for the
+		    sanitizer */
 
 static int boot_it(const void *data, size_t len, struct boot **boot, struct error *err)
 {
-	struct boot_config cfg = { .layout = &layout, .long_mode = true, .cmdline = "x=1" };
+	struct boot_config cfg = { .layout = &layout,
+				   .long_mode = true,
+				   .cmdline = "x=1" };
 	struct image img;
 
 	free(copy);
@@ -159,9 +162,13 @@ static void elf32_needs_the_note(void **state)
 	struct error err;
 
 	(void)state;
-	f.ph[0] = (Elf32_Phdr){ .p_type = PT_LOAD, .p_offset = offsetof(__typeof__(f), code),
-				.p_paddr = LOAD, .p_filesz = 64, .p_memsz = 64 };
-	f.ph[1] = (Elf32_Phdr){ .p_type = PT_NOTE, .p_offset = offsetof(__typeof__(f), note),
+	f.ph[0] = (Elf32_Phdr){ .p_type = PT_LOAD,
+				.p_offset = offsetof(__typeof__(f), code),
+				.p_paddr = LOAD,
+				.p_filesz = 64,
+				.p_memsz = 64 };
+	f.ph[1] = (Elf32_Phdr){ .p_type = PT_NOTE,
+				.p_offset = offsetof(__typeof__(f), note),
 				.p_filesz = 20 };
 	assert_int_equal(boot_it(&f, sizeof(f), &boot, &err), 0);
 	assert_string_equal(boot_describe(boot), "PVH kernel");
@@ -232,11 +239,11 @@ static void bad_headers_are_refused_with_the_cause(void **state)
 	struct file f;
 
 	(void)state;
-#define BAD(change, text)          \
-	do {                       \
-		make_kernel(&f);   \
-		change;            \
-		refuse(&f, text);  \
+#define BAD(change, text)                                                                \
+	do {                                                                             \
+		make_kernel(&f);                                                         \
+		change;                                                                  \
+		refuse(&f, text);                                                        \
 	} while (0)
 	BAD(f.eh.e_machine = EM_AARCH64, "for another processor");
 	BAD(f.eh.e_ident[EI_DATA] = ELFDATA2MSB, "for another processor");

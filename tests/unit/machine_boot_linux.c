@@ -20,10 +20,10 @@
 #include "mem/phys.h"
 #include "x86/vcpu.h"
 
-#define SECTS 4
+#define SECTS       4
 #define PAYLOAD_OFF ((SECTS + 1) * 512)
 #define PAYLOAD_LEN 0x3000
-#define FILE_LEN (PAYLOAD_OFF + PAYLOAD_LEN)
+#define FILE_LEN    (PAYLOAD_OFF + PAYLOAD_LEN)
 
 /* A kernel like those of Debian, of protocol 2.15, with a payload of a pattern. */
 static void make_kernel(u8 f[FILE_LEN])
@@ -78,7 +78,8 @@ static int rig_boot(struct rig *r, const void *initrd, u64 initrd_len)
 	assert_int_equal(layout_init(&r->layout, r->ram, 46, &r->err), 0);
 	image_from_memory(&kernel, "kernel", "vmlinuz", r->file, r->len);
 	image_from_memory(&rd, "initrd", "initrd.img", initrd, initrd_len);
-	return boot_new_images(&r->boot, &r->cfg, kernel, initrd_len ? &rd : NULL, &r->err);
+	return boot_new_images(&r->boot, &r->cfg, kernel, initrd_len ? &rd : NULL,
+			       &r->err);
 }
 
 /* Refused with one line that names the file and contains 'text'. */
@@ -147,7 +148,8 @@ static void bad_fields_are_refused_with_the_cause(void **state)
 		{ 0x214, 4, 0, "entry at" },
 		{ 0x214, 4, 0x100000 + PAYLOAD_LEN, "entry at" },
 		{ 0x260, 4, 0xffffffff, "beyond 3 GiB" },
-		{ 0x260, 4, 0x4000000, "needs at least 66 MiB of memory, the machine has 64 MiB" },
+		{ 0x260, 4, 0x4000000,
+		  "needs at least 66 MiB of memory, the machine has 64 MiB" },
 		{ 0x230, 4, 0x80000000, "needs at least 2056 MiB" },
 		{ 0x238, 4, 5, "takes at most 5" },
 	};
@@ -169,7 +171,9 @@ static void files_that_are_no_kernels_are_named(void **state)
 		const char *text;
 	} kinds[] = {
 		{ "\x1f\x8b\x08 gzip", "a gzip file" },
-		{ "\xfd" "7zXZ", "an xz file" },
+		{ "\xfd"
+		  "7zXZ",
+		  "an xz file" },
 		{ "070701cpio", "a cpio archive" },
 		{ "!<arch>\ndebian", "Debian package" },
 		{ "#!/bin/sh\n", "a script" },
@@ -257,7 +261,8 @@ static struct phys *make_ram(u64 size)
 	struct error err = { 0 };
 
 	assert_int_equal(phys_add_ram(p, "low", 0, LAYOUT_LOW_END, &err), 0);
-	assert_int_equal(phys_add_ram(p, "ram", LAYOUT_SHADOW, size - LAYOUT_SHADOW, &err), 0);
+	assert_int_equal(
+		phys_add_ram(p, "ram", LAYOUT_SHADOW, size - LAYOUT_SHADOW, &err), 0);
 	return p;
 }
 
@@ -293,9 +298,10 @@ static void boot_params_say_what_was_loaded(void **state)
 	at = le_load(zp + 0x218, 4);
 	assert_int_equal(at, MiB(64) - 8192);
 	assert_int_equal(le_load(zp + 0x21c, 4), sizeof(initrd));
-	assert_memory_equal(phys_host(p, at, sizeof(initrd), false), initrd, sizeof(initrd));
-	assert_memory_equal(phys_host(p, MiB(16), PAYLOAD_LEN, false), r.file + PAYLOAD_OFF,
-			    PAYLOAD_LEN);
+	assert_memory_equal(phys_host(p, at, sizeof(initrd), false), initrd,
+			    sizeof(initrd));
+	assert_memory_equal(phys_host(p, MiB(16), PAYLOAD_LEN, false),
+			    r.file + PAYLOAD_OFF, PAYLOAD_LEN);
 	phys_free(p);
 	boot_free(r.boot);
 }
@@ -364,8 +370,9 @@ static void initrd_larger_than_memory_is_refused_with_what_would_do(void **state
 	rig_init(&r);
 	r.ram = MiB(32);
 	assert_int_equal(rig_boot(&r, initrd, MiB(30)), -ENOMEM);
-	assert_string_equal(r.err.msg, "initrd initrd.img: 30 MiB do not fit beside the kernel in "
-				       "32 MiB of memory; 54 MiB would do");
+	assert_string_equal(r.err.msg,
+			    "initrd initrd.img: 30 MiB do not fit beside the kernel in "
+			    "32 MiB of memory; 54 MiB would do");
 	r.ram = MiB(54);
 	assert_int_equal(rig_boot(&r, initrd, MiB(30)), 0);
 	boot_free(r.boot);
@@ -385,8 +392,9 @@ static void command_line_may_have_its_full_length(void **state)
 	boot_free(r.boot);
 	line[2047] = 'a';
 	assert_int_equal(rig_boot(&r, NULL, 0), -E2BIG);
-	assert_string_equal(r.err.msg, "kernel command line of 2048 bytes is too long, vmlinuz "
-				       "takes at most 2047");
+	assert_string_equal(r.err.msg,
+			    "kernel command line of 2048 bytes is too long, vmlinuz "
+			    "takes at most 2047");
 	free(line);
 }
 
@@ -407,7 +415,8 @@ static void files_that_cannot_be_read_are_named(void **state)
 	memset(&err, 0, sizeof(err));
 	snprintf(path, sizeof(path), "%s/pipe", dir);
 	assert_int_equal(mkfifo(path, 0600), 0);
-	assert_int_equal(image_open(&img, "initrd", path, &err), -EINVAL); /* and does not hang */
+	assert_int_equal(image_open(&img, "initrd", path, &err),
+			 -EINVAL); /* and does not hang */
 	assert_non_null(strstr(err.msg, "is a pipe, not a regular file"));
 	unlink(path);
 	memset(&err, 0, sizeof(err));
@@ -452,7 +461,8 @@ int main(void)
 		cmocka_unit_test(every_truncation_is_refused_or_harmless),
 		cmocka_unit_test(bad_fields_are_refused_with_the_cause),
 		cmocka_unit_test(files_that_are_no_kernels_are_named),
-		cmocka_unit_test(kernel_goes_to_its_preferred_address_or_as_low_as_it_can),
+		cmocka_unit_test(
+			kernel_goes_to_its_preferred_address_or_as_low_as_it_can),
 		cmocka_unit_test(kernel_without_64bit_entry_gets_the_32bit_one),
 		cmocka_unit_test(old_protocols_do_without_the_newer_fields),
 		cmocka_unit_test(boot_params_say_what_was_loaded),

@@ -41,15 +41,15 @@ static void check_size(u64 size)
 		}
 	}
 	/* All but the last KiB below 640 KiB, and what is between there and 1 MiB. */
-	assert_int_equal(e820_ram_bytes(&map),
-			 size - (LAYOUT_EXTENDED - LAYOUT_EBDA));
+	assert_int_equal(e820_ram_bytes(&map), size - (LAYOUT_EXTENDED - LAYOUT_EBDA));
 	/* Where RAM ends the map ends too. */
 	assert_true(e820_is_ram(&map, l.low_end - 4096, 4096));
 	assert_false(e820_is_ram(&map, l.low_end - 4096, 4097));
 	assert_true(l.low_end <= LAYOUT_MMIO32_A);
 	if (l.high_end) {
 		assert_int_equal(l.low_end, GiB(3));
-		assert_true(e820_is_ram(&map, LAYOUT_HIGH_RAM, l.high_end - LAYOUT_HIGH_RAM));
+		assert_true(
+			e820_is_ram(&map, LAYOUT_HIGH_RAM, l.high_end - LAYOUT_HIGH_RAM));
 		assert_true(l.high_end <= l.mmio64);
 	}
 	assert_true(l.mmio64 < l.mmio64_end && l.mmio64_end <= BIT(46));

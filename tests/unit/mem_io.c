@@ -250,7 +250,8 @@ static void *move_window(void *arg)
 	for (unsigned i = 0; !__atomic_load_n(&m->stop, __ATOMIC_RELAXED); i++) {
 		u16 base = i & 1 ? 0x400 : 0x408;
 
-		assert_int_equal(io_ports_add(m->p, base, 8, "c", &ops1, m->chip, NULL), 0);
+		assert_int_equal(io_ports_add(m->p, base, 8, "c", &ops1, m->chip, NULL),
+				 0);
 		io_ports_remove(m->p, base, 8);
 	}
 	return NULL;

@@ -37,7 +37,8 @@ static void chip_write(void *dev, u64 off, u64 val, unsigned size)
 	le_store(c->reg + off % 56, val, size);
 }
 
-static const struct io_ops chip_ops = { chip_read, chip_write, IO_1 | IO_2 | IO_4 | IO_8 };
+static const struct io_ops chip_ops = { chip_read, chip_write,
+					IO_1 | IO_2 | IO_4 | IO_8 };
 static const struct io_ops chip4_ops = { chip_read, chip_write, IO_4 };
 
 static struct phys *map_new(void)
@@ -118,8 +119,10 @@ static void find_knows_every_edge(void **state)
 	struct chip c = { 0 };
 
 	(void)state;
-	assert_int_equal(phys_add_mmio(p, "chip", 0xfec00000, 0x1000, &chip_ops, &c, NULL), 0);
-	assert_int_equal(phys_add_mmio(p, "next", 0xfec01000, 0x10, &chip_ops, &c, NULL), 0);
+	assert_int_equal(
+		phys_add_mmio(p, "chip", 0xfec00000, 0x1000, &chip_ops, &c, NULL), 0);
+	assert_int_equal(phys_add_mmio(p, "next", 0xfec01000, 0x10, &chip_ops, &c, NULL),
+			 0);
 	assert_string_equal(phys_find(p, 0)->name, "low");
 	assert_string_equal(phys_find(p, MiB(4) - 1)->name, "low");
 	assert_null(phys_find(p, MiB(4)));
@@ -143,11 +146,14 @@ static void window_at_the_end_of_the_address_space_works(void **state)
 	struct chip c = { 0 };
 
 	(void)state;
-	assert_int_equal(phys_add_mmio(p, "end", ~UINT64_C(0xfff), 0x1000, &chip_ops, &c, NULL), 0);
+	assert_int_equal(
+		phys_add_mmio(p, "end", ~UINT64_C(0xfff), 0x1000, &chip_ops, &c, NULL),
+		0);
 	assert_string_equal(phys_find(p, UINT64_MAX)->name, "end");
 	assert_int_equal(phys_load(p, UINT64_MAX - 7, 8), 0);
-	assert_int_equal(phys_add_mmio(p, "wrap", ~UINT64_C(0xfff), 0x1001, &chip_ops, &c, NULL),
-			 -EINVAL);
+	assert_int_equal(
+		phys_add_mmio(p, "wrap", ~UINT64_C(0xfff), 0x1001, &chip_ops, &c, NULL),
+		-EINVAL);
 	assert_int_equal(phys_add_mmio(p, "none", 0, 0, &chip_ops, &c, NULL), -EINVAL);
 	phys_free(p);
 }
@@ -214,7 +220,8 @@ static void mmio_is_copied_in_aligned_pieces(void **state)
 	(void)state;
 	for (unsigned i = 0; i < sizeof(c.reg); i++)
 		c.reg[i] = (u8)i;
-	assert_int_equal(phys_add_mmio(p, "chip", 0xd0000000, 64, &chip_ops, &c, NULL), 0);
+	assert_int_equal(phys_add_mmio(p, "chip", 0xd0000000, 64, &chip_ops, &c, NULL),
+			 0);
 	assert_true(phys_read(p, 0xd0000003, buf, 15));
 	for (unsigned i = 0; i < 15; i++)
 		assert_int_equal(buf[i], i + 3);
@@ -250,7 +257,8 @@ static void mmio_of_one_size_refuses_smaller_accesses(void **state)
 	struct chip c = { 0 };
 
 	(void)state;
-	assert_int_equal(phys_add_mmio(p, "chip", 0xd0000000, 64, &chip4_ops, &c, NULL), 0);
+	assert_int_equal(phys_add_mmio(p, "chip", 0xd0000000, 64, &chip4_ops, &c, NULL),
+			 0);
 	assert_int_equal(phys_load(p, 0xd0000000, 2), 0xffff);
 	assert_int_equal(phys_load(p, 0xd0000000, 8), 0);
 	assert_int_equal(c.n, 2);
@@ -267,7 +275,8 @@ static void window_over_ram_is_hidden(void **state)
 	assert_int_equal(phys_add_mmio(p, "bar", MiB(2), 0x1000, &chip_ops, &c, NULL), 0);
 	assert_string_equal(phys_find(p, MiB(2))->name, "low");
 	/* Half over RAM is hidden as a whole. */
-	assert_int_equal(phys_add_mmio(p, "half", MiB(3), MiB(4), &chip_ops, &c, NULL), 0);
+	assert_int_equal(phys_add_mmio(p, "half", MiB(3), MiB(4), &chip_ops, &c, NULL),
+			 0);
 	assert_null(phys_find(p, MiB(5)));
 	assert_true(phys_generation(p) > generation);
 	assert_true(phys_remove_mmio(p, MiB(2), &chip_ops, &c));
@@ -284,12 +293,15 @@ static void hidden_window_appears_when_the_other_goes(void **state)
 	struct chip a = { 0 }, b = { 0 };
 
 	(void)state;
-	assert_int_equal(phys_add_mmio(p, "a", 0xd0000000, 0x2000, &chip_ops, &a, NULL), 0);
-	assert_int_equal(phys_add_mmio(p, "b", 0xd0001000, 0x2000, &chip_ops, &b, NULL), 0);
+	assert_int_equal(phys_add_mmio(p, "a", 0xd0000000, 0x2000, &chip_ops, &a, NULL),
+			 0);
+	assert_int_equal(phys_add_mmio(p, "b", 0xd0001000, 0x2000, &chip_ops, &b, NULL),
+			 0);
 	assert_string_equal(phys_find(p, 0xd0001000)->name, "a");
 	assert_null(phys_find(p, 0xd0002000));
 	/* At the same base, each removes its own. */
-	assert_int_equal(phys_add_mmio(p, "c", 0xd0000000, 0x1000, &chip_ops, &b, NULL), 0);
+	assert_int_equal(phys_add_mmio(p, "c", 0xd0000000, 0x1000, &chip_ops, &b, NULL),
+			 0);
 	assert_true(phys_remove_mmio(p, 0xd0000000, &chip_ops, &b));
 	assert_string_equal(phys_find(p, 0xd0000000)->name, "a");
 	assert_true(phys_remove_mmio(p, 0xd0000000, &chip_ops, &a));
@@ -307,7 +319,8 @@ static void moving_between_places_keeps_few_maps(void **state)
 	for (unsigned i = 0; i < 3 * PHYS_MAX_MAPS; i++) {
 		gpa_t base = 0xd0000000 + (i % 16) * 0x10000;
 
-		assert_int_equal(phys_add_mmio(p, "bar", base, 0x1000, &chip_ops, &c, NULL), 0);
+		assert_int_equal(
+			phys_add_mmio(p, "bar", base, 0x1000, &chip_ops, &c, NULL), 0);
 		assert_non_null(phys_find(p, base));
 		assert_true(phys_remove_mmio(p, base, &chip_ops, &c));
 	}
@@ -350,7 +363,8 @@ static void dma_does_not_reach_mmio(void **state)
 
 	(void)state;
 	memset(buf, 0x33, sizeof(buf));
-	assert_int_equal(phys_add_mmio(p, "chip", MiB(4), 0x1000, &chip_ops, &c, NULL), 0);
+	assert_int_equal(phys_add_mmio(p, "chip", MiB(4), 0x1000, &chip_ops, &c, NULL),
+			 0);
 	assert_true(phys_dma_write(p, MiB(4) - 4096, buf, 4096));
 	assert_false(phys_dma_write(p, MiB(4) - 2048, buf, 4096));
 	assert_false(phys_dma_read(p, MiB(4), buf, 1));
@@ -430,7 +444,8 @@ static void *move_window(void *arg)
 	for (unsigned i = 0; !__atomic_load_n(&m->stop, __ATOMIC_RELAXED); i++) {
 		gpa_t base = 0xd0000000 + (i % 8) * 0x1000;
 
-		assert_int_equal(phys_add_mmio(m->p, "bar", base, 0x1000, &chip_ops, m->chip, NULL),
+		assert_int_equal(phys_add_mmio(m->p, "bar", base, 0x1000, &chip_ops,
+					       m->chip, NULL),
 				 0);
 		assert_true(phys_remove_mmio(m->p, base, &chip_ops, m->chip));
 	}
@@ -507,7 +522,8 @@ int main(void)
 		cmocka_unit_test(window_over_ram_is_hidden),
 		cmocka_unit_test(hidden_window_appears_when_the_other_goes),
 		cmocka_unit_test(moving_between_places_keeps_few_maps),
-		cmocka_unit_test(too_many_different_maps_are_refused_and_removing_still_works),
+		cmocka_unit_test(
+			too_many_different_maps_are_refused_and_removing_still_works),
 		cmocka_unit_test(dma_does_not_reach_mmio),
 		cmocka_unit_test(write_to_code_page_is_told),
 		cmocka_unit_test(lookups_go_on_while_windows_move),

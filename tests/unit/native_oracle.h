@@ -460,16 +460,17 @@ static unsigned hex_bytes(const char *hex, u8 buf[15])
 	return n;
 }
 
+struct outcome {
+	struct regs guest, host;
+};
+
 /* Execute both ways from 'start'. NULL, or what was different. */
 static const char *compare(struct oracle *o, const u8 *insn, unsigned len, const struct regs *start,
-			   bool warm, unsigned *trap)
+			   bool warm, struct outcome *out)
 {
-	static struct regs guest, host;
-
-	guest = host = *start;
-	if (guest_run(o, insn, len, &guest, warm) != GUEST_RAN)
+	out->guest = out->host = *start;
+	if (guest_run(o, insn, len, &out->guest, warm) != GUEST_RAN)
 		return "not executable natively";
-	direct_run(o, insn, len, &host);
-	*trap = host.trap;
-	return difference(&guest, &host);
+	direct_run(o, insn, len, &out->host);
+	return difference(&out->guest, &out->host);
 }

@@ -20,9 +20,12 @@ struct chip_state {
 };
 
 static const struct state_field chip_fields[] = {
-	STATE_FIELD(struct chip_state, wide, 1),   STATE_FIELD(struct chip_state, index, 1),
-	STATE_ARRAY(struct chip_state, regs, 1),   STATE_FIELD(struct chip_state, flag, 1),
-	STATE_FIELD(struct chip_state, small, 2), { 0 },
+	STATE_FIELD(struct chip_state, wide, 1),
+	STATE_FIELD(struct chip_state, index, 1),
+	STATE_ARRAY(struct chip_state, regs, 1),
+	STATE_FIELD(struct chip_state, flag, 1),
+	STATE_FIELD(struct chip_state, small, 2),
+	{ 0 },
 };
 
 static bool chip_valid(const void *state)
@@ -41,7 +44,11 @@ static const struct state_desc chip_desc = {
 };
 
 static const struct chip_state sample = {
-	.wide = UINT64_C(0x1122334455667788), .index = 7, .regs = { 1, 2, 0xffff }, .flag = 1, .small = 9,
+	.wide = UINT64_C(0x1122334455667788),
+	.index = 7,
+	.regs = { 1, 2, 0xffff },
+	.flag = 1,
+	.small = 9,
 };
 
 static void save_sample(struct state_buf *b)
@@ -65,7 +72,8 @@ static int load_bytes(const u8 *data, size_t len, struct chip_state *s, struct e
 	return ret;
 }
 
-static void put_field(struct state_buf *b, const char *name, u8 elem, u32 count, const void *data)
+static void put_field(struct state_buf *b, const char *name, u8 elem, u32 count,
+		      const void *data)
 {
 	u8 head[64];
 	size_t n = strlen(name);
@@ -136,9 +144,10 @@ static void state_records_follow_each_other(void **state)
 
 static void state_of_another_thing_is_refused(void **state)
 {
-	static const struct state_desc other = {
-		.name = "chop", .size = sizeof(struct chip_state), .version = 2, .fields = chip_fields
-	};
+	static const struct state_desc other = { .name = "chop",
+						 .size = sizeof(struct chip_state),
+						 .version = 2,
+						 .fields = chip_fields };
 	struct chip_state s = { 0 };
 	struct error err = { 0 };
 	struct state_buf b;

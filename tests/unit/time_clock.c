@@ -16,9 +16,9 @@ struct shot {
 	struct clock *clk;
 	struct timer t;
 	unsigned count;
-	vns_t deadline, now; /* of the last */
+	vns_t deadline, now;    /* of the last */
 	unsigned *order, place; /* place among all shots of a test */
-	vns_t rearm;         /* arm this much after the deadline, 0: do not */
+	vns_t rearm;            /* arm this much after the deadline, 0: do not */
 	struct timer *cancel;
 };
 
@@ -330,7 +330,8 @@ static void save_load_save_is_identical(void **state)
 	assert_int_equal(one.len, two.len);
 	assert_memory_equal(one.data, two.data, one.len);
 	clock_start(c);
-	assert_true(clock_now(c) >= 123456789 && clock_now(c) < 123456789 + 10 * NSEC_PER_SEC);
+	assert_true(clock_now(c) >= 123456789 &&
+		    clock_now(c) < 123456789 + 10 * NSEC_PER_SEC);
 	assert_int_equal(state_covered(&clock_desc), clock_desc.size);
 	state_buf_fini(&one);
 	state_buf_fini(&two);

@@ -13,10 +13,10 @@
 #include "time/lateness.h"
 #include "time_pin.h"
 
-#define CAP    0x000
-#define CONF   0x010
-#define STATUS 0x020
-#define COUNT  0x0f0
+#define CAP       0x000
+#define CONF      0x010
+#define STATUS    0x020
+#define COUNT     0x0f0
 #define T_CONF(n) (0x100 + 0x20 * (n))
 #define T_CMP(n)  (0x108 + 0x20 * (n))
 #define T_FSB(n)  (0x110 + 0x20 * (n))
@@ -496,7 +496,8 @@ static void save_load_save_is_identical(void **state)
 	assert_int_equal(rd(b, COUNT), rd(copy, COUNT));
 	assert_int_equal(b->legacy[0].rises, 9);
 	assert_int_equal(copy->legacy[0].rises, 9);
-	assert_memory_equal(b->legacy[0].rise_at, copy->legacy[0].rise_at, 9 * sizeof(vns_t));
+	assert_memory_equal(b->legacy[0].rise_at, copy->legacy[0].rise_at,
+			    9 * sizeof(vns_t));
 	state_buf_fini(&one);
 	state_buf_fini(&two);
 	hpet_free(copy->hpet);

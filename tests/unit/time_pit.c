@@ -57,8 +57,8 @@ static void out(struct bench *b, unsigned port, u8 val)
 
 static u8 in(struct bench *b, unsigned port)
 {
-	return (u8)(port == 0x61 ? pit_port61_ops.read(b->pit, 0, 1) :
-				   pit_ops.read(b->pit, port - 0x40, 1));
+	return (u8)(port == 0x61 ? pit_port61_ops.read(b->pit, 0, 1)
+				 : pit_ops.read(b->pit, port - 0x40, 1));
 }
 
 static void program(struct bench *b, unsigned n, unsigned mode, u16 count)
@@ -109,7 +109,8 @@ static void mode0_rises_n_plus_1_clocks_after_the_write(void **state)
 	go(b, 100);
 	program(b, 0, 0, 1000);
 	assert_false(b->pin.level);
-	assert_int_equal(status(b, 0), 0x70); /* OUT low, null count, both bytes, mode 0 */
+	/* OUT low, null count, both bytes, mode 0. */
+	assert_int_equal(status(b, 0), 0x70);
 	go(b, 101);
 	assert_int_equal(count(b, 0), 1000);
 	assert_int_equal(status(b, 0), 0x30);
@@ -471,7 +472,8 @@ static unsigned model_n(const struct model *m)
 	unsigned n = m->cr;
 
 	if (m->bcd)
-		n = (n >> 12) * 1000 + (n >> 8 & 15) * 100 + (n >> 4 & 15) * 10 + (n & 15);
+		n = (n >> 12) * 1000 + (n >> 8 & 15) * 100 + (n >> 4 & 15) * 10 +
+		    (n & 15);
 	return n ? n : m->bcd ? 10000 : 65536;
 }
 
@@ -609,7 +611,10 @@ static void model_write(struct model *m, u8 val, bool *whole)
 	}
 	m->half = false;
 	*whole = true;
-	model_count(m, (u16)(m->rw == 1 ? val : m->rw == 2 ? val << 8 : val << 8 | m->low));
+	if (m->rw == 1)
+		model_count(m, val);
+	else
+		model_count(m, (u16)(val << 8 | (m->rw == 2 ? 0 : m->low)));
 }
 
 static void model_gate(struct model *m, bool level, bool whole)
@@ -619,7 +624,8 @@ static void model_gate(struct model *m, bool level, bool whole)
 	m->gate = level;
 	if (!level && (m->mode == 2 || m->mode == 3))
 		m->out = true;
-	if (rose && whole && (m->mode == 1 || m->mode == 2 || m->mode == 3 || m->mode == 5))
+	if (rose && whole &&
+	    (m->mode == 1 || m->mode == 2 || m->mode == 3 || m->mode == 5))
 		m->trigger = true;
 }
 

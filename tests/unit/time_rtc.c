@@ -70,7 +70,8 @@ static u32 hms(struct bench *b)
 
 static u32 ymd(struct bench *b)
 {
-	return (u32)get(b, 0x32) << 24 | (u32)get(b, 9) << 16 | (u32)get(b, 8) << 8 | get(b, 7);
+	return (u32)get(b, 0x32) << 24 | (u32)get(b, 9) << 16 | (u32)get(b, 8) << 8 |
+	       get(b, 7);
 }
 
 /* Stop the clock, write a time, let it go. */
@@ -145,7 +146,8 @@ static void dates_agree_with_the_c_library(void **state)
 		gmtime_r(&t, &tm);
 		year = (u8)(tm.tm_year % 100);
 		assert_int_equal(get(b, 9), year / 10 << 4 | year % 10);
-		assert_int_equal(get(b, 8), (tm.tm_mon + 1) / 10 << 4 | (tm.tm_mon + 1) % 10);
+		assert_int_equal(get(b, 8),
+				 (tm.tm_mon + 1) / 10 << 4 | (tm.tm_mon + 1) % 10);
 		assert_int_equal(get(b, 7), tm.tm_mday / 10 << 4 | tm.tm_mday % 10);
 		assert_int_equal(get(b, 6), tm.tm_wday + 1);
 		assert_int_equal(get(b, 4), tm.tm_hour / 10 << 4 | tm.tm_hour % 10);
@@ -315,7 +317,8 @@ static void alarm_fires_at_its_time_and_daily(void **state)
 	set_time(b, 0x20240301, 0x101112);
 	set_alarm(b, 0x101112);
 	get(b, 0xc);
-	assert_true(clock_next_deadline(b->clk) > clock_now(b->clk) + 86398 * NSEC_PER_SEC);
+	assert_true(clock_next_deadline(b->clk) >
+		    clock_now(b->clk) + 86398 * NSEC_PER_SEC);
 	set_alarm(b, 0x996000);
 	assert_true(clock_next_deadline(b->clk) == VNS_NEVER);
 }
@@ -369,7 +372,8 @@ static void periodic_interrupt_has_all_rates(void **state)
 		before = b->pin.rises;
 		for (vns_t end = clock_now(b->clk) + NSEC_PER_SEC;
 		     clock_next_deadline(b->clk) <= end;) {
-			clock_advance(b->clk, clock_next_deadline(b->clk) - clock_now(b->clk));
+			clock_advance(b->clk,
+				      clock_next_deadline(b->clk) - clock_now(b->clk));
 			assert_true(b->pin.level);
 			assert_int_equal(get(b, 0xc) & 0xc0, 0xc0);
 		}

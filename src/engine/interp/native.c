@@ -87,15 +87,17 @@ static enum op_result bad_state(struct vcpu *v, const struct stub *s)
 /* Host address of an operand in one plain page, NULL: the slow way. */
 static inline void *plain(struct vcpu *v, const struct insn *in, unsigned size, enum access acc)
 {
-	const struct tlb_entry *e;
+	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
+	unsigned slot;
 	gva_t lin;
 
 	if (!seg_linear(v, in->seg, ea(v, in), size, acc, &lin))
 		return NULL;
-	e = &v->tlb.e[v->mmu_idx][tlb_slot(lin)];
-	if (likely((acc == ACC_WRITE ? e->write : e->read) == (lin & ~UINT64_C(0xfff)) &&
+	slot = tlb_slot(lin);
+	if (likely((acc == ACC_WRITE ? t->write : t->read)[slot] ==
+			   tlb_tag(lin & ~UINT64_C(0xfff)) &&
 		   in_page(lin, size) && !v->ac_check))
-		return (void *)(lin + e->addend);
+		return (void *)(lin + t->addend[slot]);
 	return NULL;
 }
 

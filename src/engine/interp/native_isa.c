@@ -141,6 +141,10 @@ static bool sse_without_xmm(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_CVTTPS2PI:
 	case ZYDIS_MNEMONIC_CVTPD2PI:
 	case ZYDIS_MNEMONIC_CVTTPD2PI:
+	case ZYDIS_MNEMONIC_CVTSS2SI:
+	case ZYDIS_MNEMONIC_CVTTSS2SI:
+	case ZYDIS_MNEMONIC_CVTSD2SI:
+	case ZYDIS_MNEMONIC_CVTTSD2SI:
 		return true;
 	default:
 		return false;

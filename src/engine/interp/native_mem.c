@@ -2,8 +2,8 @@
  * Memory operands that a stub cannot use in place.
  *
  * An operand that crosses pages, lies in MMIO, code pages or watched pages is brought into a bounce
- * buffer of the same alignment; stores are checked before the instruction executes, so that
- * nothing has changed when they fault. With a mask only active elements are touched
+ * buffer of the same alignment. A vector store changes no register, so it is executed first and
+ * written then; an x87 store may pop, so it is checked before. With a mask only active elements are touched
  * (fault suppression, SDM volume 2 sections 2.7.6 and VMASKMOV, VPMASKMOV). Gathers and scatters
  * are done here altogether, element by element from the least significant: on a
  * fault those before are complete and their mask bits clear (SDM volume 2 VPGATHERDD, VPSCATTERDD).
@@ -68,10 +68,11 @@ static u64 run(struct vcpu *v, const struct stub *s, void *mem)
 
 static bool whole_in(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off, void *buf)
 {
-	if ((s->flags & STUB_WRITE) && !mem_probe_write(v, in->seg, off, s->mem_size))
+	if (s->cls == NC_X87 && (s->flags & STUB_WRITE) &&
+	    !mem_probe_write(v, in->seg, off, s->mem_size))
 		return false;
 	/* x87 stores leave memory alone on some unmasked errors, so it must come back as it was. */
-	if ((s->flags & STUB_READ) || s->cls == NC_X87)
+	if (s->cls == NC_X87 || (s->flags & STUB_READ))
 		return mem_read_bytes(v, in->seg, off, buf, s->mem_size);
 	return true;
 }
@@ -88,9 +89,9 @@ static enum op_result slow_whole(struct vcpu *v, const struct insn *in, const st
 	trap = run(v, s, buf);
 	if (trap)
 		return native_fault(v, s, trap);
+	native_done(v);
 	if ((s->flags & STUB_WRITE) && !mem_write_bytes(v, in->seg, off, buf, s->mem_size))
 		return OP_FAULT;
-	native_done(v);
 	return OP_NEXT;
 }
 
@@ -186,11 +187,22 @@ static bool masked_in(struct vcpu *v, const struct insn *in, const struct stub *
 		      u8 *buf)
 {
 	clear(buf, s->mem_size);
+	if (s->flags & STUB_WRITE)
+		return true;
 	if (s->flags & STUB_NOSUPP)
-		return s->flags & STUB_WRITE
-			       ? mem_probe_write(v, in->seg, off, s->mem_size)
-			       : mem_read_bytes(v, in->seg, off, buf, s->mem_size);
-	return for_runs(v, in, s, off, active, buf, s->flags & STUB_WRITE ? RUN_PROBE : RUN_READ);
+		return mem_read_bytes(v, in->seg, off, buf, s->mem_size);
+	return for_runs(v, in, s, off, active, buf, RUN_READ);
+}
+
+static bool masked_out(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off, u64 active,
+		       u8 *buf)
+{
+	if (!(s->flags & STUB_WRITE))
+		return true;
+	if (s->flags & STUB_NOSUPP ? !mem_probe_write(v, in->seg, off, s->mem_size)
+				   : !for_runs(v, in, s, off, active, buf, RUN_PROBE))
+		return false;
+	return for_runs(v, in, s, off, active, buf, RUN_WRITE);
 }
 
 static enum op_result slow_masked(struct vcpu *v, const struct insn *in, const struct stub *s)
@@ -199,18 +211,21 @@ static enum op_result slow_masked(struct vcpu *v, const struct insn *in, const s
 	gva_t lin = lin_of(v, in, off);
 	u8 *buf = v->native->bounce + (lin & 63);
 
-	if (!check_wait(v, s) || !check_align(v, s, lin))
+	if (!check_wait(v, s))
 		return OP_FAULT;
 	vcpu_park(v);
 	active = active_elements(v, s);
+	/* With no active element even the alignment does not matter. */
+	if (active && !check_align(v, s, lin))
+		return OP_FAULT;
 	if (!masked_in(v, in, s, off, active, buf) || (active && !check_ac(v, s, lin)))
 		return OP_FAULT;
 	trap = run(v, s, buf);
 	if (trap)
 		return native_fault(v, s, trap);
-	if ((s->flags & STUB_WRITE) && !for_runs(v, in, s, off, active, buf, RUN_WRITE))
-		return OP_FAULT;
 	native_done(v);
+	if (!masked_out(v, in, s, off, active, buf))
+		return OP_FAULT;
 	return OP_NEXT;
 }
 

@@ -185,6 +185,16 @@ static unsigned broadcast_lanes(ZydisBroadcastMode m)
 /* Exception classes with NF in their name: masks do not suppress faults. SDM 2 section 2.8. */
 static bool no_suppression(const struct native_insn *x)
 {
+	switch (x->zi.mnemonic) {
+	/* E4NF too, which Zydis 4.0 has as E4. */
+	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+	case ZYDIS_MNEMONIC_VDBPSADBW:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+		return true;
+	default:
+		break;
+	}
 	switch (x->zi.meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
 	case ZYDIS_EXCEPTION_CLASS_E2NF:
@@ -264,6 +274,8 @@ static void set_signmask(const struct native_insn *x, struct stub *s)
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
 		elem = 1;
+		/* SDM 2: faults of bytes that are not stored are up to the processor; ours check all. */
+		s->flags |= STUB_NOSUPP;
 		break;
 	default:
 		return;

@@ -1,0 +1,396 @@
+/*
+ * Putting together what `umbra run` needs, in an order in which nothing is left behind when
+ * something is wrong: words first, then files that are only read, then the machine, and
+ * last what creates files or changes the terminal.
+ *
+ * Runs on the main thread, before and after pc_run().
+ */
+#include "control/session.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/log.h"
+#include "control/agent.h"
+#include "control/console.h"
+#include "control/engines.h"
+#include "control/term.h"
+#include "control/writer.h"
+#include "cpu/hostcpu.h"
+#include "dev/serial.h"
+#include "machine/pc.h"
+#include "time/clock.h"
+
+/* A kernel that speaks a lot to a slow terminal does not have to wait for it. */
+#define CONSOLE_BUFFER MiB(1)
+#define OUTPUT_BUFFER  65536
+/* SMP is not there yet; see check_cpus(). */
+#define CPUS_MAX 1
+/* The TSC counts nanoseconds. */
+#define TSC_KHZ 1000000
+/* When a signal ends us, a reader that does not read is not waited for any longer. */
+#define LAST_SECONDS 2
+
+#define DEBUGCON PC_SERIALS /* its index beside those of the serial ports */
+#define COM1 0
+#define COM2 1
+
+/* ---- what was asked for ---- */
+
+static const struct port_option *port_option(const struct session *s, unsigned n)
+{
+	return n == DEBUGCON ? &s->o.debugcon : &s->o.serial[n];
+}
+
+/* Ports of which nothing was said. */
+static void default_ports(struct run_options *o)
+{
+	if (o->serials)
+		return;
+	if (!o->command)
+		o->serial[COM1].backend = BACKEND_STDIO;
+	else
+		o->serial[COM1].backend = o->verbose ? BACKEND_STDERR : BACKEND_NULL;
+}
+
+/* The port with standard input and output, -1 if none. */
+static int stdio_port(const struct session *s)
+{
+	for (int i = 0; i < PC_SERIALS; i++)
+		if (s->o.serial[i].backend == BACKEND_STDIO)
+			return i;
+	return -1;
+}
+
+/*
+ * Without a terminal: is there anything to read? An end of file right at the beginning is how
+ * one asks for a demonstration.
+ */
+static void peek_stdin(struct session *s)
+{
+	struct pollfd p = { .fd = STDIN_FILENO, .events = POLLIN };
+	ssize_t n;
+
+	if (poll(&p, 1, 0) <= 0)
+		return;
+	n = read(STDIN_FILENO, s->first, sizeof(s->first));
+	if (n > 0)
+		s->first_len = (size_t)n;
+	else if (!n || (errno != EAGAIN && errno != EINTR))
+		s->terminal.at_end = true;
+}
+
+static void look_at_terminal(struct session *s)
+{
+	struct guest_terminal *t = &s->terminal;
+
+	t->type = getenv("TERM");
+	if (s->o.command) {
+		t->terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+		if (t->terminal && !term_size(STDOUT_FILENO, &t->rows, &t->cols)) {
+			t->rows = 24;
+			t->cols = 80;
+		}
+		return;
+	}
+	t->console = stdio_port(s) >= 0;
+	if (!t->console)
+		return;
+	t->terminal = isatty(STDIN_FILENO);
+	if (t->terminal)
+		term_size(STDIN_FILENO, &t->rows, &t->cols);
+	else
+		peek_stdin(s);
+}
+
+static int build_cpuid(struct session *s, struct error *err)
+{
+	struct cpuid_request req = {
+		.cpu = s->o.cpu,
+		.cpus = MIN(s->o.cpus, (unsigned)CPUS_MAX),
+		.tsc_khz = TSC_KHZ,
+	};
+	struct host_cpu host;
+
+	hostcpu_read(&host);
+	return cpuid_build(&s->cpuid, &req, &host, NULL, err);
+}
+
+/* ---- the machine ---- */
+
+static i64 local_offset(void)
+{
+	time_t now = time(NULL);
+	struct tm tm;
+
+	return localtime_r(&now, &tm) ? tm.tm_gmtoff : 0;
+}
+
+static void make_writers(struct session *s)
+{
+	struct stat out, err;
+	bool same = !fstat(STDOUT_FILENO, &out) && !fstat(STDERR_FILENO, &err) &&
+		    out.st_dev == err.st_dev && out.st_ino == err.st_ino;
+
+	s->out = writer_new("standard output", s->o.command ? OUTPUT_BUFFER : CONSOLE_BUFFER);
+	/* One writer keeps the order of what goes to one place. */
+	s->err = same ? s->out : writer_new("standard error", OUTPUT_BUFFER);
+	for (unsigned i = 0; i <= DEBUGCON; i++) {
+		const struct port_option *p = port_option(s, i);
+		struct writer *w = NULL;
+
+		if (p->backend == BACKEND_FILE)
+			w = s->file[i] = writer_new(p->path, CONSOLE_BUFFER);
+		else if (p->backend == BACKEND_STDIO)
+			w = s->out;
+		else if (p->backend == BACKEND_STDERR)
+			w = s->err;
+		if (i < PC_SERIALS && (w || i == COM1))
+			s->console[i] = console_new(w);
+	}
+}
+
+static int make_agent(struct session *s, struct error *err)
+{
+	struct agent_config cfg = {
+		.argv = s->o.command,
+		.tty = s->terminal.terminal,
+		.rows = s->terminal.rows,
+		.cols = s->terminal.cols,
+		.term = s->terminal.type ? s->terminal.type : "linux",
+		.out = s->out,
+		.err = s->err,
+		.hello = events_hello,
+		.room = events_room,
+		.ended = events_ended,
+		.opaque = s,
+	};
+
+	return agent_new(&s->agent, &cfg, err);
+}
+
+static int make_pc(struct session *s, struct error *err)
+{
+	struct pc_config cfg = {
+		.ram_size = s->o.ram_size,
+		.cpus = MIN(s->o.cpus, (unsigned)CPUS_MAX),
+		.engine = s->engine,
+		.cpuid = &s->cpuid,
+		.kernel = s->guest.kernel,
+		.initrd = s->guest.initrd,
+		.cmdline = s->guest.cmdline,
+		.no_reboot = s->o.no_reboot || s->o.command ||
+			     (s->guest.ours && !s->terminal.terminal),
+		.utc_offset = s->o.rtc_base == RTC_BASE_LOCAL ? local_offset() : 0,
+	};
+
+	s->clock = clock_new();
+	if (s->o.rtc_base == RTC_BASE_DATE)
+		clock_set_epoch_ns(s->clock, s->o.rtc_date * NSEC_PER_SEC);
+	cfg.clock = s->clock;
+	for (unsigned i = 0; i < PC_SERIALS; i++)
+		if (s->console[i])
+			cfg.serial[i] = console_sink(s->console[i]);
+	if (s->agent)
+		cfg.serial[COM2] = agent_sink(s->agent);
+	if (s->file[DEBUGCON])
+		cfg.debugcon = writer_sink(s->file[DEBUGCON]);
+	else if (s->o.debugcon.backend == BACKEND_STDIO)
+		cfg.debugcon = writer_sink(s->out);
+	s->pc = pc_new(&cfg, err);
+	if (!s->pc)
+		return -EINVAL;
+	for (unsigned i = 0; i < PC_SERIALS; i++)
+		if (s->console[i])
+			console_attach(s->console[i], pc_loop(s->pc), pc_serial(s->pc, i));
+	if (s->agent)
+		agent_attach(s->agent, pc_loop(s->pc), pc_serial(s->pc, COM2));
+	return 0;
+}
+
+int session_init(struct session *s, struct error *err)
+{
+	s->signals = -1;
+	s->failed_fd = -1;
+	memset(s->fd, -1, sizeof(s->fd));
+	default_ports(&s->o);
+	s->engine = engines_choose(s->o.engine, &s->engine_why, err);
+	if (!s->engine || build_cpuid(s, err))
+		return STATUS_USAGE;
+	look_at_terminal(s);
+	if (guest_find(&s->guest, &s->o, &s->terminal, err))
+		return STATUS_USAGE;
+	make_writers(s);
+	if (s->o.command && make_agent(s, err))
+		return STATUS_TOO_LONG;
+	return make_pc(s, err) ? STATUS_USAGE : STATUS_OK;
+}
+
+/* ---- what is opened last ---- */
+
+static void unlink_created(struct session *s, const bool *created)
+{
+	for (unsigned i = 0; i <= DEBUGCON; i++)
+		if (created[i])
+			unlink(port_option(s, i)->path);
+}
+
+/*
+ * The files that ports write to. All can be opened, or those that were created are removed
+ * again and none was emptied.
+ */
+static int open_files(struct session *s, struct error *err)
+{
+	bool created[DEBUGCON + 1] = { false };
+
+	for (unsigned i = 0; i <= DEBUGCON; i++) {
+		const char *path = port_option(s, i)->path;
+
+		if (!s->file[i])
+			continue;
+		s->fd[i] = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+		created[i] = s->fd[i] >= 0;
+		if (s->fd[i] < 0 && errno == EEXIST)
+			s->fd[i] = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+		if (s->fd[i] < 0) {
+			error_set(err, -errno, "-%s file:%s: %s",
+				  i == DEBUGCON ? "debugcon" : "serial", path, strerror(errno));
+			unlink_created(s, created);
+			return -EINVAL;
+		}
+	}
+	for (unsigned i = 0; i <= DEBUGCON; i++) {
+		struct stat st;
+
+		if (s->fd[i] >= 0 && !fstat(s->fd[i], &st) && S_ISREG(st.st_mode) &&
+		    ftruncate(s->fd[i], 0))
+			log_warn("-serial file:%s: %s", port_option(s, i)->path, strerror(errno));
+	}
+	return 0;
+}
+
+static void writer_room(void *opaque)
+{
+	struct session *s = opaque;
+
+	/* Those that did not wait for it do not mind. */
+	for (unsigned i = 0; i < PC_SERIALS; i++)
+		serial_tx_ready(pc_serial(s->pc, i));
+}
+
+static void writer_failed(void *opaque)
+{
+	struct session *s = opaque;
+
+	pc_end(s->pc, VM_STOPPED);
+}
+
+static int start_writer(struct session *s, struct writer *w, int fd, struct error *err)
+{
+	writer_set_notify(w, writer_room, writer_failed, s);
+	return writer_start(w, fd, err);
+}
+
+static int start_writers(struct session *s, struct error *err)
+{
+	int ret = start_writer(s, s->out, STDOUT_FILENO, err);
+
+	if (!ret && s->err != s->out)
+		ret = start_writer(s, s->err, STDERR_FILENO, err);
+	for (unsigned i = 0; i <= DEBUGCON && !ret; i++)
+		if (s->file[i])
+			ret = start_writer(s, s->file[i], s->fd[i], err);
+	return ret;
+}
+
+static void size_text(char *buf, size_t size, u64 bytes)
+{
+	if (bytes % GiB(1) == 0)
+		snprintf(buf, size, "%llu GiB", (unsigned long long)(bytes >> 30));
+	else if (bytes % MiB(1) == 0)
+		snprintf(buf, size, "%llu MiB", (unsigned long long)(bytes >> 20));
+	else
+		snprintf(buf, size, "%llu KiB", (unsigned long long)(bytes >> 10));
+}
+
+/* What runs here, in one line. */
+static void introduce(const struct session *s)
+{
+	char size[32];
+
+	if (s->o.cpus > CPUS_MAX)
+		log_warn("-smp: this version runs 1 CPU, not %u", s->o.cpus);
+	if (s->o.command && !s->o.verbose)
+		return;
+	size_text(size, sizeof(size), s->o.ram_size);
+	fprintf(stderr, "umbra: %s%s%s engine (%s), %s, 1 CPU, %s%s\n", s->o.name ? s->o.name : "",
+		s->o.name ? ": " : "", s->engine->name, s->engine_why, size, s->guest.describe,
+		s->terminal.terminal && s->terminal.console ?
+			"; Ctrl-a x leaves, Ctrl-a h helps" :
+			"");
+	if (s->o.verbose)
+		fprintf(stderr, "umbra: %s, command line: %s\n", pc_describe_boot(s->pc),
+			s->guest.cmdline);
+}
+
+int session_open(struct session *s, struct error *err)
+{
+	if (open_files(s, err))
+		return STATUS_USAGE;
+	introduce(s);
+	if (events_open(s, err) || start_writers(s, err))
+		return STATUS_FAILED;
+	return STATUS_OK;
+}
+
+static void drain_all(struct session *s, unsigned seconds)
+{
+	writer_drain(s->out, seconds);
+	if (s->err != s->out)
+		writer_drain(s->err, seconds);
+	for (unsigned i = 0; i <= DEBUGCON; i++)
+		if (s->file[i])
+			writer_drain(s->file[i], seconds);
+}
+
+void session_close(struct session *s)
+{
+	unsigned seconds = s->signal ? LAST_SECONDS : 0;
+
+	events_close(s);
+	drain_all(s, seconds);
+	/* What a transmitter still held because its writer was full. */
+	writer_room(s);
+	drain_all(s, seconds);
+}
+
+void session_fini(struct session *s)
+{
+	for (unsigned i = 0; i < PC_SERIALS; i++)
+		if (s->console[i])
+			console_detach(s->console[i]);
+	if (s->agent)
+		agent_detach(s->agent);
+	/* Writers call into the machine. */
+	if (s->err != s->out)
+		writer_free(s->err);
+	writer_free(s->out);
+	for (unsigned i = 0; i <= DEBUGCON; i++) {
+		writer_free(s->file[i]);
+		if (s->fd[i] >= 0)
+			close(s->fd[i]);
+	}
+	pc_free(s->pc);
+	clock_free(s->clock);
+	agent_free(s->agent);
+	for (unsigned i = 0; i < PC_SERIALS; i++)
+		console_free(s->console[i]);
+	guest_fini(&s->guest);
+}
