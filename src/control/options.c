@@ -119,7 +119,7 @@ static int set_memory(struct run_options *o, const char *val, struct error *err)
 					 key);
 		first = false;
 		if (!size || !options_size(size, &o->ram_size))
-			return error_set(err, -EINVAL, "-m %s: a size like 512M or 2G is needed", val);
+			return error_set(err, -EINVAL, "-m '%s': a size like 512M or 2G is needed", val);
 	}
 	return 0;
 }

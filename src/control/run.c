@@ -177,9 +177,7 @@ static int run(struct session *s)
 	if (!status)
 		status = session_open(s, &err);
 	if (status) {
-		/* Before the message, which is for a terminal in its usual mode. */
-		if (s->pc)
-			events_close(s);
+		events_close(s);
 		log_error("%s", err.msg);
 		session_fini(s);
 		return status;

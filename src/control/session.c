@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -123,11 +124,27 @@ static int build_cpuid(struct session *s, struct error *err)
 	return cpuid_build(&s->cpuid, &req, &host, NULL, err);
 }
 
+/* Memory appears as the guest touches it, so more than is free will do, but not any size. */
+static int check_memory(const struct run_options *o, struct error *err)
+{
+	struct sysinfo si;
+	u64 most;
+
+	if (sysinfo(&si))
+		return 0;
+	most = ((u64)si.totalram + si.totalswap) * si.mem_unit;
+	if (o->ram_size <= most)
+		return 0;
+	return error_set(err, -ENOMEM, "-m: %llu MiB are more than the %llu MiB that this host has",
+			 (unsigned long long)o->ram_size >> 20, (unsigned long long)most >> 20);
+}
+
 /* ---- the machine ---- */
 
-static i64 local_offset(void)
+/* Seconds by which local time is ahead of UTC now. */
+static i64 local_offset(struct clock *clk)
 {
-	time_t now = time(NULL);
+	time_t now = (time_t)(clock_epoch_ns(clk) / NSEC_PER_SEC);
 	struct tm tm;
 
 	return localtime_r(&now, &tm) ? tm.tm_gmtoff : 0;
@@ -188,13 +205,13 @@ static int make_pc(struct session *s, struct error *err)
 		.cmdline = s->guest.cmdline,
 		.no_reboot = s->o.no_reboot || s->o.command ||
 			     (s->guest.ours && !s->terminal.terminal),
-		.utc_offset = s->o.rtc_base == RTC_BASE_LOCAL ? local_offset() : 0,
 	};
 
-	s->clock = clock_new();
+	cfg.clock = s->clock = clock_new();
 	if (s->o.rtc_base == RTC_BASE_DATE)
 		clock_set_epoch_ns(s->clock, s->o.rtc_date * NSEC_PER_SEC);
-	cfg.clock = s->clock;
+	else if (s->o.rtc_base == RTC_BASE_LOCAL)
+		cfg.utc_offset = local_offset(s->clock);
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		if (s->console[i])
 			cfg.serial[i] = console_sink(s->console[i]);
@@ -222,7 +239,7 @@ int session_init(struct session *s, struct error *err)
 	memset(s->fd, -1, sizeof(s->fd));
 	default_ports(&s->o);
 	s->engine = engines_choose(s->o.engine, &s->engine_why, err);
-	if (!s->engine || build_cpuid(s, err))
+	if (!s->engine || check_memory(&s->o, err) || build_cpuid(s, err))
 		return STATUS_USAGE;
 	look_at_terminal(s);
 	if (guest_find(&s->guest, &s->o, &s->terminal, err))

@@ -16,12 +16,14 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
 #include "cpu/events.h"
 #include "cpu/msrmap.h"
 #include "irq/lapic.h"
+#include "mem/phys.h"
 #include "time/tsc.h"
 #include "x86/access.h"
 #include "x86/cpuid.h"
@@ -39,6 +41,8 @@ struct cpu {
 	pthread_mutex_t wake_lock;
 	pthread_cond_t wake;
 	bool asleep; /* atomic */
+	void *map; /* guard page, engine's stack, this struct, engine's area */
+	size_t map_len;
 };
 
 struct vm {
@@ -68,15 +72,37 @@ static void cpu_free(struct cpu *c)
 	msrmap_detach(&c->v);
 	pthread_cond_destroy(&c->wake);
 	pthread_mutex_destroy(&c->wake_lock);
-	free(c);
+	munmap(c->map, c->map_len);
+}
+
+/* NULL: no memory. See struct engine for the layout. */
+static struct cpu *cpu_alloc(const struct engine *e)
+{
+	size_t front = PAGE_SIZE + align_up(e->stack, PAGE_SIZE);
+	size_t own = align_up(sizeof(struct cpu), 64);
+	size_t len = align_up(front + own + e->area, PAGE_SIZE);
+	u8 *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct cpu *c;
+
+	if (map == MAP_FAILED)
+		return NULL;
+	mprotect(map, PAGE_SIZE, PROT_NONE);
+	c = (struct cpu *)(void *)(map + front);
+	c->map = map;
+	c->map_len = len;
+	c->v.engine_area = map + front + own;
+	return c;
 }
 
 static int cpu_new(struct vm *vm, unsigned index, struct error *err)
 {
-	struct cpu *c = xzalloc_aligned(64, sizeof(*c));
-	struct vcpu *v = &c->v;
+	struct cpu *c = cpu_alloc(vm->cfg.engine);
+	struct vcpu *v;
 	int ret;
 
+	if (!c)
+		return error_set(err, -ENOMEM, "no memory for CPU %u", index);
+	v = &c->v;
 	vm->cpu[index] = c;
 	c->vm = vm;
 	pthread_mutex_init(&c->wake_lock, NULL);
@@ -160,7 +186,6 @@ void vm_reset_cpus(struct vm *vm)
 		if (vm->cfg.engine->push)
 			vm->cfg.engine->push(&c->v);
 	}
-	__atomic_store_n(&vm->end, VM_RUNNING, __ATOMIC_SEQ_CST);
 	vm->fault_vcpu = NULL;
 }
 
@@ -232,7 +257,8 @@ static void shut_down(struct cpu *c)
 /* INIT: the registers and the APIC; processors other than the first then wait for SIPI. */
 static void take_init(struct cpu *c)
 {
-	event_clear(&c->v, EV_INIT | EV_SIPI | EV_NMI | EV_SMI);
+	/* A SIPI may be right behind the INIT; it stays. */
+	event_clear(&c->v, EV_INIT | EV_NMI | EV_SMI);
 	vcpu_reset(&c->v, true);
 	lapic_init(c->lapic);
 	c->v.activity = lapic_base_read(c->lapic) & APIC_BASE_BSP ? ACT_RUNNING : ACT_WAIT_SIPI;
@@ -304,7 +330,7 @@ static void take_events(struct cpu *c)
 		event_clear(v, EV_SMI);
 	if ((ev & EV_INIT) && c->lapic)
 		take_init(c);
-	else if ((ev & EV_SIPI) && c->lapic)
+	if ((vcpu_events(v) & EV_SIPI) && c->lapic)
 		take_sipi(c);
 	if (v->activity == ACT_WAIT_SIPI || v->activity == ACT_SHUTDOWN)
 		return;
@@ -366,6 +392,7 @@ void vm_on_end(struct vm *vm, void (*ended)(void *opaque), void *opaque)
 
 int vm_start(struct vm *vm, struct error *err)
 {
+	__atomic_store_n(&vm->end, VM_RUNNING, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&vm->running, vm->cpus, __ATOMIC_SEQ_CST);
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		struct cpu *c = vm->cpu[i];

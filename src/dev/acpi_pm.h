@@ -62,8 +62,10 @@ struct acpi_pm *acpi_pm_new(struct irq_line sci, bool acpi_on, struct pmtimer *t
 			    struct acpi_pm_outputs out);
 void acpi_pm_free(struct acpi_pm *a);
 
-/* Machine stopped. The PM timer is reset, saved and loaded by its owner, before this
- * chip. */
+/*
+ * Machine stopped. The PM timer is reset, saved and loaded by its owner, before this
+ * chip.
+ */
 void acpi_pm_reset(struct acpi_pm *a);
 void acpi_pm_save(const struct acpi_pm *a, struct state_buf *b);
 int acpi_pm_load(struct acpi_pm *a, struct state_buf *b, struct error *err);

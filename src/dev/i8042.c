@@ -184,7 +184,9 @@ static u8 queue_pop(u8 *q, u8 *count)
 	return v;
 }
 
-/* The next byte of the keyboard, translated if wanted. False when f0h was all there was.
+/*
+ * The next byte of the keyboard, translated if wanted. False when f0h was all there
+ * was.
  */
 static bool kbd_next(struct i8042_state *s, u8 *v)
 {

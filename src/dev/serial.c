@@ -249,7 +249,9 @@ static void rx_push(struct serial *d, u8 byte, u8 error)
 	struct serial_state *s = &d->s;
 
 	if (!rx_room(s)) {
-		/* Section 8.4: the FIFO keeps what it has, a lone RBR takes the new byte.
+		/*
+		 * Section 8.4: the FIFO keeps what it has, a lone RBR takes the new
+		 * byte.
 		 */
 		s->lsr |= LSR_OE;
 		if (fifo_on(s))

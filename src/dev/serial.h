@@ -41,7 +41,9 @@ bool serial_rx_wanted(struct serial *s);
 /* The other side sends a break. */
 void serial_rx_break(struct serial *s);
 
-/* The inputs of the modem as they appear in MSR bits 4 to 7. All but RI set after
- * serial_new(). */
+/*
+ * The inputs of the modem as they appear in MSR bits 4 to 7. All but RI set after
+ * serial_new().
+ */
 enum { SERIAL_CTS = 0x10, SERIAL_DSR = 0x20, SERIAL_RI = 0x40, SERIAL_DCD = 0x80 };
 void serial_set_modem(struct serial *s, u8 lines);

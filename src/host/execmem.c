@@ -2,10 +2,10 @@
  * Memory for code made at run time: one memfd, mapped writable and executable.
  *
  * The two views are reserved with PROT_NONE and filled chunk by chunk, so the cost of an
- * engine that makes little code is little. Newly written code has never been executed at its
- * address, or was dropped long before, so no serializing instruction is needed
- * on x86 (SDM volume 3 section 12.6: caches are snooped by physical address).
- * Thread: the owner's; no lock.
+ * engine that makes little code is little. Newly written code has never been executed at
+ * its address, or was dropped long before, so no serializing instruction is needed on x86
+ * (SDM volume 3 section 12.6: caches are snooped by physical address). Thread: the
+ * owner's; no lock.
  */
 #include "host/execmem.h"
 
@@ -44,7 +44,8 @@ static int memfd_open(void)
 
 static u8 *reserve(size_t size)
 {
-	void *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+		       -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
 }
@@ -56,18 +57,21 @@ struct execmem *execmem_new(size_t max, struct error *err)
 	m->max = align_up(max, CHUNK);
 	m->fd = memfd_open();
 	if (m->fd < 0) {
-		error_set(err, -errno, "memory for code: memfd_create: %s", strerror(errno));
+		error_set(err, -errno, "memory for code: memfd_create: %s",
+			  strerror(errno));
 		goto free_m;
 	}
 	m->exec = reserve(m->max);
 	m->write = reserve(m->max);
 	if (!m->exec || !m->write) {
-		error_set(err, -ENOMEM, "memory for code: no address space for %zu bytes", m->max);
+		error_set(err, -ENOMEM, "memory for code: no address space for %zu bytes",
+			  m->max);
 		goto free_m;
 	}
 	/* Fail now rather than at the first instruction when the host forbids this. */
 	if (!execmem_alloc(m, 16, 16, &(u8 *){ NULL })) {
-		error_set(err, -EACCES, "memory for code: the host refuses executable mappings: %s",
+		error_set(err, -EACCES,
+			  "memory for code: the host refuses executable mappings: %s",
 			  strerror(errno));
 		goto free_m;
 	}
@@ -98,11 +102,11 @@ static bool grow(struct execmem *m, size_t need)
 
 	if (ftruncate(m->fd, (off_t)size) < 0)
 		return false;
-	if (mmap(m->write + off, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, m->fd, off) ==
-	    MAP_FAILED)
+	if (mmap(m->write + off, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+		 m->fd, off) == MAP_FAILED)
 		return false;
-	if (mmap(m->exec + off, len, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, m->fd, off) ==
-	    MAP_FAILED)
+	if (mmap(m->exec + off, len, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, m->fd,
+		 off) == MAP_FAILED)
 		return false;
 	m->avail = size;
 	return true;
@@ -119,6 +123,11 @@ void *execmem_alloc(struct execmem *m, size_t size, size_t align, u8 **writable)
 	m->used = at + size;
 	*writable = m->write + at;
 	return m->exec + at;
+}
+
+void execmem_trim(struct execmem *m, size_t size)
+{
+	m->used -= size;
 }
 
 void execmem_reset(struct execmem *m)

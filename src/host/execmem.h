@@ -19,11 +19,13 @@ struct execmem *execmem_new(size_t max, struct error *err);
 void execmem_free(struct execmem *m);
 
 /*
- * Room for 'size' bytes at a multiple of 'align' (a power of two up to 4096). The result is the
- * address to execute at; *writable is where to write the same bytes. NULL: full, or the host has no
- * memory.
+ * Room for 'size' bytes at a multiple of 'align' (a power of two up to 4096). The result
+ * is the address to execute at; *writable is where to write the same bytes. NULL: full,
+ * or the host has no memory.
  */
 void *execmem_alloc(struct execmem *m, size_t size, size_t align, u8 **writable);
+/* Give the last 'size' bytes of the newest allocation back. */
+void execmem_trim(struct execmem *m, size_t size);
 /* Give everything back. Nobody executes in it. */
 void execmem_reset(struct execmem *m);
 

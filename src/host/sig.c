@@ -1,10 +1,10 @@
 /*
  * Dispatch of synchronous faults by the address of the faulting instruction.
  *
- * Signal dispositions belong to the process, so this table does too: it is the one piece of
- * mutable global state, and holds entries of any number of machines.
- * Threads: entries are added and removed under 'lock'; the handler reads them
- * without, each entry being guarded by a sequence counter.
+ * Signal dispositions belong to the process, so this table does too: it is the one piece
+ * of mutable global state, and holds entries of any number of machines. Threads: entries
+ * are added and removed under 'lock'; the handler reads them without, each entry being
+ * guarded by a sequence counter.
  */
 #include "host/sig.h"
 
@@ -20,7 +20,7 @@
 #define MAX_RANGES 1024
 
 struct range {
-	_Atomic u32 seq; /* odd while being changed */
+	_Atomic u32 seq;               /* odd while being changed */
 	_Atomic(uintptr_t) start, end; /* end 0: free */
 	_Atomic(sig_fn *) fn;
 	_Atomic(void *) opaque;
@@ -31,8 +31,8 @@ static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL };
 static struct range ranges[MAX_RANGES];
 static _Atomic u32 range_count; /* entries ever used: how far the handler looks */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static bool installed; /* under lock */
-static struct sigaction previous[ARRAY_SIZE(signals)]; /* written once, before the handler is there */
+/* Under lock; each is written before our handler is there. */
+static struct sigaction previous[ARRAY_SIZE(signals)];
 
 /* A consistent copy of the entry if it covers rip. */
 static bool range_match(struct range *r, uintptr_t rip, sig_fn **fn, void **opaque)
@@ -51,7 +51,8 @@ static bool range_match(struct range *r, uintptr_t rip, sig_fn **fn, void **opaq
 	return hit && atomic_load_explicit(&r->seq, memory_order_relaxed) == seq;
 }
 
-static void range_set(struct range *r, uintptr_t start, uintptr_t end, sig_fn *fn, void *opaque)
+static void range_set(struct range *r, uintptr_t start, uintptr_t end, sig_fn *fn,
+		      void *opaque)
 {
 	atomic_fetch_add_explicit(&r->seq, 1, memory_order_acq_rel);
 	atomic_thread_fence(memory_order_release);
@@ -74,7 +75,8 @@ static void chain(int sig, siginfo_t *info, void *ctx)
 	} else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
 		old->sa_handler(sig);
 	} else {
-		/* Die of it: the faulting instruction is repeated after return; what kill() sent is not. */
+		/* Die of it: the faulting instruction is repeated after return; what
+		 * kill() sent is not. */
 		signal(sig, SIG_DFL);
 		if (info->si_code <= 0)
 			raise(sig);
@@ -133,21 +135,25 @@ static void handler(int sig, siginfo_t *info, void *ctx)
 	errno = saved;
 }
 
+/* Each time: somebody else may have set handlers since, who are then asked after us. */
 static int install(struct error *err)
 {
-	struct sigaction sa = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction sa = { .sa_sigaction = handler,
+				.sa_flags = SA_SIGINFO | SA_ONSTACK };
+	struct sigaction now;
 
-	if (installed)
-		return 0;
 	sigemptyset(&sa.sa_mask);
-	/* Keep the old ones first: a fault may come right after the new one is set. */
-	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
-		if (sigaction(signals[i], NULL, &previous[i]) < 0)
+	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
+		if (sigaction(signals[i], NULL, &now) < 0)
 			return error_set(err, -errno, "sigaction: %s", strerror(errno));
-	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
+		if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == handler)
+			continue;
+		/* Keep the old one first: a fault may come right after the new one is
+		 * set. */
+		previous[i] = now;
 		if (sigaction(signals[i], &sa, NULL) < 0)
 			return error_set(err, -errno, "sigaction: %s", strerror(errno));
-	installed = true;
+	}
 	return 0;
 }
 

@@ -27,8 +27,8 @@ struct sig_regs {
 typedef bool sig_fn(void *opaque, struct sig_regs *r);
 
 /*
- * Any thread. The range [start, start + len) must not overlap another. Returns a number for
- * sig_remove(), or -errno.
+ * Any thread. The range [start, start + len) must not overlap another. Returns a number
+ * for sig_remove(), or -errno.
  */
 int sig_add(const void *start, size_t len, sig_fn *fn, void *opaque, struct error *err);
 /* Nobody executes in the range any more. */

@@ -96,8 +96,7 @@ static int parse_kernel(struct boot *b, bool long_mode, struct error *err)
 	return bzimage_place(&b->kernel, &bz, &b->map, long_mode, &b->k, err);
 }
 
-/* The highest page-aligned place for 'len' bytes of RAM below 'limit', beside the kernel.
- */
+/* The highest page-aligned place for 'len' bytes below 'limit', off the kernel. */
 static bool find_top(const struct boot *b, u64 limit, u64 len, u64 *at)
 {
 	for (unsigned i = b->map.count; i-- > 0;) {

@@ -41,8 +41,7 @@ void boot_free(struct boot *b);
 
 /* Write kernel, initrd, command line and boot data to memory. -EIO when a file shrank. */
 int boot_load(const struct boot *b, struct phys *phys, struct error *err);
-/* Set the registers of the boot CPU, which is in its reset state, for the kernel's entry.
- */
+/* Set the registers of the boot CPU, which has been reset, for the kernel's entry. */
 void boot_enter(const struct boot *b, struct vcpu *v);
 
 /* "bzImage, 64-bit entry" and the like. */

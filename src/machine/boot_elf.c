@@ -200,8 +200,7 @@ static int take_segments(const struct image *img, const struct elf *e,
 	return 0;
 }
 
-/* Notes of one PT_NOTE: 1 and the address when the PVH entry is among them, 0 when not.
- */
+/* Notes of one PT_NOTE: 1 and the address when the PVH entry is in them, 0 when not. */
 static int find_entry(const u8 *notes, u64 len, u64 align, u64 *entry)
 {
 	align = align == 8 ? 8 : 4;

@@ -19,8 +19,7 @@
 #include "machine/layout.h"
 #include "mem/phys.h"
 
-/* Largest 64-bit window: more than any device needs, and page tables for it stay small.
- */
+/* Largest 64-bit window: more than any device needs, with small page tables. */
 #define MMIO64_MAX GiB(1024)
 
 int layout_init(struct layout *l, u64 ram_size, unsigned phys_bits, struct error *err)

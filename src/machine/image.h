@@ -33,8 +33,7 @@ static inline bool image_has(const struct image *img, u64 off, u64 len)
 	return off <= img->len && len <= img->len - off;
 }
 
-/* Exactly 'len' bytes. -EINVAL when that is not in the file, -EIO when the file shrank.
- */
+/* Exactly 'len' bytes. -EINVAL when they are not in the file, -EIO when it shrank. */
 int image_read(const struct image *img, u64 off, void *buf, u64 len, struct error *err);
 
 /* What the file seems to be ("a gzip file", ...), for "is not a kernel but ..."; never

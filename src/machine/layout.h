@@ -24,10 +24,9 @@
 
 /* ---- memory, low ---- */
 
-#define LAYOUT_BDA         0x400u  /* BIOS data area */
-#define LAYOUT_GDT         0x500u  /* boot: descriptors for the kernel's entry */
-#define LAYOUT_PVH_INFO    0x6000u /* boot: hvm_start_info, modules, memory map; one page \
-				    */
+#define LAYOUT_BDA         0x400u   /* BIOS data area */
+#define LAYOUT_GDT         0x500u   /* boot: descriptors for the kernel's entry */
+#define LAYOUT_PVH_INFO    0x6000u  /* boot: hvm_start_info; one page */
 #define LAYOUT_ZERO_PAGE   0x7000u  /* boot: struct boot_params; one page */
 #define LAYOUT_STACK       0x9000u  /* boot: top of a stack of one page */
 #define LAYOUT_PAGE_TABLES 0x9000u  /* boot: identity map of 4 GiB, six pages */
@@ -107,11 +106,10 @@
 #define IRQ_PCI_EVEN 5 /* PCI wires 0, 2, 4, 6, for a guest without IOAPIC */
 #define IRQ_RTC      8
 #define IRQ_SCI      9
-#define IRQ_COM3                                                                         \
-	10 /* not shared with COM1 and COM2, which edge triggering would not allow */
-#define IRQ_COM4    11
-#define IRQ_MOUSE   12
-#define IRQ_PCI_ODD 14
+#define IRQ_COM3     10 /* not shared with COM1: edges cannot be */
+#define IRQ_COM4     11
+#define IRQ_MOUSE    12
+#define IRQ_PCI_ODD  14
 
 #define GSI_PIT       2
 #define GSI_PCI       16 /* PCI wire n is GSI 16 + n, level, active low */

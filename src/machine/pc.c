@@ -58,6 +58,7 @@
 struct wire {
 	pthread_mutex_t lock; /* covers drivers, and telling 'to' */
 	u32 drivers;          /* one bit each */
+	bool muted;           /* 'to' is not told; machine stopped */
 	struct irq_line to;
 };
 
@@ -125,11 +126,11 @@ static void wire_set(void *chip, unsigned driver, bool level)
 	bool was;
 
 	pthread_mutex_lock(&w->lock);
-	was = w->drivers;
+	was = w->drivers != 0;
 	w->drivers =
 		level ? w->drivers | (u32)BIT(driver) : w->drivers & ~(u32)BIT(driver);
 	/* Only changes: a second driver of a wire must not look like an edge. */
-	if (was != (w->drivers != 0))
+	if (was != (w->drivers != 0) && !w->muted)
 		irq_set(&w->to, !was);
 	pthread_mutex_unlock(&w->lock);
 }
@@ -163,7 +164,7 @@ static void pic_intr_set(void *chip, unsigned pin, bool level)
 
 	(void)pin;
 	/* ExtINT by either way; which of them is open is the guest's choice. */
-	ioapic_set(pc->ioapic, 0, level);
+	wire_set(&pc->ioapic_pin[0], BY_DEVICE, level);
 	for (unsigned i = 0; i < pc->cfg.cpus; i++)
 		lapic_lint_set(pc->cpu[i].lapic, 0, level);
 }
@@ -180,13 +181,28 @@ static void wires_init(struct pc *pc)
 	}
 }
 
-/* No driver asserts anything: chips that load or reset their state say so anew. */
-static void wires_clear(struct pc *pc)
+static void wires_each(struct pc *pc, void (*what)(struct wire *w))
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(pc->pic_pin); i++)
-		pc->pic_pin[i].drivers = 0;
+		what(&pc->pic_pin[i]);
 	for (unsigned i = 0; i < ARRAY_SIZE(pc->ioapic_pin); i++)
-		pc->ioapic_pin[i].drivers = 0;
+		what(&pc->ioapic_pin[i]);
+}
+
+/*
+ * While chips are loaded one after the other the wires go through levels that never were.
+ * Each pin's level is in the state of the chip that has it, so nobody is told.
+ */
+static void wire_mute(struct wire *w)
+{
+	w->muted = true;
+}
+
+/* No news, unless the stream contradicts itself. */
+static void wire_unmute(struct wire *w)
+{
+	w->muted = false;
+	irq_set(&w->to, w->drivers != 0);
 }
 
 /* ---- what chips do to the machine ---- */
@@ -339,8 +355,7 @@ static int memory_build(struct pc *pc, struct error *err)
 	u8 rom[LAYOUT_ROM_SIZE];
 	int ret;
 
-	/* Two pieces below 4 GiB: between them there is nothing, the place of a display.
-	 */
+	/* Two pieces below 4 GiB; between them is nothing, the place of a display. */
 	ret = phys_add_ram(pc->phys, "low RAM", 0, LAYOUT_LOW_END, err);
 	if (!ret)
 		ret = phys_add_ram(pc->phys, "RAM", LAYOUT_SHADOW,
@@ -606,7 +621,6 @@ static void set_up_chips(struct pc *pc)
 /* Reset inputs of all chips. Those that drive pins come after those that have them. */
 static void reset_chips(struct pc *pc)
 {
-	wires_clear(pc);
 	pic_reset(pc->pic);
 	ioapic_reset(pc->ioapic);
 	vm_reset_cpus(pc->vm); /* with their local APICs */
@@ -886,8 +900,7 @@ static int cpu_load(struct pc *pc, unsigned i, struct state_buf *b, struct error
 
 /*
  * The order of both: time first, from which timers are armed; a TSC before its local
- * APIC; interrupt controllers before what drives their pins, so that the levels which
- * devices tell are no news; PIT and RTC before the HPET that cuts their lines.
+ * APIC; PIT and RTC before the HPET that cuts their lines.
  */
 void pc_save(struct pc *pc, struct state_buf *b)
 {
@@ -924,6 +937,7 @@ static int chips_load(struct pc *pc, struct state_buf *b, struct error *err)
 			return ret;
 	if ((ret = pit_load(pc->pit, b, err)) || (ret = rtc_load(pc->rtc, b, err)) ||
 	    (ret = hpet_load(pc->hpet, b, err)) ||
+
 	    (ret = pmtimer_load(pc->pmtimer, b, err)) ||
 	    (ret = acpi_pm_load(pc->acpi_pm, b, err)) ||
 	    (ret = i8042_load(pc->i8042, b, err)))
@@ -948,12 +962,13 @@ int pc_load(struct pc *pc, struct state_buf *b, struct error *err)
 				 s.cpus, (unsigned long long)s.ram_size >> 20,
 				 pc->cfg.cpus,
 				 (unsigned long long)pc->cfg.ram_size >> 20);
-	wires_clear(pc);
 	ret = clock_load(pc->clock, b, err);
 	for (unsigned i = 0; !ret && i < pc->cfg.cpus; i++)
 		ret = cpu_load(pc, i, b, err);
+	wires_each(pc, wire_mute);
 	if (!ret)
 		ret = chips_load(pc, b, err);
+	wires_each(pc, wire_unmute);
 	if (!ret)
 		__atomic_store_n(&pc->asleep, s.asleep ? ASLEEP : AWAKE,
 				 __ATOMIC_SEQ_CST);

@@ -35,8 +35,10 @@ struct map {
 	struct map *older;
 	u32 hash;
 	u32 n;
-	/* The two largest RAM regions, where nearly every access goes; empty ones if
-	 * none. */
+	/*
+	 * The two largest RAM regions, where nearly every access goes; empty ones if
+	 * none.
+	 */
 	const struct phys_region *large[2];
 	struct phys_region r[];
 };
@@ -643,7 +645,9 @@ static void mmio_copy(const struct phys_region *r, u64 off, u8 *buf, u64 len, bo
 	}
 }
 
-/* Bytes from gpa to the end of the region r it is in, or to the next region if r is NULL.
+/*
+ * Bytes from gpa to the end of the region r it is in, or to the next region if r is
+ * NULL.
  */
 static u64 extent(const struct map *m, const struct phys_region *r, gpa_t gpa)
 {

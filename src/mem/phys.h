@@ -78,8 +78,10 @@ bool phys_remove(struct phys *p, gpa_t base);
 /* Higher each time the map changes; cached translations of an older map are stale. */
 u64 phys_generation(struct phys *p);
 
-/* The region that holds gpa, NULL if none. Valid until phys_free(), but see the
- * generation. */
+/*
+ * The region that holds gpa, NULL if none. Valid until phys_free(), but see the
+ * generation.
+ */
 const struct phys_region *phys_find(struct phys *p, gpa_t gpa);
 
 /*
@@ -117,8 +119,10 @@ static inline void phys_write_all(struct phys *p, gpa_t gpa, const u8 *buf, u64 
 	(void)!phys_write(p, gpa, buf, len);
 }
 
-/* One CPU access of 1, 2, 4 or 8 bytes, not crossing a page. Nothing there: all ones,
- * ignored. */
+/*
+ * One CPU access of 1, 2, 4 or 8 bytes, not crossing a page. Nothing there: all ones,
+ * ignored.
+ */
 u64 phys_load(struct phys *p, gpa_t gpa, unsigned size);
 void phys_store(struct phys *p, gpa_t gpa, u64 val, unsigned size);
 
@@ -133,7 +137,9 @@ u8 *phys_page_flags(struct phys *p, gpa_t gpa);
  */
 bool phys_mark_code(struct phys *p, gpa_t gpa);
 
-/* Somebody wrote [gpa, gpa+len): tell the listeners if a page of it is marked PAGE_CODE.
+/*
+ * Somebody wrote [gpa, gpa+len): tell the listeners if a page of it is marked
+ * PAGE_CODE.
  */
 void phys_note_write(struct phys *p, gpa_t gpa, u64 len);
 
@@ -149,7 +155,9 @@ void phys_remove_code_listener(struct phys *p, struct code_listener *l);
 /* The memfd of the RAM region that starts at 'base' (owned by the map), -1 if none. */
 int phys_ram_fd(struct phys *p, gpa_t base);
 
-/* Bytes of RAM in total, and each RAM region in order of address: index from 0, NULL at
- * the end. */
+/*
+ * Bytes of RAM in total, and each RAM region in order of address: index from 0, NULL at
+ * the end.
+ */
 u64 phys_ram_size(struct phys *p);
 const struct phys_region *phys_ram_region(struct phys *p, unsigned index);

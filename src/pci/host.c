@@ -341,7 +341,9 @@ static u64 ports_read(void *dev, u64 off, unsigned size)
 	struct pci_host *h = dev;
 	u32 address = address_get(h);
 
-	/* Only a double word access is the address register, others pass by (3.2.2.3.2).
+	/*
+	 * Only a double word access is the address register, others pass by
+	 * (3.2.2.3.2).
 	 */
 	if (off < 4) {
 		if (off == 0 && size == 4)
@@ -379,7 +381,9 @@ const struct io_ops pci_host_ops = {
 	.sizes = IO_1 | IO_2 | IO_4,
 };
 
-/* ECAM: bus in bits 27:20 of the offset, device and function in 19:12, register in 11:0.
+/*
+ * ECAM: bus in bits 27:20 of the offset, device and function in 19:12, register in
+ * 11:0.
  */
 static u64 ecam_read(void *dev, u64 off, unsigned size)
 {

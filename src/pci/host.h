@@ -30,11 +30,15 @@ struct pci_host_args {
 	 * left unconnected.
 	 */
 	struct irq_line isa[16];
-	/* PMBASE of the ISA bridge (40h), where the board has the ACPI registers.
-	 * Read-only. */
+	/*
+	 * PMBASE of the ISA bridge (40h), where the board has the ACPI registers. The
+	 * guest cannot move it.
+	 */
 	u16 pm_base;
-	/* ECAM window after reset, a multiple of 256 MiB; 0: off until firmware sets
-	 * PCIEXBAR. */
+	/*
+	 * ECAM window after reset, a multiple of 256 MiB; 0: off until firmware sets
+	 * PCIEXBAR.
+	 */
 	gpa_t ecam_base;
 	/*
 	 * Port cf9h lies in the middle of cf8h to cffh and is another chip's: byte
@@ -63,8 +67,10 @@ u32 pci_host_config_read(struct pci_host *h, u8 devfn, unsigned off, unsigned si
 void pci_host_config_write(struct pci_host *h, u8 devfn, unsigned off, u32 val,
 			   unsigned size);
 
-/* Machine stopped. The host's own registers and both bridges; each other device does its
- * own. */
+/*
+ * Machine stopped. The host's own registers and both bridges; each other device does
+ * its own.
+ */
 void pci_host_reset(struct pci_host *h);
 void pci_host_save(const struct pci_host *h, struct state_buf *b);
 int pci_host_load(struct pci_host *h, struct state_buf *b, struct error *err);
@@ -82,7 +88,9 @@ pthread_mutex_t *pci_host_irq_lock(struct pci_host *h);
 void pci_host_drive(struct pci_host *h, u8 devfn, unsigned pin, int change);
 /* The level of every wire once more. Irq lock held. */
 void pci_host_tell_wires(struct pci_host *h);
-/* Ports became free: I/O BARs that lay over others may have their turn. Config lock held.
+/*
+ * Ports became free: I/O BARs that lay over others may have their turn. Config lock
+ * held.
  */
 void pci_host_retry_maps(struct pci_host *h);
 /* Try to place those windows of 'dev' that could not be placed. Config lock held. */

@@ -17,7 +17,9 @@
 struct msi;
 struct msix;
 
-/* 'vectors' is a power of two up to 32. With 64-bit addresses, without per-vector masks.
+/*
+ * 'vectors' is a power of two up to 32. With 64-bit addresses, without per-vector
+ * masks.
  */
 struct msi *msi_new(struct pci_dev *dev, unsigned vectors, struct msi_sink sink,
 		    struct error *err);
@@ -28,7 +30,8 @@ void msi_config_written(struct msi *m, unsigned off, unsigned size);
 
 /* Any thread, device lock may be held. */
 bool msi_enabled(const struct msi *m);
-/* False: MSI is off, use another way. Vectors wrap round at how many the guest enabled.
+/*
+ * False: MSI is off, use another way. Vectors wrap round at how many the guest enabled.
  */
 bool msi_notify(struct msi *m, unsigned vector);
 
@@ -59,7 +62,9 @@ bool msix_enabled(const struct msix *m);
 /* False: MSI-X is off, use another way. A vector that does not exist is ignored. */
 bool msix_notify(struct msix *m, unsigned vector);
 
-/* Machine stopped. The MSI capability lies in configuration space and has no other state.
+/*
+ * Machine stopped. The MSI capability lies in configuration space and has no other
+ * state.
  */
 void msix_reset(struct msix *m);
 const struct state_desc *msix_desc(const struct msix *m);

@@ -140,7 +140,8 @@ static bool bar_wanted(const struct pci_dev *dev, const struct bar *b)
 static void bar_place(struct pci_dev *dev, struct bar *b, u64 base)
 {
 	if (b->kind == PCI_BAR_IO) {
-		/* x86 decodes 16 bits of port address; port 0 is what an unset BAR has.
+		/*
+		 * x86 decodes 16 bits of port address; port 0 is what an unset BAR has.
 		 */
 		b->placed =
 			base && base < 0x10000 &&

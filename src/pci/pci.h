@@ -81,8 +81,10 @@ struct pci_desc {
  */
 struct pci_dev *pci_add(struct pci_host *h, u8 devfn, const struct pci_desc *d,
 			struct error *err);
-/* Take it out of the host, with its windows. Machine stopped, or the device gone from
- * use. */
+/*
+ * Take it out of the host, with its windows. Machine stopped, or the device gone from
+ * use.
+ */
 void pci_remove(struct pci_dev *dev);
 
 /*

@@ -28,7 +28,9 @@ void state_buf_fini(struct state_buf *b);
 void state_save(struct state_buf *b, const struct state_desc *desc, u32 instance,
 		const void *state);
 
-/* Read the record at b->pos, which must be of this description and instance. 0 or -errno.
+/*
+ * Read the record at b->pos, which must be of this description and instance. 0 or
+ * -errno.
  */
 int state_load(struct state_buf *b, const struct state_desc *desc, u32 instance,
 	       void *state, struct error *err);

@@ -86,7 +86,8 @@ int cpuid_build(struct cpuid_table *t, const struct cpuid_request *req,
  * vcpu_reset(). */
 void cpuid_attach(struct vcpu *v, const struct cpuid_table *t);
 
-/* The CPUID instruction. Owning vCPU thread. */
+/* The CPUID instruction. Owning vCPU thread, live vector state parked: v->platform is
+ * asked. */
 void cpuid_query(const struct vcpu *v, u32 leaf, u32 subleaf, u32 out[4]);
 
 /* APIC ID of CPU 'index': equal to it unless cores or threads are no power of two. */

@@ -80,7 +80,7 @@ static bool deliver_real(struct vcpu *v, const struct event *e)
 
 	if (e->vector * 4u + 3 > v->idtr.limit)
 		return raise_err(v, VEC_GP, e->vector * 8u + ERR_IDT);
-	if (!sys_read(v, v->idtr.base + e->vector * 4u, 4, &entry) ||
+	if (!sys_read(v, (u32)(v->idtr.base + e->vector * 4u), 4, &entry) ||
 	    !stack_room(v, &s, 3, 2) || !stack_push(v, &s, 2, e->rflags) ||
 	    !stack_push(v, &s, 2, v->seg[CS].sel) || !stack_push(v, &s, 2, e->rip))
 		return false;
@@ -109,7 +109,7 @@ static bool gate_read(struct vcpu *v, const struct event *e, struct gate *g)
 
 	if (off + size - 1 > v->idtr.limit)
 		return raise_err(v, VEC_GP, err);
-	if (!sys_read(v, v->idtr.base + off, 8, &lo))
+	if (!sys_read(v, lin_wrap(v, v->idtr.base + off), 8, &lo))
 		return false;
 	if (size == 16 && !sys_read(v, v->idtr.base + off + 8, 8, &hi))
 		return false;

@@ -7,6 +7,7 @@
  */
 #include "x86/access.h"
 #include "x86/cr.h"
+#include "x86/seg.h"
 
 /* What every program may change. */
 #define FLAGS_USER (RFLAGS_STATUS | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT)
@@ -113,13 +114,13 @@ bool io_allowed(struct vcpu *v, u16 port, unsigned size)
 	if ((tr->attr & SEG_UNUSABLE) ||
 	    (tr->attr & (SEG_S | SEG_TYPE_MASK)) != DESC_TSS32_BUSY || tr->limit < 0x67)
 		return raise_gp0(v);
-	if (!sys_read(v, tr->base + 0x66, 2, &map))
+	if (!sys_read(v, lin_wrap(v, tr->base + 0x66), 2, &map))
 		return false;
 	/* Two bytes are read always, as the bits of a port range may straddle them. */
 	off = (u32)map + port / 8;
 	if (off + 1 > tr->limit)
 		return raise_gp0(v);
-	if (!sys_read(v, tr->base + off, 2, &bits))
+	if (!sys_read(v, lin_wrap(v, tr->base + off), 2, &bits))
 		return false;
 	if (bits >> (port & 7) & ((1u << size) - 1))
 		return raise_gp0(v);

@@ -5,8 +5,8 @@
  * 16.3 (machine check); APM volume 2 appendix A. The list is msr.def; time stamp, local
  * APIC and what the list lacks are v->platform's. Memory types are stored and checked but
  * have no effect, machine checks never happen, DEBUGCTL.BTF is kept but not acted upon.
- * Thread: the owner of the vCPU. No vector registers: runs with guest state live, so
- * nothing is logged here.
+ * Unknown ones are the platform's to refuse and to log.
+ * Thread: the owner of the vCPU, whose vector state the caller has parked.
  */
 #include "x86/msr.h"
 
@@ -66,6 +66,14 @@ bool msr_canonical(const struct vcpu *v, u64 a)
 
 static u64 spec_ctrl_valid(const struct vcpu *v)
 {
+	static const struct {
+		u16 feature;
+		u64 bits;
+	} more[] = {
+		{ FEAT_IPRED_CTRL, BITS(4, 3) }, { FEAT_RRSBA_CTRL, BITS(6, 5) },
+		{ FEAT_PSFD, BIT(7) },           { FEAT_DDPD_U, BIT(8) },
+		{ FEAT_BHI_CTRL, BIT(10) },
+	};
 	u64 mask = 0;
 
 	if (cpu_has(v, FEAT_SPEC_CTRL) || cpu_has(v, FEAT_AMD_IBRS))
@@ -80,6 +88,9 @@ static u64 spec_ctrl_valid(const struct vcpu *v)
 	 */
 	if (mask & SPEC_CTRL_IBRS)
 		mask |= SPEC_CTRL_STIBP;
+	for (unsigned i = 0; i < ARRAY_SIZE(more); i++)
+		if (cpu_has(v, more[i].feature))
+			mask |= more[i].bits;
 	return mask;
 }
 

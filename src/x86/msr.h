@@ -77,7 +77,10 @@ enum msr_slot {
 /* Machine-check banks (MCG_CAP). */
 #define MCA_BANKS 4
 
-/* RDMSR, WRMSR without the CPL check. False: #GP(0) raised. */
+/*
+ * RDMSR, WRMSR without the CPL check. False: #GP(0) raised. Live vector state must be
+ * parked: v->platform may be asked.
+ */
 bool msr_read(struct vcpu *v, u32 msr, u64 *val);
 bool msr_write(struct vcpu *v, u32 msr, u64 val);
 

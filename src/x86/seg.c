@@ -26,7 +26,7 @@ static bool desc_where(const struct vcpu *v, u16 sel, unsigned len, gva_t *lin)
 	}
 	if (off + len - 1 > limit)
 		return false;
-	*lin = in_long_mode(v) ? base + off : (u32)(base + off);
+	*lin = lin_wrap(v, base + off);
 	return true;
 }
 

@@ -31,6 +31,12 @@ static inline bool attr_is_conforming(u32 attr)
 	return attr_is_code(attr) && (attr & SEG_CONFORMING);
 }
 
+/* An address computed from a base in a register: 32 bits wide outside long mode. */
+static inline gva_t lin_wrap(const struct vcpu *v, u64 lin)
+{
+	return in_long_mode(v) ? lin : (u32)lin;
+}
+
 /* Index and table are all zero: RPL is not looked at. */
 static inline bool sel_is_null(u16 sel)
 {

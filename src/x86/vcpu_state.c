@@ -91,7 +91,10 @@ static bool segments_valid(const struct vcpu *v)
 		if (i < FS && s->base > 0xffffffff)
 			return false;
 	}
-	if (v->seg[CS].attr & SEG_UNUSABLE || (long64 && (v->seg[CS].attr & SEG_DB)))
+	/* A task without a code segment cannot run: it has shut down. */
+	if ((v->seg[CS].attr & SEG_UNUSABLE) && v->activity != ACT_SHUTDOWN)
+		return false;
+	if (long64 && (v->seg[CS].attr & SEG_DB))
 		return false;
 	if (!long64 && v->rip > 0xffffffff)
 		return false;

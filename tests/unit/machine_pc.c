@@ -105,8 +105,7 @@ static size_t take_output(void *opaque, const u8 *buf, size_t len)
 	return len;
 }
 
-/* A PVH kernel of one instruction: ELF64 by hand, as <elf.h> and x86/regs.h share names.
- */
+/* A PVH kernel of one instruction, by hand: <elf.h> and x86/regs.h share names. */
 static void write_kernel(char *path)
 {
 	enum { PHDR = 64, NOTE = PHDR + 2 * 56, CODE = NOTE + 24, LEN = CODE + 16 };

@@ -1,20 +1,19 @@
 /*
- * Two ways to execute one instruction: in a vCPU through native_prepare(), and directly on the
- * host CPU. The guest's linear addresses LIN_BASE.. are the host's too, so both use the same
- * registers; an unmapped guest page is an inaccessible host page.
+ * Two ways to execute one instruction: in a vCPU through native_prepare(), and directly
+ * on the host CPU. The guest's linear addresses LIN_BASE.. are the host's too, so both
+ * use the same registers; an unmapped guest page is an inaccessible host page.
  *
  * struct regs holds the state that goes in and comes out of both.
  */
 #pragma once
 
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "engine/interp/interp.h"
 #include "engine/interp/native.h"
 #include "engine/interp/vector.h"
 #include "host/sig.h"
@@ -22,15 +21,15 @@
 #include "x86/access.h"
 #include "x86/stats.h"
 
-#define LIN_BASE UINT64_C(0x10000000)
-#define PAGES 4u
-#define LIN_END (LIN_BASE + PAGES * PAGE_SIZE)
-#define CODE_LIN (LIN_BASE - PAGE_SIZE) /* where the guest's RIP is; nothing is there */
-#define PHYS_BASE UINT64_C(0x100000)
-#define RAM_SIZE MiB(4)
+#define LIN_BASE    UINT64_C(0x10000000)
+#define PAGES       4u
+#define LIN_END     (LIN_BASE + PAGES * PAGE_SIZE)
+#define CODE_LIN    (LIN_BASE - PAGE_SIZE) /* where the guest's RIP is; nothing is there */
+#define PHYS_BASE   UINT64_C(0x100000)
+#define RAM_SIZE    MiB(4)
 #define XSAVE_BYTES 2688
 
-#define STATUS ((u64)RFLAGS_STATUS)
+#define STATUS  ((u64)RFLAGS_STATUS)
 #define NO_TRAP 0xffu
 
 struct regs {
@@ -60,6 +59,15 @@ static void rnd_fill(void *p, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
 		((u8 *)p)[i] = (u8)(rnd() >> 32);
+}
+
+/* The vector state components of this host. */
+static u64 oracle_xcr0(void)
+{
+	u32 lo, hi;
+
+	__asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return lo & XCR0_VECTOR;
 }
 
 /* ---- the host's way ---- */
@@ -206,19 +214,22 @@ static void guest_64bit(struct vcpu *v)
 	v->cr3 = 0x1000;
 	v->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE;
 	v->efer = EFER_LME | EFER_LMA | EFER_NXE;
-	v->xcr0 = XCR0_VECTOR;
+	v->xcr0 = oracle_xcr0();
 	v->cpl = 3;
 	v->flags = RFLAGS_1;
 	for (unsigned i = 0; i < 6; i++)
-		v->seg[i] = (struct seg){ .limit = 0xffffffff, .sel = (u16)(0x23 + i * 8),
-					  .attr = SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED |
-						  SEG_DB | SEG_G | SEG_DPL_MASK };
-	v->seg[CS].attr = SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_L | SEG_G |
-			  SEG_DPL_MASK;
+		v->seg[i] = (struct seg){ .limit = 0xffffffff,
+					  .sel = (u16)(0x23 + i * 8),
+					  .attr = SEG_P | SEG_S | SEG_WRITABLE |
+						  SEG_ACCESSED | SEG_DB | SEG_G |
+						  SEG_DPL_MASK };
+	v->seg[CS].attr = SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED | SEG_L |
+			  SEG_G | SEG_DPL_MASK;
 	vcpu_sync(v);
 }
 
-/* Protected mode without paging; code size 2 or 4. LIN_BASE is translated by the segment bases. */
+/* Protected mode without paging; code size 2 or 4. LIN_BASE is translated by the segment
+ * bases. */
 static void guest_legacy(struct vcpu *v, unsigned code_size)
 {
 	guest_64bit(v);
@@ -261,7 +272,7 @@ static void oracle_init(struct oracle *o)
 	guest_64bit(o->v);
 
 	if (mmap((void *)LIN_BASE, PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
-		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
 		abort();
 	o->d = mmap(NULL, sizeof(*o->d), PROT_READ | PROT_WRITE | PROT_EXEC,
 		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -288,9 +299,14 @@ static void guest_load(struct oracle *o, const struct regs *r)
 		v->gpr[i] = r->gpr[i];
 	v->cc = r->flags;
 	v->rip = CODE_LIN;
+	memcpy(&v->fip, r->xsave + XSAVE_FIP, 8);
+	memcpy(&v->fdp, r->xsave + XSAVE_FDP, 8);
+	memcpy(&v->fop, r->xsave + XSAVE_FOP, 2);
+	v->fcs = v->fds = 0;
 	memcpy(o->ram + PHYS_BASE, r->mem, sizeof(r->mem));
 	for (unsigned i = 0; i < PAGES; i++)
-		pte_set(o, LIN_BASE + i * PAGE_SIZE, PHYS_BASE + i * PAGE_SIZE, r->mapped[i]);
+		pte_set(o, LIN_BASE + i * PAGE_SIZE, PHYS_BASE + i * PAGE_SIZE,
+			r->mapped[i]);
 	tlb_flush_all(v);
 }
 
@@ -300,29 +316,34 @@ static void guest_store(struct oracle *o, struct regs *r)
 
 	vcpu_park(v);
 	memcpy(r->xsave, v->xsave, XSAVE_BYTES);
+	memcpy(r->xsave + XSAVE_FIP, &v->fip, 8);
+	memcpy(r->xsave + XSAVE_FDP, &v->fdp, 8);
+	memcpy(r->xsave + XSAVE_FOP, &v->fop, 2);
 	for (unsigned i = 0; i < 16; i++)
 		r->gpr[i] = v->gpr[i];
 	r->flags = v->cc & STATUS;
 	memcpy(r->mem, o->ram + PHYS_BASE, sizeof(r->mem));
 }
 
-enum guest_result { GUEST_RAN, GUEST_NOT_NATIVE };
+enum guest_result { GUEST_RAN, GUEST_UD };
 
 /* Pages are put into the TLB first when 'warm', so that operands are used in place. */
-static enum guest_result guest_run(struct oracle *o, const u8 *insn, unsigned len, struct regs *r,
-				   bool warm)
+static enum guest_result guest_run(struct oracle *o, const u8 *insn, unsigned len,
+				   struct regs *r, bool warm)
 {
 	struct vcpu *v = o->v;
+	enum op_result result;
 	struct insn in;
 	u64 val;
 
 	guest_load(o, r);
 	if (decode(insn, len, v->code_size, &in) != DECODE_OK || in.len != len)
-		return GUEST_NOT_NATIVE;
+		return GUEST_UD;
 	if (native_full(v))
 		native_flush(v);
-	if (!native_prepare(v, insn, &in))
-		return GUEST_NOT_NATIVE;
+	in.fn = bind_insn(&in);
+	if (!in.fn && !native_prepare(v, insn, &in))
+		return GUEST_UD;
 	for (unsigned i = 0; warm && i < PAGES; i++)
 		if (r->mapped[i] && lin_read(v, DS, LIN_BASE + i * PAGE_SIZE, 8, &val))
 			lin_write(v, DS, LIN_BASE + i * PAGE_SIZE, 8, val);
@@ -330,7 +351,10 @@ static enum guest_result guest_run(struct oracle *o, const u8 *insn, unsigned le
 	r->cr2 = 0;
 	if (in.base == GPR_RIP)
 		in.disp += 0;
-	if (in.fn(v, &in) == OP_FAULT) {
+	result = in.fn(v, &in);
+	/* At once: this file is compiled to use vector registers. */
+	vcpu_park(v);
+	if (result == OP_FAULT) {
 		r->trap = v->fault.vector;
 		if (r->trap == VEC_PF)
 			r->cr2 = v->fault.cr2;
@@ -357,7 +381,8 @@ static void regs_normalize(struct regs *r)
 		memset(r->xsave + XSAVE_XMM, 0, 256);
 	for (unsigned i = 2; i < 8; i++)
 		if (xcomp_layout[i].size && !(bv & BIT(i)))
-			memset(r->xsave + xcomp_layout[i].offset, 0, xcomp_layout[i].size);
+			memset(r->xsave + xcomp_layout[i].offset, 0,
+			       xcomp_layout[i].size);
 	memset(r->xsave + XSAVE_FOP, 0, 18); /* pointers: compared on their own */
 	memset(r->xsave + XSAVE_MXCSR_MASK, 0, 4);
 	for (unsigned i = 0; i < 8; i++)
@@ -381,18 +406,19 @@ static const char *difference(struct regs *a, struct regs *b)
 	for (unsigned i = 0; i < 16; i++)
 		if (a->gpr[i] != b->gpr[i]) {
 			snprintf(text, sizeof(text), "gpr %u: %llx, host %llx", i,
-				 (unsigned long long)a->gpr[i], (unsigned long long)b->gpr[i]);
+				 (unsigned long long)a->gpr[i],
+				 (unsigned long long)b->gpr[i]);
 			return text;
 		}
 	if (a->flags != b->flags) {
-		snprintf(text, sizeof(text), "flags %llx, host %llx", (unsigned long long)a->flags,
-			 (unsigned long long)b->flags);
+		snprintf(text, sizeof(text), "flags %llx, host %llx",
+			 (unsigned long long)a->flags, (unsigned long long)b->flags);
 		return text;
 	}
 	for (unsigned i = 0; i < XSAVE_BYTES; i++)
 		if (a->xsave[i] != b->xsave[i]) {
-			snprintf(text, sizeof(text), "xsave byte %u: %02x, host %02x", i, a->xsave[i],
-				 b->xsave[i]);
+			snprintf(text, sizeof(text), "xsave byte %u: %02x, host %02x", i,
+				 a->xsave[i], b->xsave[i]);
 			return text;
 		}
 	for (unsigned i = 0; i < sizeof(a->mem); i++)
@@ -409,7 +435,7 @@ static const char *difference(struct regs *a, struct regs *b)
 /* Everything random; all exceptions masked, x87 registers valid numbers. */
 static void regs_random(struct regs *r)
 {
-	u64 bv = XCR0_VECTOR;
+	u64 bv = oracle_xcr0();
 	u32 mxcsr = 0x1f80 | (u32)(rnd() & 0xe03f);
 
 	memset(r->xsave, 0, sizeof(r->xsave));
@@ -465,12 +491,12 @@ struct outcome {
 };
 
 /* Execute both ways from 'start'. NULL, or what was different. */
-static const char *compare(struct oracle *o, const u8 *insn, unsigned len, const struct regs *start,
-			   bool warm, struct outcome *out)
+static const char *compare(struct oracle *o, const u8 *insn, unsigned len,
+			   const struct regs *start, bool warm, struct outcome *out)
 {
 	out->guest = out->host = *start;
 	if (guest_run(o, insn, len, &out->guest, warm) != GUEST_RAN)
-		return "not executable natively";
+		return "no function for it";
 	direct_run(o, insn, len, &out->host);
 	return difference(&out->guest, &out->host);
 }

@@ -23,42 +23,42 @@
 
 #define UNUSED __attribute__((unused))
 
-#define RAM_SIZE MiB(2)
+#define RAM_SIZE   MiB(2)
 /* Where things are. */
-#define GDT 0x1000
-#define GDT_LIMIT 0xfff
-#define LDT 0x2000
-#define LDT_LIMIT 0x3ff
-#define IDT 0x3000
-#define TSS 0x4000
-#define TSS_LIMIT 0x20ff
-#define PML4 0x10000
-#define PDPT 0x11000
-#define PD 0x12000
-#define PT 0x13000 /* of the first 2 MiB, when box_map_small() was called */
-#define STACK0 0x20000
-#define STACK1 0x22000
-#define STACK2 0x24000
-#define STACK3 0x26000
+#define GDT        0x1000
+#define GDT_LIMIT  0xfff
+#define LDT        0x2000
+#define LDT_LIMIT  0x3ff
+#define IDT        0x3000
+#define TSS        0x4000
+#define TSS_LIMIT  0x20ff
+#define PML4       0x10000
+#define PDPT       0x11000
+#define PD         0x12000
+#define PT         0x13000 /* of the first 2 MiB, when box_map_small() was called */
+#define STACK0     0x20000
+#define STACK1     0x22000
+#define STACK2     0x24000
+#define STACK3     0x26000
 #define TABLES_END 0x28000 /* box_remember() looks at memory up to here */
-#define HANDLERS 0x30000 /* handler of vector n is at HANDLERS + 16 * n */
+#define HANDLERS   0x30000 /* handler of vector n is at HANDLERS + 16 * n */
 
 /* GDT slots. DPL n code and data of a size: CODE32(n), DATA32(n), ... */
-#define CODE32(n) (8u * (4 + (n)))
-#define DATA32(n) (8u * (8 + (n)))
-#define CODE16(n) (8u * (12 + (n)))
-#define DATA16(n) (8u * (16 + (n)))
-#define CODE64(n) (8u * (20 + (n)))
-#define CONF32(n) (8u * (24 + (n)))
-#define CONF64(n) (8u * (28 + (n)))
-#define TSS_SEL (8u * 40) /* 40 and 41 */
-#define LDT_SEL (8u * 42) /* 42 and 43 */
+#define CODE32(n)   (8u * (4 + (n)))
+#define DATA32(n)   (8u * (8 + (n)))
+#define CODE16(n)   (8u * (12 + (n)))
+#define DATA16(n)   (8u * (16 + (n)))
+#define CODE64(n)   (8u * (20 + (n)))
+#define CONF32(n)   (8u * (24 + (n)))
+#define CONF64(n)   (8u * (28 + (n)))
+#define TSS_SEL     (8u * 40) /* 40 and 41 */
+#define LDT_SEL     (8u * 42) /* 42 and 43 */
 #define FREE_SEL(n) (8u * (64 + (n)))
 
 #define ATTR(type, s, dpl, p) ((type) | (s) << 4 | (dpl) << 5 | (p) << 7)
-#define ATTR_CODE(dpl) ATTR(0xau, 1u, (dpl), 1u)
-#define ATTR_CONF(dpl) ATTR(0xeu, 1u, (dpl), 1u)
-#define ATTR_DATA(dpl) ATTR(0x2u, 1u, (dpl), 1u)
+#define ATTR_CODE(dpl)        ATTR(0xau, 1u, (dpl), 1u)
+#define ATTR_CONF(dpl)        ATTR(0xeu, 1u, (dpl), 1u)
+#define ATTR_DATA(dpl)        ATTR(0x2u, 1u, (dpl), 1u)
 
 struct box {
 	struct vcpu *v;
@@ -82,9 +82,9 @@ UNUSED static void poke(struct box *b, gpa_t gpa, u64 val, unsigned size)
 /* A segment or system descriptor. 'limit' is the raw field. */
 static u64 make_desc(u32 base, u32 limit, u32 attr)
 {
-	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)(attr & 0xff) << 40 |
-	       (u64)(limit >> 16 & 0xf) << 48 | (u64)(attr >> 12 & 0xf) << 52 |
-	       (u64)(base >> 24) << 56;
+	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 |
+	       (u64)(attr & 0xff) << 40 | (u64)(limit >> 16 & 0xf) << 48 |
+	       (u64)(attr >> 12 & 0xf) << 52 | (u64)(base >> 24) << 56;
 }
 
 UNUSED static void set_gdt(struct box *b, unsigned sel, u64 raw)
@@ -103,7 +103,8 @@ UNUSED static void set_ldt(struct box *b, unsigned sel, u64 raw)
 }
 
 /* A gate of 8 bytes. 'count' is the parameter count, or the IST of a 16-byte gate. */
-UNUSED static u64 make_gate(unsigned type, unsigned dpl, bool p, unsigned sel, u32 off, unsigned count)
+UNUSED static u64 make_gate(unsigned type, unsigned dpl, bool p, unsigned sel, u32 off,
+			    unsigned count)
 {
 	return (off & 0xffff) | (u64)(sel & 0xffff) << 16 | (u64)(count & 31) << 32 |
 	       (u64)ATTR(type, 0u, dpl, (unsigned)p) << 40 | (u64)(off >> 16) << 48;
@@ -124,13 +125,18 @@ static void box_gdt(struct box *b)
 {
 	memset(b->ram + GDT, 0, GDT_LIMIT + 1);
 	for (unsigned n = 0; n < 4; n++) {
-		set_gdt(b, CODE32(n), make_desc(0, 0xfffff, ATTR_CODE(n) | SEG_G | SEG_DB));
-		set_gdt(b, DATA32(n), make_desc(0, 0xfffff, ATTR_DATA(n) | SEG_G | SEG_DB));
+		set_gdt(b, CODE32(n),
+			make_desc(0, 0xfffff, ATTR_CODE(n) | SEG_G | SEG_DB));
+		set_gdt(b, DATA32(n),
+			make_desc(0, 0xfffff, ATTR_DATA(n) | SEG_G | SEG_DB));
 		set_gdt(b, CODE16(n), make_desc(0, 0xffff, ATTR_CODE(n)));
 		set_gdt(b, DATA16(n), make_desc(0x20000, 0xffff, ATTR_DATA(n)));
-		set_gdt(b, CODE64(n), make_desc(0, 0xfffff, ATTR_CODE(n) | SEG_G | SEG_L));
-		set_gdt(b, CONF32(n), make_desc(0, 0xfffff, ATTR_CONF(n) | SEG_G | SEG_DB));
-		set_gdt(b, CONF64(n), make_desc(0, 0xfffff, ATTR_CONF(n) | SEG_G | SEG_L));
+		set_gdt(b, CODE64(n),
+			make_desc(0, 0xfffff, ATTR_CODE(n) | SEG_G | SEG_L));
+		set_gdt(b, CONF32(n),
+			make_desc(0, 0xfffff, ATTR_CONF(n) | SEG_G | SEG_DB));
+		set_gdt(b, CONF64(n),
+			make_desc(0, 0xfffff, ATTR_CONF(n) | SEG_G | SEG_L));
 	}
 	set_gdt(b, TSS_SEL, make_desc(TSS, TSS_LIMIT, ATTR(DESC_TSS32_BUSY, 0u, 0u, 1u)));
 	set_gdt(b, LDT_SEL, make_desc(LDT, LDT_LIMIT, ATTR(DESC_LDT, 0u, 0u, 1u)));
@@ -157,6 +163,7 @@ static struct box *box_new(void)
 	b->cpuid.vendor = VENDOR_INTEL;
 	b->cpuid.phys_bits = 40;
 	b->cpuid.linear_bits = 57;
+	b->cpuid.cpus = b->cpuid.sockets = b->cpuid.cores = b->cpuid.threads = 1;
 	memset(b->cpuid.features, 0xff, sizeof(b->cpuid.features));
 	b->cpuid.features[FEAT_VMX / 32] &= ~(1u << FEAT_VMX % 32);
 	b->v->phys = b->phys;
@@ -186,7 +193,8 @@ static void box_seg(struct box *b, unsigned sreg, unsigned sel)
 	if (sel_is_null((u16)sel)) {
 		v->seg[sreg] = seg_null((u16)sel, sreg == SS ? v->cpl : 0);
 	} else {
-		assert_true(desc_read(v, (u16)sel, (sreg == TR || sreg == LDTR) && in_long_mode(v),
+		assert_true(desc_read(v, (u16)sel,
+				      (sreg == TR || sreg == LDTR) && in_long_mode(v),
 				      VEC_GP, &d));
 		d.attr |= d.attr & SEG_S ? SEG_ACCESSED : 0;
 		v->seg[sreg] = seg_make((u16)sel, &d);
@@ -200,6 +208,8 @@ static void box_enter(struct box *b, unsigned cs, unsigned ss, unsigned cpl)
 {
 	struct vcpu *v = b->v;
 
+	v->cc = 0;
+	vcpu_sync(v);
 	v->gdtr = (struct dtr){ .base = GDT, .limit = GDT_LIMIT };
 	v->idtr = (struct dtr){ .base = IDT, .limit = in_long_mode(v) ? 0xfff : 0x7ff };
 	v->cpl = (u8)cpl;
@@ -236,7 +246,8 @@ UNUSED static void box_protected(struct box *b, unsigned cpl)
 	box_enter(b, CODE32(cpl), DATA32(cpl), cpl);
 }
 
-/* Long mode: the first GiB and the last 2 GiB map to RAM from 0, all pages user and writable. */
+/* Long mode: the first GiB and the last 2 GiB map to RAM from 0, all pages user and
+ * writable. */
 static void box_long_paging(struct box *b)
 {
 	struct vcpu *v = b->v;
@@ -335,8 +346,8 @@ UNUSED static void assert_fault(struct box *b, unsigned vector, u32 error)
 	const struct fault *f = &b->v->fault;
 
 	if (f->vector != vector || !f->has_error || f->error != error)
-		fail_msg("expected vector %u error %x, got %u error %x%s", vector, error, f->vector,
-			 f->error, f->has_error ? "" : " (none)");
+		fail_msg("expected vector %u error %x, got %u error %x%s", vector, error,
+			 f->vector, f->error, f->has_error ? "" : " (none)");
 }
 
 UNUSED static void assert_fault_plain(struct box *b, unsigned vector)
@@ -349,7 +360,8 @@ UNUSED static void assert_fault_plain(struct box *b, unsigned vector)
 UNUSED static void assert_synced(struct box *b)
 {
 	struct vcpu *v = b->v;
-	u8 code = v->code_size, stack = v->stack_size, idx = v->mmu_idx, paging = v->paging;
+	u8 code = v->code_size, stack = v->stack_size, idx = v->mmu_idx,
+	   paging = v->paging;
 	bool ac = v->ac_check, step = v->step_check, la57 = v->la57;
 	u32 ok[SREG_COUNT];
 

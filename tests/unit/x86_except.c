@@ -16,7 +16,8 @@ static void fill_idt(struct box *b)
 static void fill_idt64(struct box *b)
 {
 	for (unsigned i = 0; i < 256; i++)
-		set_idt64(b, i, make_gate(DESC_INT32, 0, true, CODE64(0), HANDLER(i), 0), 0);
+		set_idt64(b, i, make_gate(DESC_INT32, 0, true, CODE64(0), HANDLER(i), 0),
+			  0);
 }
 
 static void protected_with_idt(struct box *b, unsigned cpl)
@@ -50,7 +51,8 @@ static void real_mode_goes_through_the_ivt(void **state)
 	box_real(b);
 	poke(b, 0x40 * 4, 0x5678, 2);
 	poke(b, 0x40 * 4 + 2, 0x1234, 2);
-	rflags_set(v, RFLAGS_1 | RFLAGS_IF | RFLAGS_TF | RFLAGS_AC | RFLAGS_CF | RFLAGS_NT);
+	rflags_set(v,
+		   RFLAGS_1 | RFLAGS_IF | RFLAGS_TF | RFLAGS_AC | RFLAGS_CF | RFLAGS_NT);
 	v->shadow = SHADOW_STI;
 	assert_true(except_interrupt(v, 0x40));
 	assert_int_equal(v->seg[CS].sel, 0x1234);
@@ -59,7 +61,8 @@ static void real_mode_goes_through_the_ivt(void **state)
 	assert_int_equal(v->gpr[RSP], 0x1000 - 6);
 	assert_int_equal(frame(b, 0, 2), 0x100);
 	assert_int_equal(frame(b, 1, 2), 0x2010);
-	assert_int_equal(frame(b, 2, 2), RFLAGS_1 | RFLAGS_IF | RFLAGS_TF | RFLAGS_CF | RFLAGS_NT);
+	assert_int_equal(frame(b, 2, 2),
+			 RFLAGS_1 | RFLAGS_IF | RFLAGS_TF | RFLAGS_CF | RFLAGS_NT);
 	assert_int_equal(rflags_get(v), RFLAGS_1 | RFLAGS_CF | RFLAGS_NT);
 	assert_int_equal(v->shadow, 0);
 	assert_synced(b);
@@ -131,7 +134,8 @@ static void gates_are_checked_in_order(void **state)
 
 	for (unsigned cpl = 0; cpl < 4; cpl++) {
 		for (unsigned i = 0; i < 32 * 4 * 2 * 2; i++) {
-			unsigned type = i & 31, dpl = i >> 5 & 3, p = i >> 7 & 1, hard = i >> 8;
+			unsigned type = i & 31, dpl = i >> 5 & 3, p = i >> 7 & 1,
+				 hard = i >> 8;
 			bool known = type == 6 || type == 7 || type == 14 || type == 15;
 			bool allowed = hard || dpl >= cpl;
 			u32 err = 0x40 * 8 + 2 + hard;
@@ -144,7 +148,8 @@ static void gates_are_checked_in_order(void **state)
 			set_idt(b, 0x40, make_gate(type, dpl, p, CODE32(0), 0x1234, 0));
 			box_remember(b);
 			/* INT1 is not subject to the DPL, and has EXT. */
-			ok = except_soft_int(v, 0x40, hard ? SOFT_INT1 : SOFT_INT_N, 0x5002);
+			ok = except_soft_int(v, 0x40, hard ? SOFT_INT1 : SOFT_INT_N,
+					     0x5002);
 			assert_int_equal(ok, known && allowed && p);
 			if (ok)
 				continue;
@@ -161,7 +166,8 @@ static void code_segments_of_gates_are_checked(void **state)
 
 	for (unsigned cpl = 0; cpl < 5; cpl++) { /* 4: v86 */
 		for (unsigned i = 0; i < 16 * 2 * 4 * 2; i++) {
-			unsigned type = i & 15, s = i >> 4 & 1, dpl = i >> 5 & 3, p = i >> 7;
+			unsigned type = i & 15, s = i >> 4 & 1, dpl = i >> 5 & 3,
+				 p = i >> 7;
 			unsigned level = cpl == 4 ? 3 : cpl;
 			bool code = s && (type & 8), conf = type & 4;
 			bool good = code && dpl <= level;
@@ -172,8 +178,11 @@ static void code_segments_of_gates_are_checked(void **state)
 			else
 				box_protected(b, cpl);
 			set_gdt(b, FREE_SEL(0),
-				make_desc(0, 0xfffff, ATTR(type, s, dpl, p) | SEG_G | SEG_DB));
-			set_idt(b, 0x40, make_gate(DESC_TRAP32, 3, true, FREE_SEL(0) | 3, 0x1234, 0));
+				make_desc(0, 0xfffff,
+					  ATTR(type, s, dpl, p) | SEG_G | SEG_DB));
+			set_idt(b, 0x40,
+				make_gate(DESC_TRAP32, 3, true, FREE_SEL(0) | 3, 0x1234,
+					  0));
 			box_remember(b);
 			if (except_soft_int(v, 0x40, SOFT_INT_N, 0x102)) {
 				assert_true(good && p && (cpl != 4 || to == 0));
@@ -184,7 +193,8 @@ static void code_segments_of_gates_are_checked(void **state)
 				assert_synced(b);
 			} else {
 				assert_all_kept(b);
-				assert_fault(b, good && !p ? VEC_NP : VEC_GP, FREE_SEL(0));
+				assert_fault(b, good && !p ? VEC_NP : VEC_GP,
+					     FREE_SEL(0));
 			}
 		}
 	}
@@ -227,8 +237,8 @@ static void gate_type_decides_size_and_if(void **state)
 	struct box *b = *state;
 	struct vcpu *v = b->v;
 	static const u8 types[] = { DESC_INT16, DESC_TRAP16, DESC_INT32, DESC_TRAP32 };
-	const u64 flags = RFLAGS_1 | RFLAGS_IF | RFLAGS_TF | RFLAGS_NT | RFLAGS_RF | RFLAGS_AC |
-			  RFLAGS_CF | RFLAGS_IOPL;
+	const u64 flags = RFLAGS_1 | RFLAGS_IF | RFLAGS_TF | RFLAGS_NT | RFLAGS_RF |
+			  RFLAGS_AC | RFLAGS_CF | RFLAGS_IOPL;
 
 	for (unsigned i = 0; i < 4; i++) {
 		for (unsigned cpl = 0; cpl < 4; cpl += 3) {
@@ -236,7 +246,8 @@ static void gate_type_decides_size_and_if(void **state)
 			u64 mask = size_mask(size);
 
 			box_protected(b, cpl);
-			set_idt(b, 0x40, make_gate(types[i], 3, true, CODE32(0), 0x1234, 0));
+			set_idt(b, 0x40,
+				make_gate(types[i], 3, true, CODE32(0), 0x1234, 0));
 			rflags_set(v, flags);
 			v->gpr[RSP] = STACK3 + 0x10010;
 			assert_true(except_soft_int(v, 0x40, SOFT_INT_N, 0x10005002));
@@ -244,12 +255,14 @@ static void gate_type_decides_size_and_if(void **state)
 			assert_int_equal(frame(b, 1, size), CODE32(cpl) | cpl);
 			assert_int_equal(frame(b, 2, size), flags & mask);
 			if (cpl) {
-				assert_int_equal(frame(b, 3, size), (STACK3 + 0x10010) & mask);
+				assert_int_equal(frame(b, 3, size),
+						 (STACK3 + 0x10010) & mask);
 				assert_int_equal(frame(b, 4, size), DATA32(3) | 3);
 				assert_int_equal(v->gpr[RSP], STACK0 + 0x1000 - n * size);
 				assert_int_equal(v->seg[SS].sel, DATA32(0));
 			} else {
-				assert_int_equal(v->gpr[RSP], STACK3 + 0x10010 - n * size);
+				assert_int_equal(v->gpr[RSP],
+						 STACK3 + 0x10010 - n * size);
 			}
 			assert_int_equal(rflags_get(v),
 					 RFLAGS_1 | RFLAGS_AC | RFLAGS_CF | RFLAGS_IOPL |
@@ -281,8 +294,9 @@ static void v86_frame_holds_the_data_segments(void **state)
 
 	for (unsigned size = 2; size <= 4; size += 2) {
 		box_v86(b, 3);
-		set_idt(b, 0x40, make_gate(size == 4 ? DESC_INT32 : DESC_INT16, 3, true, CODE32(0),
-					   0x1234, 0));
+		set_idt(b, 0x40,
+			make_gate(size == 4 ? DESC_INT32 : DESC_INT16, 3, true, CODE32(0),
+				  0x1234, 0));
 		assert_true(except_soft_int(v, 0x40, SOFT_INT_N, 0x102));
 		assert_int_equal(v->gpr[RSP], STACK0 + 0x1000 - 9 * size);
 		assert_int_equal(frame(b, 0, size), 0x102);
@@ -343,7 +357,8 @@ static void bad_inner_stacks_are_refused(void **state)
 	const u16 sel = FREE_SEL(0);
 	const struct ss_case cases[] = {
 		{ "good", ATTR_DATA(0) | SEG_DB, sel, 0x67, 0x100, 0, 0 },
-		{ "TSS too short", ATTR_DATA(0) | SEG_DB, sel, 8, 0x100, VEC_TS, TSS_SEL },
+		{ "TSS too short", ATTR_DATA(0) | SEG_DB, sel, 8, 0x100, VEC_TS,
+		  TSS_SEL },
 		{ "TSS just long enough", ATTR_DATA(0) | SEG_DB, sel, 9, 0x100, 0, 0 },
 		{ "null", ATTR_DATA(0), 0, 0x67, 0x100, VEC_TS, 0 },
 		{ "null with RPL", ATTR_DATA(0), 3, 0x67, 0x100, VEC_TS, 0 },
@@ -356,11 +371,13 @@ static void bad_inner_stacks_are_refused(void **state)
 		{ "not present", ATTR(2u, 1u, 0u, 0u), sel, 0x67, 0x100, VEC_SS, sel },
 		{ "no room", ATTR_DATA(0) | SEG_DB, sel, 0x67, 0x13, VEC_SS, sel },
 		{ "just room", ATTR_DATA(0) | SEG_DB, sel, 0x67, 0x14, 0, 0 },
-		{ "beyond its limit", ATTR_DATA(0) | SEG_DB, sel, 0x67, 0x10005, VEC_SS, sel },
-		{ "at its limit", ATTR_DATA(0) | SEG_DB, sel, 0x67, 0x10000, 0, 0 },
-		{ "expand-down, no room", ATTR(6u, 1u, 0u, 1u) | SEG_DB, sel, 0x67, 0x10013, VEC_SS,
+		{ "beyond its limit", ATTR_DATA(0) | SEG_DB, sel, 0x67, 0x10005, VEC_SS,
 		  sel },
-		{ "expand-down, just room", ATTR(6u, 1u, 0u, 1u) | SEG_DB, sel, 0x67, 0x10014, 0, 0 },
+		{ "at its limit", ATTR_DATA(0) | SEG_DB, sel, 0x67, 0x10000, 0, 0 },
+		{ "expand-down, no room", ATTR(6u, 1u, 0u, 1u) | SEG_DB, sel, 0x67,
+		  0x10013, VEC_SS, sel },
+		{ "expand-down, just room", ATTR(6u, 1u, 0u, 1u) | SEG_DB, sel, 0x67,
+		  0x10014, 0, 0 },
 	};
 	struct box *b = *state;
 	struct vcpu *v = b->v;
@@ -447,7 +464,8 @@ static void long_mode_pushes_five_and_aligns(void **state)
 				assert_int_equal(frame(b, 0, 8), 0xabc);
 			assert_int_equal(frame(b, n, 8), 0xffffffff80005000);
 			assert_int_equal(frame(b, n + 1, 8), CODE64(cpl) | cpl);
-			assert_int_equal(frame(b, n + 2, 8), RFLAGS_1 | RFLAGS_IF | RFLAGS_RF);
+			assert_int_equal(frame(b, n + 2, 8),
+					 RFLAGS_1 | RFLAGS_IF | RFLAGS_RF);
 			assert_int_equal(frame(b, n + 3, 8), STACK3 + 0x1000 - 5);
 			assert_int_equal(frame(b, n + 4, 8), DATA32(cpl) | cpl);
 			assert_int_equal(v->seg[SS].sel, cpl ? 0 : DATA32(0));
@@ -466,7 +484,8 @@ static void compat_mode_is_left_for_64bit_handlers(void **state)
 
 	box_compat(b, 3);
 	fill_idt64(b);
-	set_idt64(b, 0x40, make_gate(DESC_TRAP32, 3, true, CONF64(0), 0x1234, 0), 0xffffffff);
+	set_idt64(b, 0x40, make_gate(DESC_TRAP32, 3, true, CONF64(0), 0x1234, 0),
+		  0xffffffff);
 	assert_true(except_soft_int(v, 0x40, SOFT_INT_N, 0x5002));
 	assert_int_equal(v->rip, 0xffffffff00001234);
 	assert_int_equal(v->code_size, 8);
@@ -483,7 +502,9 @@ static void ist_is_used_at_every_level(void **state)
 	for (unsigned ist = 1; ist < 8; ist++) {
 		for (unsigned cpl = 0; cpl < 4; cpl += 3) {
 			long_with_idt(b, cpl);
-			set_idt64(b, 0x40, make_gate(DESC_INT32, 0, true, CODE64(0), 0x1234, ist), 0);
+			set_idt64(b, 0x40,
+				  make_gate(DESC_INT32, 0, true, CODE64(0), 0x1234, ist),
+				  0);
 			poke(b, TSS + 0x24 + 8 * (ist - 1), STACK1 + 0x100 * ist + 9, 8);
 			assert_true(except_interrupt(b->v, 0x40));
 			assert_int_equal(b->v->gpr[RSP], STACK1 + 0x100 * ist - 40);
@@ -509,7 +530,8 @@ static void long_mode_refuses_what_is_not_64bit(void **state)
 		{ DESC_INT32, CODE64(0), 0x8000, STACK0, 0x67, VEC_GP, 0 },
 		{ DESC_INT32, CODE64(0), 0, UINT64_C(1) << 47, 0x67, 0, 0 },
 		{ DESC_INT32, CODE64(0), 0, (UINT64_C(1) << 47) + 16, 0x67, VEC_SS, 0 },
-		{ DESC_INT32, CODE64(0), 0, UINT64_C(0xffff800000000000), 0x67, VEC_SS, 0 },
+		{ DESC_INT32, CODE64(0), 0, UINT64_C(0xffff800000000000), 0x67, VEC_SS,
+		  0 },
 		{ DESC_INT32, CODE64(0), 0, STACK0, 10, VEC_TS, TSS_SEL },
 		{ DESC_INT32, CODE64(0), 0, STACK0, 11, 0, 0 },
 	};
@@ -518,7 +540,8 @@ static void long_mode_refuses_what_is_not_64bit(void **state)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
 		long_with_idt(b, 3);
-		set_idt64(b, 0x40, make_gate(cases[i].type, 3, true, cases[i].cs, 0x1234, 0),
+		set_idt64(b, 0x40,
+			  make_gate(cases[i].type, 3, true, cases[i].cs, 0x1234, 0),
 			  cases[i].high);
 		poke(b, TSS + 4, cases[i].rsp0, 8);
 		/* Map the top of the lower half too: case 5 is fine but for paging. */
@@ -616,7 +639,8 @@ static const char *const table_6_5[4][3] = {
 };
 
 /* Deliver 'first' so that it raises 'second', and see whose handler runs. */
-static void check_pair(struct box *b, unsigned first, enum cls c1, bool interrupt, unsigned second)
+static void check_pair(struct box *b, unsigned first, enum cls c1, bool interrupt,
+		       unsigned second)
 {
 	struct vcpu *v = b->v;
 	enum cls c2 = second == VEC_PF ? PGF : CON;
@@ -653,7 +677,8 @@ static void check_pair(struct box *b, unsigned first, enum cls c1, bool interrup
 	if (!strcmp(want, "double"))
 		runs = VEC_DF;
 	if (v->rip != HANDLER(runs))
-		fail_msg("%u then %u: handler at %llx", first, second, (unsigned long long)v->rip);
+		fail_msg("%u then %u: handler at %llx", first, second,
+			 (unsigned long long)v->rip);
 	if (runs == VEC_DF)
 		assert_int_equal(frame(b, 0, 8), 0);
 	else if (second == VEC_NP)
@@ -671,9 +696,10 @@ static void double_fault_table_is_obeyed(void **state)
 	static const struct {
 		u8 vector, cls;
 	} firsts[] = {
-		{ VEC_DE, CON }, { VEC_DB, BEN }, { VEC_BP, BEN }, { VEC_UD, BEN }, { VEC_NM, BEN },
-		{ VEC_DF, DBL }, { VEC_TS, CON }, { VEC_SS, CON }, { VEC_GP, CON }, { VEC_MF, BEN },
-		{ VEC_AC, BEN }, { VEC_MC, BEN }, { VEC_XM, BEN }, { VEC_VE, PGF }, { VEC_CP, CON },
+		{ VEC_DE, CON }, { VEC_DB, BEN }, { VEC_BP, BEN }, { VEC_UD, BEN },
+		{ VEC_NM, BEN }, { VEC_DF, DBL }, { VEC_TS, CON }, { VEC_SS, CON },
+		{ VEC_GP, CON }, { VEC_MF, BEN }, { VEC_AC, BEN }, { VEC_MC, BEN },
+		{ VEC_XM, BEN }, { VEC_VE, PGF }, { VEC_CP, CON },
 	};
 	struct box *b = *state;
 
@@ -694,7 +720,8 @@ static void page_fault_during_page_fault_is_double(void **state)
 	long_with_idt(b, 0);
 	box_map_small(b);
 	set_pte(b, STACK3, 0);
-	set_idt64(b, VEC_DF, make_gate(DESC_INT32, 0, true, CODE64(0), HANDLER(VEC_DF), 1), 0);
+	set_idt64(b, VEC_DF,
+		  make_gate(DESC_INT32, 0, true, CODE64(0), HANDLER(VEC_DF), 1), 0);
 	poke(b, TSS + 0x24, STACK1, 8);
 	set_pte(b, STACK1 - 0x1000, 0x67);
 	raise_err(v, VEC_PF, PF_W);
@@ -748,8 +775,8 @@ static void rf_is_pushed_by_faults_alone(void **state)
 	struct vcpu *v = b->v;
 
 	for (unsigned vec = 0; vec < 22; vec++) {
-		bool fault = vec != VEC_DB && vec != VEC_NMI && vec != VEC_BP && vec != VEC_OF &&
-			     vec != VEC_DF && vec != VEC_MC;
+		bool fault = vec != VEC_DB && vec != VEC_NMI && vec != VEC_BP &&
+			     vec != VEC_OF && vec != VEC_DF && vec != VEC_MC;
 
 		protected_with_idt(b, 3);
 		raise_vec(v, vec);
@@ -832,8 +859,8 @@ static void ext_bit_tells_external_events(void **state)
 		int kind; /* -1: external, -2: exception, else enum soft_kind */
 		u32 ext;
 	} cases[] = {
-		{ -1, 1 }, { -2, 1 }, { SOFT_INT_N, 0 }, { SOFT_INT3, 0 }, { SOFT_INTO, 0 },
-		{ SOFT_INT1, 1 },
+		{ -1, 1 },        { -2, 1 },        { SOFT_INT_N, 0 },
+		{ SOFT_INT3, 0 }, { SOFT_INTO, 0 }, { SOFT_INT1, 1 },
 	};
 	struct box *b = *state;
 	struct vcpu *v = b->v;
@@ -850,7 +877,8 @@ static void ext_bit_tells_external_events(void **state)
 			raise_vec(v, 0x40);
 			assert_true(except_deliver(v));
 		} else {
-			assert_false(except_soft_int(v, 0x40, (enum soft_kind)cases[i].kind, 0));
+			assert_false(except_soft_int(v, 0x40,
+						     (enum soft_kind)cases[i].kind, 0));
 			assert_true(except_deliver(v));
 		}
 		assert_int_equal(v->rip, 0x2000);
@@ -906,7 +934,8 @@ static void vme_methods(void **state)
 					 ((flags & ~(u64)RFLAGS_IF) | RFLAGS_IOPL |
 					  (vif ? RFLAGS_IF : 0)) &
 						 0xffff);
-			assert_int_equal(v->flags, flags & ~(u64)(RFLAGS_VIF | RFLAGS_TF));
+			assert_int_equal(v->flags,
+					 flags & ~(u64)(RFLAGS_VIF | RFLAGS_TF));
 		}
 	}
 }

@@ -1,4 +1,5 @@
-/* Far JMP, CALL, RET, IRET and the fast system calls. SDM 2; SDM 3 sections 5.8, 6.14, 20.2. */
+/* Far JMP, CALL, RET, IRET and the fast system calls. SDM 2; SDM 3
+ * sections 5.8, 6.14, 20.2. */
 #include "x86_box.h"
 
 #include "x86/except.h"
@@ -33,13 +34,15 @@ static void put_frame(struct box *b, unsigned size, unsigned n, const u64 *items
 		poke(b, base + (v->gpr[RSP] & size_mask(v->stack_size)) + i * size,
 		     items[i] & size_mask(size), size);
 }
-#define PUT(b, size, ...)                                                                          \
-	put_frame(b, size, sizeof((u64[]){ __VA_ARGS__ }) / 8, (const u64[]){ __VA_ARGS__ })
+#define PUT(b, size, ...)                                                                \
+	put_frame(b, size, sizeof((u64[]){ __VA_ARGS__ }) / 8,                           \
+		  (const u64[]){ __VA_ARGS__ })
 
 /* ---- JMP and CALL to a code segment ---- */
 
 /* SDM 3 section 5.8.1: what a direct transfer needs. 0: allowed. */
-static unsigned oracle_direct(unsigned type, unsigned dpl, bool p, unsigned rpl, unsigned cpl)
+static unsigned oracle_direct(unsigned type, unsigned dpl, bool p, unsigned rpl,
+			      unsigned cpl)
 {
 	bool conforming = type & 4;
 
@@ -55,8 +58,8 @@ static void direct_transfers_agree_with_the_privilege_rules(void **state)
 
 	for (unsigned cpl = 0; cpl < 4; cpl++) {
 		for (unsigned i = 0; i < 16 * 4 * 2 * 4 * 2 * 3; i++) {
-			unsigned type = i & 15, dpl = i >> 4 & 3, p = i >> 6 & 1, rpl = i >> 7 & 3,
-				 call = i >> 9 & 1, mode = i >> 10;
+			unsigned type = i & 15, dpl = i >> 4 & 3, p = i >> 6 & 1,
+				 rpl = i >> 7 & 3, call = i >> 9 & 1, mode = i >> 10;
 			u32 size_bits = mode == 2 ? SEG_L : SEG_DB;
 			unsigned want;
 
@@ -64,12 +67,14 @@ static void direct_transfers_agree_with_the_privilege_rules(void **state)
 				box_protected(b, cpl);
 			else
 				box_long(b, cpl);
-			set_gdt(b, FREE_SEL(0), make_desc(0, 0xfffff, ATTR(type, 1u, dpl, p) |
-									      SEG_G | size_bits));
+			set_gdt(b, FREE_SEL(0),
+				make_desc(0, 0xfffff,
+					  ATTR(type, 1u, dpl, p) | SEG_G | size_bits));
 			want = type & 8 ? oracle_direct(type, dpl, p, rpl, cpl) : VEC_GP;
 			box_remember(b);
 			if (go(b, call, (u16)(FREE_SEL(0) | rpl), 0x1234, 4) != !want)
-				fail_msg("type %u dpl %u p %u rpl %u cpl %u", type, dpl, p, rpl, cpl);
+				fail_msg("type %u dpl %u p %u rpl %u cpl %u", type, dpl,
+					 p, rpl, cpl);
 			if (want) {
 				assert_fault(b, want, FREE_SEL(0));
 				assert_all_kept(b);
@@ -89,7 +94,8 @@ static void long_and_default_bits_exclude_each_other(void **state)
 {
 	struct box *b = *state;
 
-	set_gdt(b, FREE_SEL(0), make_desc(0, 0xfffff, ATTR_CODE(0) | SEG_G | SEG_L | SEG_DB));
+	set_gdt(b, FREE_SEL(0),
+		make_desc(0, 0xfffff, ATTR_CODE(0) | SEG_G | SEG_L | SEG_DB));
 	for (unsigned call = 0; call < 2; call++) {
 		box_long(b, 0);
 		set_gdt(b, FREE_SEL(0),
@@ -151,9 +157,10 @@ static void call_without_room_is_ss_0(void **state)
 
 /* ---- call gates ---- */
 
-/* SDM 3 table 5-1: privilege rules of call gates. Error code 0 stands for the gate, 1 for the target. */
-static unsigned oracle_gate(bool call, unsigned cpl, unsigned rpl, unsigned gdpl, unsigned tdpl,
-			    bool conforming, u32 *which)
+/* SDM 3 table 5-1: privilege rules of call gates. Error code 0 stands for the gate, 1 for
+ * the target. */
+static unsigned oracle_gate(bool call, unsigned cpl, unsigned rpl, unsigned gdpl,
+			    unsigned tdpl, bool conforming, u32 *which)
 {
 	*which = 0;
 	if (cpl > gdpl || rpl > gdpl)
@@ -171,8 +178,9 @@ static void call_gates_agree_with_the_privilege_rules(void **state)
 	const u16 gate = FREE_SEL(0), code = FREE_SEL(2);
 
 	for (unsigned i = 0; i < 4 * 4 * 4 * 4 * 2 * 2 * 3; i++) {
-		unsigned cpl = i & 3, rpl = i >> 2 & 3, gdpl = i >> 4 & 3, tdpl = i >> 6 & 3,
-			 conf = i >> 8 & 1, call = i >> 9 & 1, kind = i >> 10;
+		unsigned cpl = i & 3, rpl = i >> 2 & 3, gdpl = i >> 4 & 3,
+			 tdpl = i >> 6 & 3, conf = i >> 8 & 1, call = i >> 9 & 1,
+			 kind = i >> 10;
 		u32 which;
 		unsigned want = oracle_gate(call, cpl, rpl, gdpl, tdpl, conf, &which);
 		unsigned to = conf || !call ? cpl : tdpl;
@@ -183,14 +191,16 @@ static void call_gates_agree_with_the_privilege_rules(void **state)
 			box_long(b, cpl);
 		else
 			box_protected(b, cpl);
-		set_gdt(b, code, make_desc(0, 0xfffff, (conf ? ATTR_CONF(tdpl) : ATTR_CODE(tdpl)) |
-							       SEG_G | (kind == 2 ? SEG_L : SEG_DB)));
+		set_gdt(b, code,
+			make_desc(0, 0xfffff,
+				  (conf ? ATTR_CONF(tdpl) : ATTR_CODE(tdpl)) | SEG_G |
+					  (kind == 2 ? SEG_L : SEG_DB)));
 		set_gdt(b, gate, make_gate(type, gdpl, true, code | 3, 0x1234, 0));
 		set_gdt(b, gate + 8u, 0);
 		box_remember(b);
 		if (go(b, call, (u16)(gate | rpl), 0xdead, 4) != !want)
-			fail_msg("cpl %u rpl %u gate %u code %u conf %u call %u", cpl, rpl, gdpl,
-				 tdpl, conf, call);
+			fail_msg("cpl %u rpl %u gate %u code %u conf %u call %u", cpl,
+				 rpl, gdpl, tdpl, conf, call);
 		if (want) {
 			assert_fault(b, want, which ? code : gate);
 			assert_all_kept(b);
@@ -210,7 +220,8 @@ static void call_gates_agree_with_the_privilege_rules(void **state)
 			continue;
 		}
 		assert_int_equal(v->gpr[RSP], STACK0 + 0x2000 * to + 0x1000 - 4 * size);
-		assert_int_equal(stack_item(b, 2, size), (STACK3 + 0x1000) & size_mask(size));
+		assert_int_equal(stack_item(b, 2, size),
+				 (STACK3 + 0x1000) & size_mask(size));
 		assert_int_equal(stack_item(b, 3, size), DATA32(cpl) | cpl);
 		assert_int_equal(v->seg[SS].sel, kind == 2 ? to : DATA32(to) | to);
 	}
@@ -234,14 +245,17 @@ static void broken_gates_are_refused(void **state)
 		{ "good 32", gate, 0, good32, false, 0, 0 },
 		{ "good 64", gate, 0xffffffff, good64, true, 0, 0 },
 		{ "gate not present", gate & ~BIT(47), 0, good32, false, VEC_NP, sel },
-		{ "null code", make_gate(DESC_CALL32, 3, true, 3, 0, 0), 0, good32, false, VEC_GP, 0 },
-		{ "code beyond", make_gate(DESC_CALL32, 3, true, 0x1000, 0, 0), 0, good32, false,
-		  VEC_GP, 0x1000 },
-		{ "data", gate, 0, make_desc(0, 0xfffff, ATTR_DATA(0) | SEG_G), false, VEC_GP, code },
+		{ "null code", make_gate(DESC_CALL32, 3, true, 3, 0, 0), 0, good32, false,
+		  VEC_GP, 0 },
+		{ "code beyond", make_gate(DESC_CALL32, 3, true, 0x1000, 0, 0), 0, good32,
+		  false, VEC_GP, 0x1000 },
+		{ "data", gate, 0, make_desc(0, 0xfffff, ATTR_DATA(0) | SEG_G), false,
+		  VEC_GP, code },
 		{ "code not present", gate, 0, good32 & ~BIT(47), false, VEC_NP, code },
-		{ "limit", gate, 0, make_desc(0, 0x1233, ATTR_CODE(0) | SEG_DB), false, VEC_GP, 0 },
-		{ "16-bit gate in long mode", make_gate(DESC_CALL16, 3, true, code, 0, 0), 0, good64,
-		  true, VEC_GP, sel },
+		{ "limit", gate, 0, make_desc(0, 0x1233, ATTR_CODE(0) | SEG_DB), false,
+		  VEC_GP, 0 },
+		{ "16-bit gate in long mode", make_gate(DESC_CALL16, 3, true, code, 0, 0),
+		  0, good64, true, VEC_GP, sel },
 		{ "32-bit code in long mode", gate, 0, good32, true, VEC_GP, code },
 		{ "L and D", gate, 0, good64 | BIT(54), true, VEC_GP, code },
 		{ "upper type", gate, BIT(40), good64, true, VEC_GP, sel },
@@ -275,18 +289,21 @@ static void system_descriptors_of_other_types_are_refused(void **state)
 	struct box *b = *state;
 
 	for (unsigned type = 0; type < 16; type++) {
-		bool legacy = type == 1 || type == 4 || type == 5 || type == 9 || type == 12;
+		bool legacy =
+			type == 1 || type == 4 || type == 5 || type == 9 || type == 12;
 
 		for (unsigned call = 0; call < 2; call++) {
 			if (!legacy) {
 				box_protected(b, 0);
-				set_gdt(b, FREE_SEL(0), make_desc(0, 0x67, ATTR(type, 0u, 3u, 1u)));
+				set_gdt(b, FREE_SEL(0),
+					make_desc(0, 0x67, ATTR(type, 0u, 3u, 1u)));
 				assert_false(go(b, call, FREE_SEL(0), 0, 4));
 				assert_fault(b, VEC_GP, FREE_SEL(0));
 			}
 			if (type != 12) {
 				box_long(b, 0);
-				set_gdt(b, FREE_SEL(0), make_desc(0, 0x67, ATTR(type, 0u, 3u, 1u)));
+				set_gdt(b, FREE_SEL(0),
+					make_desc(0, 0x67, ATTR(type, 0u, 3u, 1u)));
 				assert_false(go(b, call, FREE_SEL(0), 0, 4));
 				assert_fault(b, VEC_GP, FREE_SEL(0));
 			}
@@ -304,11 +321,13 @@ static void gate_parameters_are_copied_and_dropped_on_return(void **state)
 			struct seg cs, ss;
 
 			box_protected(b, 3);
-			set_gdt(b, FREE_SEL(0), make_gate(size == 4 ? DESC_CALL32 : DESC_CALL16, 3,
-							  true, CODE32(1), 0x1234, count));
+			set_gdt(b, FREE_SEL(0),
+				make_gate(size == 4 ? DESC_CALL32 : DESC_CALL16, 3, true,
+					  CODE32(1), 0x1234, count));
 			for (unsigned i = 0; i < count; i++)
 				PUT(b, size, 0x11110000 * i + 0x100 + i);
-			if (size == 2) /* the stack pointer must fit in 16 bits to come back */
+			if (size ==
+			    2) /* the stack pointer must fit in 16 bits to come back */
 				v->gpr[RSP] = (u16)v->gpr[RSP] | 0x20000;
 			v->gpr[RSP] &= 0xffffffff;
 			for (unsigned i = 0; i < count; i++)
@@ -318,7 +337,8 @@ static void gate_parameters_are_copied_and_dropped_on_return(void **state)
 			box_remember(b);
 			assert_true(go(b, true, FREE_SEL(0), 0, 4));
 			assert_int_equal(v->cpl, 1);
-			assert_int_equal(v->gpr[RSP], STACK1 + 0x1000 - (count + 4) * size);
+			assert_int_equal(v->gpr[RSP],
+					 STACK1 + 0x1000 - (count + 4) * size);
 			assert_int_equal(stack_item(b, 1, size), CODE32(3) | 3);
 			for (unsigned i = 0; i < count; i++)
 				assert_int_equal(stack_item(b, 2 + i, size), 0x1000 + i);
@@ -328,8 +348,9 @@ static void gate_parameters_are_copied_and_dropped_on_return(void **state)
 			assert_true(far_ret(v, size, (u16)(count * size)));
 			assert_int_equal(v->cpl, 3);
 			assert_int_equal(v->rip, NEXT);
-			assert_int_equal(v->gpr[RSP], (b->saved->gpr[RSP] & size_mask(size)) +
-							      count * size);
+			assert_int_equal(v->gpr[RSP],
+					 (b->saved->gpr[RSP] & size_mask(size)) +
+						 count * size);
 			assert_memory_equal(&v->seg[CS], &cs, sizeof(cs));
 			assert_memory_equal(&v->seg[SS], &ss, sizeof(ss));
 			assert_synced(b);
@@ -371,7 +392,8 @@ static void inner_call_of_64bit_code_comes_back(void **state)
 			box_compat(b, 3);
 		else
 			box_long(b, 3);
-		set_gdt(b, FREE_SEL(0), make_gate(DESC_CALL32, 3, true, CODE64(1), 0x1234, 7));
+		set_gdt(b, FREE_SEL(0),
+			make_gate(DESC_CALL32, 3, true, CODE64(1), 0x1234, 7));
 		set_gdt(b, FREE_SEL(1), 0xffffffff);
 		poke(b, TSS + 12, STACK1 + 0xff9, 8); /* not aligned: it stays so */
 		box_remember(b);
@@ -435,8 +457,9 @@ static void returns_agree_with_the_privilege_rules(void **state)
 	const u16 code = FREE_SEL(0);
 
 	for (unsigned i = 0; i < 4 * 4 * 4 * 16 * 2 * 4; i++) {
-		unsigned cpl = i & 3, rpl = i >> 2 & 3, dpl = i >> 4 & 3, type = i >> 6 & 15,
-			 p = i >> 10 & 1, iret = i >> 11 & 1, lm = i >> 12;
+		unsigned cpl = i & 3, rpl = i >> 2 & 3, dpl = i >> 4 & 3,
+			 type = i >> 6 & 15, p = i >> 10 & 1, iret = i >> 11 & 1,
+			 lm = i >> 12;
 		bool conf = type & 4;
 		bool good = (type & 8) && rpl >= cpl && (conf ? dpl <= rpl : dpl == rpl);
 
@@ -444,7 +467,8 @@ static void returns_agree_with_the_privilege_rules(void **state)
 			box_compat(b, cpl);
 		else
 			box_protected(b, cpl);
-		set_gdt(b, code, make_desc(0, 0xfffff, ATTR(type, 1u, dpl, p) | SEG_G | SEG_DB));
+		set_gdt(b, code,
+			make_desc(0, 0xfffff, ATTR(type, 1u, dpl, p) | SEG_G | SEG_DB));
 		if (rpl > cpl)
 			PUT(b, 4, 0x123450, DATA32(rpl) | rpl);
 		if (iret)
@@ -455,7 +479,8 @@ static void returns_agree_with_the_privilege_rules(void **state)
 			assert_true(good && p);
 			assert_int_equal(v->cpl, rpl);
 			assert_int_equal(v->seg[CS].sel, code | rpl);
-			assert_int_equal(v->gpr[RSP], rpl > cpl ? 0x123450 : STACK3 + 0x1000);
+			assert_int_equal(v->gpr[RSP],
+					 rpl > cpl ? 0x123450 : STACK3 + 0x1000);
 			assert_int_equal(v->seg[SS].sel, DATA32(rpl) | rpl);
 			assert_synced(b);
 		} else {
@@ -602,11 +627,13 @@ static void interrupt_and_iret_are_inverse(void **state)
 		b->v->gpr[RSP] = 0x8000;
 		check_round_trip(b, 2);
 		box_long(b, cpl);
-		set_idt64(b, 0x40, make_gate(DESC_INT32, 0, true, CODE64(0), 0x1234, 0), 0);
+		set_idt64(b, 0x40, make_gate(DESC_INT32, 0, true, CODE64(0), 0x1234, 0),
+			  0);
 		b->v->gpr[RSP] -= 3;
 		check_round_trip(b, 8);
 		box_compat(b, cpl);
-		set_idt64(b, 0x40, make_gate(DESC_INT32, 0, true, CODE64(0), 0x1234, 0), 0);
+		set_idt64(b, 0x40, make_gate(DESC_INT32, 0, true, CODE64(0), 0x1234, 0),
+			  0);
 		check_round_trip(b, 8);
 	}
 	/* A kernel with a null SS, interrupted. */
@@ -628,10 +655,12 @@ static void iret_changes_the_flags_it_may(void **state)
 	struct vcpu *v = b->v;
 
 	for (unsigned i = 0; i < 4 * 4 * 3 * 2 * 2; i++) {
-		unsigned cpl = i & 3, iopl = i >> 2 & 3, ones = i >> 4 & 1, outer = i >> 5 & 1,
-			 size = (const u8[]){ 2, 4, 8 }[i >> 6];
-		u64 old = (ones ? 0 : 0x3d7fd5 & ~(u64)(RFLAGS_NT | RFLAGS_VM)) & ~(u64)RFLAGS_IOPL;
-		u64 image = ones ? RFLAGS_ALL & ~(u64)(size == 4 ? RFLAGS_VM : 0) : RFLAGS_1;
+		unsigned cpl = i & 3, iopl = i >> 2 & 3, ones = i >> 4 & 1,
+			 outer = i >> 5 & 1, size = (const u8[]){ 2, 4, 8 }[i >> 6];
+		u64 old = (ones ? 0 : 0x3d7fd5 & ~(u64)(RFLAGS_NT | RFLAGS_VM)) &
+			  ~(u64)RFLAGS_IOPL;
+		u64 image =
+			ones ? RFLAGS_ALL & ~(u64)(size == 4 ? RFLAGS_VM : 0) : RFLAGS_1;
 		u64 mask = 0x4dd5; /* NT OF DF TF SF ZF AF PF CF */
 		unsigned to = outer ? 3 : cpl;
 
@@ -651,7 +680,8 @@ static void iret_changes_the_flags_it_may(void **state)
 		if (!cpl)
 			mask |= RFLAGS_IOPL | (size > 2 ? RFLAGS_VIF | RFLAGS_VIP : 0);
 		assert_true(far_iret(v, size, NEXT));
-		assert_int_equal(rflags_get(v), (old & ~mask) | (image & mask) | RFLAGS_1);
+		assert_int_equal(rflags_get(v),
+				 (old & ~mask) | (image & mask) | RFLAGS_1);
 		assert_synced(b);
 	}
 }
@@ -682,8 +712,9 @@ static void iret_enters_v86_from_level_0_alone(void **state)
 	for (unsigned cpl = 0; cpl < 4; cpl++) {
 		box_protected(b, cpl);
 		PUT(b, 4, 0x1234, cpl ? CODE32(cpl) | cpl : 0xf000u,
-		    RFLAGS_1 | RFLAGS_VM | RFLAGS_IF | RFLAGS_VIF | 2 << RFLAGS_IOPL_SHIFT, 0xabcd8000,
-		    0x1111, 0x2222, 0x3333, 0x4444, 0x5555);
+		    RFLAGS_1 | RFLAGS_VM | RFLAGS_IF | RFLAGS_VIF |
+			    2 << RFLAGS_IOPL_SHIFT,
+		    0xabcd8000, 0x1111, 0x2222, 0x3333, 0x4444, 0x5555);
 		assert_true(far_iret(v, 4, NEXT));
 		if (cpl) {
 			assert_false(in_v86(v));
@@ -697,7 +728,8 @@ static void iret_enters_v86_from_level_0_alone(void **state)
 		assert_int_equal(v->seg[FS].sel, 0x4444);
 		assert_int_equal(v->seg[GS].sel, 0x5555);
 		assert_int_equal(v->gpr[RSP], 0xabcd8000);
-		assert_int_equal(rflags_get(v), RFLAGS_1 | RFLAGS_VM | RFLAGS_IF | RFLAGS_VIF |
+		assert_int_equal(rflags_get(v), RFLAGS_1 | RFLAGS_VM | RFLAGS_IF |
+							RFLAGS_VIF |
 							2 << RFLAGS_IOPL_SHIFT);
 		assert_int_equal(v->code_size, 2);
 		assert_synced(b);
@@ -722,14 +754,16 @@ static void iret_in_v86_obeys_iopl_and_vme(void **state)
 	struct vcpu *v = b->v;
 
 	for (unsigned i = 0; i < 4 * 2 * 2 * 2; i++) {
-		unsigned iopl = i & 3, vme = i >> 2 & 1, size = i & 8 ? 4 : 2, vip = i >> 4 & 1;
+		unsigned iopl = i & 3, vme = i >> 2 & 1, size = i & 8 ? 4 : 2,
+			 vip = i >> 4 & 1;
 		bool ok = iopl == 3 || (vme && size == 2 && !vip);
 
 		box_v86(b, iopl);
 		v->cr4 = vme ? CR4_VME : 0;
 		v->flags &= ~(u64)RFLAGS_IF;
 		v->flags |= vip ? RFLAGS_VIP : 0;
-		PUT(b, size, 0x1234, 0x5678, RFLAGS_IF | RFLAGS_CF | RFLAGS_NT | RFLAGS_ID);
+		PUT(b, size, 0x1234, 0x5678,
+		    RFLAGS_IF | RFLAGS_CF | RFLAGS_NT | RFLAGS_ID);
 		box_remember(b);
 		assert_int_equal(far_iret(v, size, NEXT), ok);
 		if (!ok) {
@@ -784,7 +818,8 @@ static void null_ss_returns_to_64bit_code_above_level_3_alone(void **state)
 		bool ok = !compat && to != 3 && rpl == to;
 
 		box_long(b, 0);
-		PUT(b, 8, 0x1234, (compat ? CODE32(to) : CODE64(to)) | to, RFLAGS_1, 0x8000, rpl);
+		PUT(b, 8, 0x1234, (compat ? CODE32(to) : CODE64(to)) | to, RFLAGS_1,
+		    0x8000, rpl);
 		box_remember(b);
 		assert_int_equal(far_iret(v, 8, NEXT), ok);
 		if (ok) {
@@ -802,7 +837,8 @@ static void sixteen_bit_outer_stack_gets_sp_alone(void **state)
 	struct box *b = *state;
 	struct vcpu *v = b->v;
 
-	/* What Linux's espfix works around: bits 31:16 of the kernel's ESP show through. */
+	/* What Linux's espfix works around: bits 31:16 of the kernel's ESP show through.
+	 */
 	box_long(b, 0);
 	PUT(b, 8, 0x1234, CODE32(3) | 3, RFLAGS_1, 0x77778888, DATA16(3) | 3);
 	assert_true(far_iret(v, 8, NEXT));

@@ -328,11 +328,14 @@ static void speculation_controls_follow_their_features(void **state)
 
 	(void)state;
 	for (unsigned b = 0; b < 64; b++)
+		assert_int_equal(wr(v, 0x48, BIT(b)), b < 9 || b == 10);
+	v = cpu("max,-ipred_ctrl,-rrsba_ctrl,-psfd,-ddpd_u,-bhi_ctrl");
+	for (unsigned b = 0; b < 64; b++)
 		assert_int_equal(wr(v, 0x48, BIT(b)), b < 3);
 	for (unsigned b = 0; b < 64; b++)
 		assert_int_equal(wr(v, 0x49, BIT(b)), b == 0);
 	assert_false(msr_read(v, 0x49, &(u64){ 0 }));
-	v = cpu("max,-ssbd,-stibp");
+	v = cpu("max,-ssbd,-stibp,-bhi_ctrl");
 	assert_true(wr(v, 0x48, 3)); /* STIBP is ignored where only IBRS is */
 	assert_false(wr(v, 0x48, 4));
 	v = cpu("max,vendor=AuthenticAMD,-amd-ibrs,-amd-ssbd");

@@ -1,7 +1,9 @@
-/* Segment loads, descriptor tables, LAR, LSL, VERR, VERW, LLDT, LTR. SDM 3 chapters 3 and 5. */
+/* Segment loads, descriptor tables, LAR, LSL, VERR, VERW, LLDT, LTR. SDM 3 chapters 3
+ * and 5. */
 #include "x86_box.h"
 
-/* ---- an oracle, written from the tables of SDM 3 section 5.6 and 5.7, not from seg.c ---- */
+/* ---- an oracle, written from the tables of SDM 3 section 5.6 and 5.7, not from seg.c
+ * ---- */
 
 struct verdict {
 	bool ok;
@@ -13,21 +15,24 @@ enum kind { SYSTEM, RO_DATA, RW_DATA, XO_CODE, RX_CODE, XO_CONF, RX_CONF };
 static enum kind kind_of(unsigned type, unsigned s)
 {
 	/* Data: A, W, E from bit 0 on. Code: A, R, C. */
-	static const enum kind kinds[16] = { RO_DATA, RO_DATA, RW_DATA, RW_DATA, RO_DATA, RO_DATA,
-					     RW_DATA, RW_DATA, XO_CODE, XO_CODE, RX_CODE, RX_CODE,
+	static const enum kind kinds[16] = { RO_DATA, RO_DATA, RW_DATA, RW_DATA,
+					     RO_DATA, RO_DATA, RW_DATA, RW_DATA,
+					     XO_CODE, XO_CODE, RX_CODE, RX_CODE,
 					     XO_CONF, XO_CONF, RX_CONF, RX_CONF };
 
 	return s ? kinds[type] : SYSTEM;
 }
 
-static struct verdict oracle_ss(enum kind k, unsigned dpl, bool p, unsigned rpl, unsigned cpl)
+static struct verdict oracle_ss(enum kind k, unsigned dpl, bool p, unsigned rpl,
+				unsigned cpl)
 {
 	if (k != RW_DATA || dpl != cpl || rpl != cpl)
 		return (struct verdict){ false, VEC_GP };
 	return p ? (struct verdict){ true, 0 } : (struct verdict){ false, VEC_SS };
 }
 
-static struct verdict oracle_data(enum kind k, unsigned dpl, bool p, unsigned rpl, unsigned cpl)
+static struct verdict oracle_data(enum kind k, unsigned dpl, bool p, unsigned rpl,
+				  unsigned cpl)
 {
 	switch (k) {
 	case SYSTEM:
@@ -42,7 +47,8 @@ static struct verdict oracle_data(enum kind k, unsigned dpl, bool p, unsigned rp
 }
 
 /* Load one selector and compare with what the oracle says. */
-static void check_load(struct box *b, unsigned sreg, u16 sel, u64 raw, struct verdict want)
+static void check_load(struct box *b, unsigned sreg, u16 sel, u64 raw,
+		       struct verdict want)
 {
 	struct vcpu *v = b->v;
 
@@ -70,8 +76,8 @@ static void loads_agree_with_the_privilege_tables(void **state)
 	for (unsigned cpl = 0; cpl < 4; cpl++) {
 		box_protected(b, cpl);
 		for (unsigned i = 0; i < 16 * 2 * 4 * 2 * 4; i++) {
-			unsigned type = i & 15, s = i >> 4 & 1, dpl = i >> 5 & 3, p = i >> 7 & 1,
-				 rpl = i >> 8 & 3;
+			unsigned type = i & 15, s = i >> 4 & 1, dpl = i >> 5 & 3,
+				 p = i >> 7 & 1, rpl = i >> 8 & 3;
 			u16 sel = (u16)(FREE_SEL(0) | rpl);
 			u64 raw = make_desc(0x123000, 0x4567, ATTR(type, s, dpl, p));
 			enum kind k = kind_of(type, s);
@@ -148,7 +154,8 @@ static void limit_and_base_are_put_together_from_the_descriptor(void **state)
 		seed = seed * 6364136223846793005u + 1442695040888963407u;
 		base = (u32)(seed >> 32);
 		limit = (u32)(seed >> 12) & 0xfffff;
-		attr = ATTR_DATA(3) | ((u32)(seed >> 5) & (SEG_AVL | SEG_L | SEG_DB | SEG_G));
+		attr = ATTR_DATA(3) |
+		       ((u32)(seed >> 5) & (SEG_AVL | SEG_L | SEG_DB | SEG_G));
 		set_gdt(b, FREE_SEL(1), make_desc(base, limit, attr));
 		assert_true(seg_load(b->v, FS, FREE_SEL(1)));
 		assert_int_equal(b->v->seg[FS].base, base);
@@ -250,16 +257,18 @@ static void fast_limit_check_agrees_with_the_slow_one(void **state)
 {
 	struct box *b = *state;
 	struct vcpu *v = b->v;
-	static const u64 offs[] = { 0, 1, 0x4564, 0x4565, 0x4567, 0x4568, 0xfffc, 0xffff, 0x10000,
-				    0xfffffffc, 0xffffffff };
+	static const u64 offs[] = { 0,       1,          0x4564,    0x4565,
+				    0x4567,  0x4568,     0xfffc,    0xffff,
+				    0x10000, 0xfffffffc, 0xffffffff };
 
 	box_protected(b, 0);
 	for (unsigned i = 0; i < 16 * 2 * 2; i++) {
 		unsigned type = i & 15, db = i >> 4 & 1, g = i >> 5;
 
-		set_gdt(b, FREE_SEL(0), make_desc(0x123000, g ? 0xfffff : 0x4567,
-						  ATTR(type, 1u, 3u, 1u) | (db ? SEG_DB : 0) |
-							  (g ? SEG_G : 0)));
+		set_gdt(b, FREE_SEL(0),
+			make_desc(0x123000, g ? 0xfffff : 0x4567,
+				  ATTR(type, 1u, 3u, 1u) | (db ? SEG_DB : 0) |
+					  (g ? SEG_G : 0)));
 		if (!seg_load(v, ES, FREE_SEL(0)))
 			continue;
 		for (unsigned j = 0; j < ARRAY_SIZE(offs) * 2; j++) {
@@ -267,7 +276,8 @@ static void fast_limit_check_agrees_with_the_slow_one(void **state)
 			gva_t fast, slow;
 			bool ok = seg_linear_slow(v, ES, offs[j / 2], 4, acc, &slow);
 
-			assert_int_equal(seg_linear(v, ES, offs[j / 2], 4, acc, &fast), ok);
+			assert_int_equal(seg_linear(v, ES, offs[j / 2], 4, acc, &fast),
+					 ok);
 			if (ok)
 				assert_int_equal(fast, slow);
 		}
@@ -300,8 +310,14 @@ static void inner_data_segments_are_dropped(void **state)
 static bool lar_type(unsigned type, bool long_mode)
 {
 	switch (type) {
-	case 2: case 9: case 11: case 12: return true;
-	case 1: case 3: case 4: case 5: return !long_mode;
+	case 2:
+	case 9:
+	case 11:
+	case 12: return true;
+	case 1:
+	case 3:
+	case 4:
+	case 5: return !long_mode;
 	default: return false;
 	}
 }
@@ -311,7 +327,8 @@ static bool lsl_type(unsigned type, bool long_mode)
 	return lar_type(type, long_mode) && type != 4 && type != 5 && type != 12;
 }
 
-static void check_inspection(struct box *b, u16 sel, unsigned type, unsigned s, unsigned dpl)
+static void check_inspection(struct box *b, u16 sel, unsigned type, unsigned s,
+			     unsigned dpl)
 {
 	struct vcpu *v = b->v;
 	enum kind k = kind_of(type, s);
@@ -347,9 +364,10 @@ static void inspection_agrees_with_the_tables(void **state)
 				unsigned type = i & 15, s = i >> 4 & 1, dpl = i >> 5 & 3;
 				u16 sel = (u16)(FREE_SEL(0) | i >> 7);
 
-				set_gdt(b, sel, make_desc(0x89abcdef, 0x34567,
-							  ATTR(type, s, dpl, 1u) | SEG_G | SEG_DB |
-								  SEG_AVL));
+				set_gdt(b, sel,
+					make_desc(0x89abcdef, 0x34567,
+						  ATTR(type, s, dpl, 1u) | SEG_G |
+							  SEG_DB | SEG_AVL));
 				box_remember(b);
 				check_inspection(b, sel, type, s, dpl);
 				assert_all_kept(b);
@@ -409,7 +427,8 @@ static void system_loads_take_their_own_types_only(void **state)
 		for (unsigned i = 0; i < 16 * 2 * 2; i++) {
 			unsigned type = i & 15, s = i >> 4 & 1, p = i >> 5;
 			bool ldt = !s && type == DESC_LDT;
-			bool tss = !s && (type == DESC_TSS32 || (type == DESC_TSS16 && !lm));
+			bool tss =
+				!s && (type == DESC_TSS32 || (type == DESC_TSS16 && !lm));
 			u64 raw = make_desc(0x123000, 0x67, ATTR(type, s, 0u, p));
 
 			if (lm)
@@ -478,7 +497,8 @@ static void wide_descriptors_are_checked_as_a_whole(void **state)
 		assert_false(seg_ltr(v, FREE_SEL(0)));
 		assert_fault(b, VEC_GP, FREE_SEL(0));
 	}
-	/* Not canonical: with 57 bits in the CPU the check is as wide, whatever CR4 says. */
+	/* Not canonical: with 57 bits in the CPU the check is as wide, whatever CR4 says.
+	 */
 	set_gdt(b, FREE_SEL(1), 0x01000000);
 	assert_false(seg_ltr(v, FREE_SEL(0)));
 	assert_fault(b, VEC_GP, FREE_SEL(0));

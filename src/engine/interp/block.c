@@ -113,6 +113,8 @@ static void kill_block(struct block_cache *c, struct block *b)
 	if (*link)
 		*link = b->hash_next;
 	b->mode = BLOCK_DEAD;
+	if (c->dropped)
+		c->dropped(c->dropped_opaque, b);
 	for (unsigned i = 0; i < b->insns; i++)
 		b->insn[i].fn = op_dead;
 	c->v->stats->blocks_dropped++;
@@ -252,8 +254,7 @@ void block_cache_fini(struct block_cache *c)
 
 /* ---- making blocks ---- */
 
-/* Nothing falls through these, or what follows is looked up anew anyway. */
-static bool ends_block(const struct insn *in)
+bool block_insn_ends(const struct insn *in)
 {
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
@@ -338,7 +339,7 @@ static bool fill_from_page(struct vcpu *v, struct block *b, const u8 *bytes, uns
 		}
 		bind(v, p, &in);
 		append(b, &in);
-		if (ends_block(&in))
+		if (block_insn_ends(&in))
 			return true;
 	}
 	return b->insns > 0;
@@ -400,6 +401,8 @@ static struct block *make(struct block_cache *c, gva_t lin, gpa_t gpa, u8 mode)
 	b->mode = mode;
 	b->insns = b->bytes = 0;
 	b->once = !bytes;
+	b->count = 0;
+	b->code = NULL;
 	if ((!bytes || !fill_from_page(v, b, bytes, avail)) && !fill_single(v, b, lin))
 		return NULL;
 	terminate(b);

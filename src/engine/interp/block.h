@@ -32,6 +32,8 @@ struct block {
 	u16 insns, bytes;
 	u8 mode; /* code size, and 16 for CPL 3; BLOCK_DEAD */
 	bool once; /* not from RAM: not kept */
+	u16 count; /* times it was found, for an engine that translates what is hot */
+	struct tr_code *code; /* that engine's translation, or NULL */
 	struct insn insn[]; /* the last one is no instruction, but leads out */
 };
 
@@ -61,6 +63,9 @@ struct block_cache {
 	struct code_listener listener;
 	pthread_t owner;
 	bool flush_asked; /* by another thread; atomic */
+	/* A block dies. May be NULL. */
+	void (*dropped)(void *opaque, struct block *b);
+	void *dropped_opaque;
 };
 
 /* 0 or -ENOMEM. */
@@ -73,6 +78,9 @@ void block_flush(struct block_cache *c);
 bool block_cache_full(const struct block_cache *c);
 /* Linear addresses may translate differently now. */
 void block_unlink_jumps(struct block_cache *c, u64 page);
+
+/* Nothing falls through this instruction, or what follows is looked up anew anyway. */
+bool block_insn_ends(const struct insn *in);
 
 /* The block at CS:RIP; NULL: a fault is in v->fault. */
 struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode);

@@ -2,31 +2,31 @@
  * Executing stubs: the functions a decoded instruction points to.
  *
  * Faults of the host CPU in a stub come back as a result: #XM and #MF are the guest's own
- * exceptions, #GP a misaligned operand, #UD an instruction the host does not have. The stub
- * did nothing then. Order of checks: SDM volume 2 section 2.4 (#UD by state, then #NM), memory
- * (native_mem.c), then the instruction itself.
+ * exceptions, #GP a misaligned operand, #UD an instruction the host does not have. The
+ * stub did nothing then. Order of checks: SDM volume 2 section 2.4 (#UD by state, then
+ * #NM), memory (native_mem.c), then the instruction itself.
  *
  * x87 pointers follow SDM volume 1 section 8.1.8: FIP and FOP at each non-control
- * instruction, FDP at each with a memory operand. CR0.NE = 0 (FERR and IRQ 13) is treated as
- * NE = 1: an unmasked x87 error is #MF.
- * Thread: the owner of the vCPU; no lock.
+ * instruction, FDP at each with a memory operand. CR0.NE = 0 (FERR and IRQ 13) is treated
+ * as NE = 1: an unmasked x87 error is #MF. Thread: the owner of the vCPU; no lock.
  */
 #include "engine/interp/native.h"
 
-#include <errno.h>
 #include <cpuid.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/alloc.h"
-#include "base/log.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/stub.h"
 #include "host/execmem.h"
 #include "host/sig.h"
+#include "x86/stats.h"
 
 /* ---- faults ---- */
 
-/* Signal context: leave the stub with the trap as its result. Stubs keep rsp as it was. */
+/* Signal context: leave the stub with the trap as its result. Stubs keep rsp as it was.
+ */
 static bool stub_fault(void *opaque, struct sig_regs *r)
 {
 	const struct native *n = opaque;
@@ -36,27 +36,21 @@ static bool stub_fault(void *opaque, struct sig_regs *r)
 	return true;
 }
 
-enum op_result native_fault(struct vcpu *v, const struct stub *s, u64 trap)
+enum op_result native_fault(struct vcpu *v, u64 trap)
 {
 	native_done(v);
 	switch (trap - 1) {
-	case VEC_MF:
-		raise_vec(v, VEC_MF);
-		break;
+	case VEC_MF: raise_vec(v, VEC_MF); break;
 	case VEC_XM:
 		/* SDM 3 section 2.5, CR4.OSXMMEXCPT. */
 		raise_vec(v, v->cr4 & CR4_OSXMMEXCPT ? VEC_XM : VEC_UD);
 		break;
-	case VEC_UD:
-		raise_ud(v);
-		break;
+	case VEC_UD: raise_ud(v); break;
 	default:
-		/* A page fault here would be ours: the operand is smaller than the host thinks. */
-		if (trap - 1 != VEC_GP) {
-			vcpu_park(v);
-			guest_bug("native", "trap %u in stub %u of class %u", (unsigned)(trap - 1),
-				  (unsigned)(s - v->native->stub), s->cls);
-		}
+		/* A page fault here would be ours: an operand smaller than the host
+		 * thinks. */
+		if (trap - 1 != VEC_GP)
+			v->stats->native_stray++;
 		raise_gp0(v);
 	}
 	return OP_FAULT;
@@ -85,7 +79,8 @@ static enum op_result bad_state(struct vcpu *v, const struct stub *s)
 /* ---- execution ---- */
 
 /* Host address of an operand in one plain page, NULL: the slow way. */
-static inline void *plain(struct vcpu *v, const struct insn *in, unsigned size, enum access acc)
+static inline void *plain(struct vcpu *v, const struct insn *in, unsigned size,
+			  enum access acc)
 {
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	unsigned slot;
@@ -101,7 +96,8 @@ static inline void *plain(struct vcpu *v, const struct insn *in, unsigned size, 
 	return NULL;
 }
 
-static inline enum op_result run(struct vcpu *v, const struct stub *s, void *mem, bool vec)
+static inline enum op_result run(struct vcpu *v, const struct stub *s, void *mem,
+				 bool vec)
 {
 	u64 trap;
 
@@ -109,7 +105,7 @@ static inline enum op_result run(struct vcpu *v, const struct stub *s, void *mem
 		vec_need(v);
 	trap = s->code(v, mem);
 	if (unlikely(trap))
-		return native_fault(v, s, trap);
+		return native_fault(v, trap);
 	native_done(v);
 	return OP_NEXT;
 }
@@ -123,7 +119,8 @@ static inline enum op_result run_reg(struct vcpu *v, const struct insn *in, bool
 	return run(v, s, NULL, vec);
 }
 
-static inline enum op_result run_mem(struct vcpu *v, const struct insn *in, enum access acc, bool vec)
+static inline enum op_result run_mem(struct vcpu *v, const struct insn *in,
+				     enum access acc, bool vec)
 {
 	const struct stub *s = stub_of(v, in);
 	void *p;
@@ -168,7 +165,8 @@ enum op_result native_gpr_store(struct vcpu *v, const struct insn *in)
 
 /* ---- x87 ---- */
 
-static inline void x87_pointers(struct vcpu *v, const struct insn *in, const struct stub *s)
+static inline void x87_pointers(struct vcpu *v, const struct insn *in,
+				const struct stub *s)
 {
 	bool zero = cpu_has(v, FEAT_ZERO_FCS_FDS);
 
@@ -243,7 +241,8 @@ static u64 xgetbv0(void)
 
 static u32 mxcsr_mask(void)
 {
-	static const u32 old = 0xffbf; /* a zero mask means no DAZ: SDM 1 section 11.6.6 */
+	static const u32 old =
+		0xffbf; /* a zero mask means no DAZ: SDM 1 section 11.6.6 */
 	u8 area[512] __attribute__((aligned(16)));
 	u32 mask;
 
@@ -257,7 +256,8 @@ static int host_caps(struct native *n, struct error *err)
 	unsigned a, b, c, d;
 
 	if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-		return error_set(err, -ENOTSUP, "the host CPU or its kernel has no XSAVE");
+		return error_set(err, -ENOTSUP,
+				 "the host CPU or its kernel has no XSAVE");
 	n->xcr0 = xgetbv0() & XCR0_VECTOR;
 	n->mxcsr_mask = mxcsr_mask();
 	if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d))
@@ -270,7 +270,8 @@ static int host_caps(struct native *n, struct error *err)
 /* The two pieces of code every stub may need. False: no memory. */
 static bool emit_fixed(struct native *n)
 {
-	static const u8 wait[] = { 0x9b, 0x31, 0xc0, 0xc3 }; /* fwait; xor eax, eax; ret */
+	static const u8 wait[] = { 0x9b, 0x31, 0xc0,
+				   0xc3 }; /* fwait; xor eax, eax; ret */
 	u8 *w, *p = execmem_alloc(n->mem, 16, 16, &w);
 
 	if (!p)
@@ -293,7 +294,7 @@ int native_open(struct vcpu *v, struct error *err)
 
 	if (r < 0)
 		goto free_n;
-	n->mem = execmem_new(STUB_MAX * 128, err);
+	n->mem = execmem_new((STUB_MAX + 2) * STUB_CODE_MAX, err);
 	if (!n->mem) {
 		r = -EACCES;
 		goto free_n;
@@ -337,10 +338,7 @@ void native_close(struct vcpu *v)
 
 bool native_full(const struct vcpu *v)
 {
-	const struct native *n = v->native;
-
-	return n->count > STUB_MAX - NATIVE_MARGIN ||
-	       execmem_left(n->mem) < NATIVE_MARGIN * STUB_CODE_MAX;
+	return v->native->count > STUB_MAX - NATIVE_MARGIN;
 }
 
 void native_flush(struct vcpu *v)

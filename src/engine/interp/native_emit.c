@@ -13,8 +13,8 @@
  *	store general registers; store status flags if it writes some
  *	xor eax, eax; ret
  *
- * Registers rbx, rbp, r12 to r15 are not touched and the stack is not used, so a fault can
- * leave at any point. Thread: any; no state.
+ * Registers rbx, rbp, r12 to r15 are not touched and the stack is not used, so a fault
+ *can leave at any point. Thread: any; no state.
  */
 #include "engine/interp/stub.h"
 
@@ -27,7 +27,7 @@ struct emit {
 struct gpr_map {
 	u8 host[20]; /* 0xff: not used */
 	bool write[20];
-	u16 taken;   /* host registers */
+	u16 taken; /* host registers */
 };
 
 /* The fields of an instruction in its new form. */
@@ -59,7 +59,8 @@ static void put32(struct emit *e, u32 val)
 		put(e, (u8)(val >> i));
 }
 
-#define PUT(e, ...) put_bytes(e, (const u8[]){ __VA_ARGS__ }, sizeof((const u8[]){ __VA_ARGS__ }))
+#define PUT(e, ...)                                                                      \
+	put_bytes(e, (const u8[]){ __VA_ARGS__ }, sizeof((const u8[]){ __VA_ARGS__ }))
 
 /* ---- general registers ---- */
 
@@ -70,14 +71,12 @@ static int gpr_number(ZydisRegister r)
 	case ZYDIS_REGCLASS_GPR8:
 		if (r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH)
 			return 16 + (int)(r - ZYDIS_REGISTER_AH);
-		return ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
-									   r));
+		return ZydisRegisterGetId(
+			ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r));
 	case ZYDIS_REGCLASS_GPR16:
 	case ZYDIS_REGCLASS_GPR32:
-	case ZYDIS_REGCLASS_GPR64:
-		return ZydisRegisterGetId(r);
-	default:
-		return -1;
+	case ZYDIS_REGCLASS_GPR64: return ZydisRegisterGetId(r);
+	default: return -1;
 	}
 }
 
@@ -121,7 +120,8 @@ static bool map_gprs(const struct native_insn *x, struct gpr_map *m)
 	for (unsigned i = 0; i < ARRAY_SIZE(m->host); i++)
 		m->host[i] = 0xff;
 	for (unsigned i = 0; i < x->zi.operand_count; i++)
-		if (is_gpr(&x->op[i]) && x->op[i].encoding == ZYDIS_OPERAND_ENCODING_NONE &&
+		if (is_gpr(&x->op[i]) &&
+		    x->op[i].encoding == ZYDIS_OPERAND_ENCODING_NONE &&
 		    !map_fixed(m, &x->op[i]))
 			return false;
 	for (unsigned i = 0; i < x->zi.operand_count; i++) {
@@ -140,7 +140,8 @@ static bool map_gprs(const struct native_insn *x, struct gpr_map *m)
 /* mov host, [rdi + 8 * g] or back. */
 static void put_mov(struct emit *e, u8 opcode, unsigned host, unsigned g)
 {
-	PUT(e, (u8)(0x48 | (host >> 3) << 2), opcode, (u8)(0x47 | (host & 7) << 3), (u8)(g * 8));
+	PUT(e, (u8)(0x48 | (host >> 3) << 2), opcode, (u8)(0x47 | (host & 7) << 3),
+	    (u8)(g * 8));
 }
 
 static void put_loads(struct emit *e, const struct gpr_map *m)
@@ -170,20 +171,20 @@ static void put_flags_load(struct emit *e)
 	PUT(e, 0x0f, 0xb6, 0x87); /* movzx eax, byte [rdi + cc + 1] */
 	put32(e, CC_DISP + 1);
 	PUT(e, 0x83, 0xe0, 0x08); /* and eax, 8 */
-	PUT(e, 0x04, 0x78);	  /* add al, 78h */
-	PUT(e, 0x8a, 0xa7);	  /* mov ah, [rdi + cc] */
+	PUT(e, 0x04, 0x78);       /* add al, 78h */
+	PUT(e, 0x8a, 0xa7);       /* mov ah, [rdi + cc] */
 	put32(e, CC_DISP);
 	put(e, 0x9e); /* sahf */
 }
 
 static void put_flags_store(struct emit *e)
 {
-	put(e, 0x9f);		  /* lahf */
+	put(e, 0x9f);             /* lahf */
 	PUT(e, 0x0f, 0x90, 0xc0); /* seto al */
 	PUT(e, 0x0f, 0xb6, 0xcc); /* movzx ecx, ah */
 	PUT(e, 0x0f, 0xb6, 0xc0); /* movzx eax, al */
 	PUT(e, 0xc1, 0xe0, 0x0b); /* shl eax, 11 */
-	PUT(e, 0x09, 0xc8);	  /* or eax, ecx */
+	PUT(e, 0x09, 0xc8);       /* or eax, ecx */
 	PUT(e, 0x48, 0x89, 0x87); /* mov [rdi + cc], rax */
 	put32(e, CC_DISP);
 }
@@ -201,7 +202,8 @@ static struct flag_use flag_use(const ZydisDecodedInstruction *zi)
 		return (struct flag_use){ false, false };
 	set = (f->modified | f->set_0 | f->set_1) & RFLAGS_STATUS;
 	all = set | (f->undefined & RFLAGS_STATUS);
-	/* What it leaves alone or undefined starts as the guest's, so that the host decides as for the guest. */
+	/* What it leaves alone or undefined starts as the guest's, so that the host
+	 * decides as for the guest. */
 	return (struct flag_use){
 		.load = (f->tested & RFLAGS_STATUS) || (all && set != RFLAGS_STATUS),
 		.store = all,
@@ -243,19 +245,16 @@ static struct fields fields_of(const struct native_insn *x, const struct gpr_map
 }
 
 /*
- * Instructions whose operand size 66 selects, between 16 and 32 bits: where the code segment's
- * default is 16 bits the prefix means the opposite.
+ * Instructions whose operand size 66 selects, between 16 and 32 bits: where the code
+ * segment's default is 16 bits the prefix means the opposite.
  */
 static bool size_by_prefix(ZydisMnemonic m, u8 opcode)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_RDRAND:
-	case ZYDIS_MNEMONIC_RDSEED:
-		return true;
-	case ZYDIS_MNEMONIC_CRC32:
-		return opcode == 0xf1;
-	default:
-		return false;
+	case ZYDIS_MNEMONIC_RDSEED: return true;
+	case ZYDIS_MNEMONIC_CRC32: return opcode == 0xf1;
+	default: return false;
 	}
 }
 
@@ -273,7 +272,8 @@ static void put_legacy_prefixes(struct emit *e, const struct native_insn *x)
 	}
 }
 
-static bool put_legacy(struct emit *e, const struct native_insn *x, const struct fields *f)
+static bool put_legacy(struct emit *e, const struct native_insn *x,
+		       const struct fields *f)
 {
 	u8 rex = (u8)(f->w << 3 | (f->reg >> 3 & 1) << 2 | (f->rm >> 3 & 1));
 
@@ -281,19 +281,11 @@ static bool put_legacy(struct emit *e, const struct native_insn *x, const struct
 	if (rex)
 		put(e, 0x40 | rex);
 	switch (x->zi.opcode_map) {
-	case ZYDIS_OPCODE_MAP_DEFAULT:
-		break;
-	case ZYDIS_OPCODE_MAP_0F:
-		put(e, 0x0f);
-		break;
-	case ZYDIS_OPCODE_MAP_0F38:
-		PUT(e, 0x0f, 0x38);
-		break;
-	case ZYDIS_OPCODE_MAP_0F3A:
-		PUT(e, 0x0f, 0x3a);
-		break;
-	default:
-		return false;
+	case ZYDIS_OPCODE_MAP_DEFAULT: break;
+	case ZYDIS_OPCODE_MAP_0F: put(e, 0x0f); break;
+	case ZYDIS_OPCODE_MAP_0F38: PUT(e, 0x0f, 0x38); break;
+	case ZYDIS_OPCODE_MAP_0F3A: PUT(e, 0x0f, 0x3a); break;
+	default: return false;
 	}
 	put(e, x->zi.opcode);
 	return true;
@@ -302,8 +294,10 @@ static bool put_legacy(struct emit *e, const struct native_insn *x, const struct
 static void put_vex(struct emit *e, const struct native_insn *x, const struct fields *f)
 {
 	PUT(e, 0xc4,
-	    (u8)((~f->reg >> 3 & 1) << 7 | 1 << 6 | (~f->rm >> 3 & 1) << 5 | x->zi.raw.vex.m_mmmm),
-	    (u8)(f->w << 7 | (~f->vvvv & 15) << 3 | x->zi.raw.vex.L << 2 | x->zi.raw.vex.pp));
+	    (u8)((~f->reg >> 3 & 1) << 7 | 1 << 6 | (~f->rm >> 3 & 1) << 5 |
+		 x->zi.raw.vex.m_mmmm),
+	    (u8)(f->w << 7 | (~f->vvvv & 15) << 3 | x->zi.raw.vex.L << 2 |
+		 x->zi.raw.vex.pp));
 	put(e, x->zi.opcode);
 }
 
@@ -312,10 +306,11 @@ static void put_evex(struct emit *e, const struct native_insn *x, const struct f
 	const ZydisDecodedInstructionRawEvex *r = &x->zi.raw.evex;
 
 	PUT(e, 0x62,
-	    (u8)((~f->reg >> 3 & 1) << 7 | (~f->rm >> 4 & 1) << 6 | (~f->rm >> 3 & 1) << 5 |
-		 (~f->reg >> 4 & 1) << 4 | r->mmm),
+	    (u8)((~f->reg >> 3 & 1) << 7 | (~f->rm >> 4 & 1) << 6 |
+		 (~f->rm >> 3 & 1) << 5 | (~f->reg >> 4 & 1) << 4 | r->mmm),
 	    (u8)(f->w << 7 | (~f->vvvv & 15) << 3 | 1 << 2 | r->pp),
-	    (u8)(r->z << 7 | r->L2 << 6 | r->L << 5 | r->b << 4 | (~f->vvvv >> 4 & 1) << 3 | r->aaa));
+	    (u8)(r->z << 7 | r->L2 << 6 | r->L << 5 | r->b << 4 |
+		 (~f->vvvv >> 4 & 1) << 3 | r->aaa));
 	put(e, x->zi.opcode);
 }
 
@@ -330,11 +325,13 @@ static void put_immediates(struct emit *e, const struct native_insn *x)
 	if (is4) {
 		u8 last = x->bytes[x->zi.length - 1];
 
-		put(e, (u8)((unsigned)ZydisRegisterGetId(is4->reg.value) << 4 | (last & 15)));
+		put(e, (u8)((unsigned)ZydisRegisterGetId(is4->reg.value) << 4 |
+			    (last & 15)));
 		return;
 	}
 	for (unsigned i = 0; i < 2; i++)
-		put_bytes(e, x->bytes + x->zi.raw.imm[i].offset, x->zi.raw.imm[i].size / 8);
+		put_bytes(e, x->bytes + x->zi.raw.imm[i].offset,
+			  x->zi.raw.imm[i].size / 8);
 }
 
 static bool put_insn(struct emit *e, const struct native_insn *x, const struct fields *f)
@@ -344,14 +341,9 @@ static bool put_insn(struct emit *e, const struct native_insn *x, const struct f
 		if (!put_legacy(e, x, f))
 			return false;
 		break;
-	case ZYDIS_INSTRUCTION_ENCODING_VEX:
-		put_vex(e, x, f);
-		break;
-	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
-		put_evex(e, x, f);
-		break;
-	default:
-		return false;
+	case ZYDIS_INSTRUCTION_ENCODING_VEX: put_vex(e, x, f); break;
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX: put_evex(e, x, f); break;
+	default: return false;
 	}
 	if (x->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM)
 		put(e, (u8)((f->mem ? 0 : 3) << 6 | (f->reg & 7) << 3 | (f->rm & 7)));
@@ -364,12 +356,9 @@ static bool field_w(const struct native_insn *x)
 	switch (x->zi.encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
 		return (x->zi.attributes & ZYDIS_ATTRIB_HAS_REX) && x->zi.raw.rex.W;
-	case ZYDIS_INSTRUCTION_ENCODING_VEX:
-		return x->zi.raw.vex.W;
-	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
-		return x->zi.raw.evex.W;
-	default:
-		return false;
+	case ZYDIS_INSTRUCTION_ENCODING_VEX: return x->zi.raw.vex.W;
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX: return x->zi.raw.evex.W;
+	default: return false;
 	}
 }
 
@@ -384,16 +373,15 @@ static bool same_operand(const ZydisDecodedOperand *a, const ZydisDecodedOperand
 		/* The width of rFLAGS is that of the mode. */
 		if (ZydisRegisterGetClass(a->reg.value) == ZYDIS_REGCLASS_FLAGS)
 			return true;
-		return a->size == b->size && (is_gpr(a) ? is_gpr(b) : a->reg.value == b->reg.value);
+		return a->size == b->size &&
+		       (is_gpr(a) ? is_gpr(b) : a->reg.value == b->reg.value);
 	case ZYDIS_OPERAND_TYPE_MEMORY:
 		return a->size == b->size && a->mem.type == b->mem.type &&
 		       (a->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN ||
-			(b->mem.base == ZYDIS_REGISTER_RSI && b->mem.index == ZYDIS_REGISTER_NONE &&
-			 !b->mem.disp.value));
-	case ZYDIS_OPERAND_TYPE_IMMEDIATE:
-		return a->imm.value.u == b->imm.value.u;
-	default:
-		return false;
+			(b->mem.base == ZYDIS_REGISTER_RSI &&
+			 b->mem.index == ZYDIS_REGISTER_NONE && !b->mem.disp.value));
+	case ZYDIS_OPERAND_TYPE_IMMEDIATE: return a->imm.value.u == b->imm.value.u;
+	default: return false;
 	}
 }
 
@@ -405,8 +393,9 @@ static bool same_insn(const struct native_insn *x, const u8 *code, unsigned len)
 	ZydisDecoder d;
 
 	native_decoder(&d, 8);
-	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, code, len, &zi, op)) || zi.length != len ||
-	    zi.mnemonic != x->zi.mnemonic || zi.operand_count != x->zi.operand_count ||
+	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, code, len, &zi, op)) ||
+	    zi.length != len || zi.mnemonic != x->zi.mnemonic ||
+	    zi.operand_count != x->zi.operand_count ||
 	    zi.avx.vector_length != x->zi.avx.vector_length ||
 	    zi.avx.mask.mode != x->zi.avx.mask.mode ||
 	    zi.avx.broadcast.mode != x->zi.avx.broadcast.mode ||
@@ -427,7 +416,8 @@ static bool put_checked(struct emit *e, const struct native_insn *x, struct fiel
 		return false;
 	if (same_insn(x, e->p + at, e->len - at))
 		return true;
-	/* W is ignored by some instructions outside 64-bit mode, and would select 64-bit operands here. */
+	/* W is ignored by some instructions outside 64-bit mode, and would select 64-bit
+	 * operands here. */
 	if (!f->w || x->code_size == 8)
 		return false;
 	e->len = at;
@@ -449,7 +439,8 @@ unsigned emit_stub(const struct native_insn *x, u8 code[STUB_CODE_MAX])
 	put_loads(&e, &m);
 	/* Their operand is at [rdi]. */
 	if (x->zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
-	    x->zi.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU || x->zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
+	    x->zi.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU ||
+	    x->zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ)
 		PUT(&e, 0x48, 0x89, 0xf7); /* mov rdi, rsi */
 	f = fields_of(x, &m);
 	if (!put_checked(&e, x, &f))

@@ -2,9 +2,9 @@
  * Which native instructions a guest has: from Zydis' instruction set names to CPUID bits.
  *
  * SDM volume 2, the "CPUID feature flag" column of each instruction; volume 1 chapter 5.
- * Sets that are not listed do not exist for a guest: 3DNow!, XOP, FMA4, TBM, MPX, AMX, KNC
- * and what is done in C: MOVBE, POPCNT, PREFETCH, fences, CLFLUSH, XSAVE, all that is sensitive.
- * Thread: any; no state.
+ * Sets that are not listed do not exist for a guest: 3DNow!, XOP, FMA4, TBM, MPX, AMX,
+ * KNC and what is done in C: MOVBE, POPCNT, PREFETCH, fences, CLFLUSH, XSAVE, all that is
+ * sensitive. Thread: any; no state.
  */
 #include "engine/interp/stub.h"
 
@@ -12,13 +12,28 @@ struct isa {
 	u16 need[3]; /* enum cpu_feature; 0 is FEAT_FPU, which everything has */
 };
 
-#define N1(a) { { FEAT_##a, 0, 0 } }
-#define N2(a, b) { { FEAT_##a, FEAT_##b, 0 } }
-#define N3(a, b, c) { { FEAT_##a, FEAT_##b, FEAT_##c } }
+#define N1(a)                                                                            \
+	{                                                                                \
+		{                                                                        \
+			FEAT_##a, 0, 0                                                   \
+		}                                                                        \
+	}
+#define N2(a, b)                                                                         \
+	{                                                                                \
+		{                                                                        \
+			FEAT_##a, FEAT_##b, 0                                            \
+		}                                                                        \
+	}
+#define N3(a, b, c)                                                                      \
+	{                                                                                \
+		{                                                                        \
+			FEAT_##a, FEAT_##b, FEAT_##c                                     \
+		}                                                                        \
+	}
 /* The 128-, 256- and 512-bit forms of an AVX-512 set. */
-#define EVEX(set, a) \
-	[ZYDIS_ISA_SET_##set##_128] = N3(AVX512F, AVX512VL, a), \
-	[ZYDIS_ISA_SET_##set##_256] = N3(AVX512F, AVX512VL, a), \
+#define EVEX(set, a)                                                                     \
+	[ZYDIS_ISA_SET_##set##_128] = N3(AVX512F, AVX512VL, a),                          \
+	[ZYDIS_ISA_SET_##set##_256] = N3(AVX512F, AVX512VL, a),                          \
 	[ZYDIS_ISA_SET_##set##_512] = N2(AVX512F, a)
 
 /* clang-format off */
@@ -144,10 +159,8 @@ static bool sse_without_xmm(const ZydisDecodedInstruction *zi)
 	case ZYDIS_MNEMONIC_CVTSS2SI:
 	case ZYDIS_MNEMONIC_CVTTSS2SI:
 	case ZYDIS_MNEMONIC_CVTSD2SI:
-	case ZYDIS_MNEMONIC_CVTTSD2SI:
-		return true;
-	default:
-		return false;
+	case ZYDIS_MNEMONIC_CVTTSD2SI: return true;
+	default: return false;
 	}
 }
 

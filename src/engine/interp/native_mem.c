@@ -1,14 +1,14 @@
 /*
  * Memory operands that a stub cannot use in place.
  *
- * An operand that crosses pages, lies in MMIO, code pages or watched pages is brought into a bounce
- * buffer of the same alignment. A vector store changes no register, so it is executed first and
- * written then; an x87 store may pop, so it is checked before. With a mask only active elements are touched
- * (fault suppression, SDM volume 2 sections 2.7.6 and VMASKMOV, VPMASKMOV). Gathers and scatters
- * are done here altogether, element by element from the least significant: on a
- * fault those before are complete and their mask bits clear (SDM volume 2 VPGATHERDD, VPSCATTERDD).
- * Alignment checking (#AC) of elements of 2, 4 and 8 bytes: SDM volume 3 section 6.15.
- * Thread: the owner of the vCPU; no lock.
+ * An operand that crosses pages, lies in MMIO, code pages or watched pages is brought
+ * into a bounce buffer of the same alignment. A vector store changes no register, so it
+ * is executed first and written then; an x87 store may pop, so it is checked before. With
+ * a mask only active elements are touched (fault suppression, SDM volume 2 sections 2.7.6
+ * and VMASKMOV, VPMASKMOV). Gathers and scatters are done here altogether, element by
+ * element from the least significant: on a fault those before are complete and their mask
+ * bits clear (SDM volume 2 VPGATHERDD, VPSCATTERDD). Alignment checking (#AC) of elements
+ * of 2, 4 and 8 bytes: SDM volume 3 section 6.15. Thread: the owner of the vCPU; no lock.
  */
 #include "engine/interp/interp.h"
 #include "engine/interp/stub.h"
@@ -53,7 +53,7 @@ static bool check_wait(struct vcpu *v, const struct stub *s)
 	vec_need(v);
 	trap = v->native->wait(v, NULL);
 	if (trap)
-		native_fault(v, s, trap);
+		native_fault(v, trap);
 	return !trap;
 }
 
@@ -66,31 +66,35 @@ static u64 run(struct vcpu *v, const struct stub *s, void *mem)
 
 /* ---- whole operands ---- */
 
-static bool whole_in(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off, void *buf)
+static bool whole_in(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off,
+		     void *buf)
 {
 	if (s->cls == NC_X87 && (s->flags & STUB_WRITE) &&
 	    !mem_probe_write(v, in->seg, off, s->mem_size))
 		return false;
-	/* x87 stores leave memory alone on some unmasked errors, so it must come back as it was. */
+	/* x87 stores leave memory alone on some unmasked errors, so it must come back as
+	 * it was. */
 	if (s->cls == NC_X87 || (s->flags & STUB_READ))
 		return mem_read_bytes(v, in->seg, off, buf, s->mem_size);
 	return true;
 }
 
-static enum op_result slow_whole(struct vcpu *v, const struct insn *in, const struct stub *s)
+static enum op_result slow_whole(struct vcpu *v, const struct insn *in,
+				 const struct stub *s)
 {
 	u64 off = ea(v, in), trap;
 	gva_t lin = lin_of(v, in, off);
 	u8 *buf = v->native->bounce + (lin & 63);
 
-	if (!check_wait(v, s) || !check_align(v, s, lin) || !whole_in(v, in, s, off, buf) ||
-	    !check_ac(v, s, lin))
+	if (!check_wait(v, s) || !check_align(v, s, lin) ||
+	    !whole_in(v, in, s, off, buf) || !check_ac(v, s, lin))
 		return OP_FAULT;
 	trap = run(v, s, buf);
 	if (trap)
-		return native_fault(v, s, trap);
+		return native_fault(v, trap);
 	native_done(v);
-	if ((s->flags & STUB_WRITE) && !mem_write_bytes(v, in->seg, off, buf, s->mem_size))
+	if ((s->flags & STUB_WRITE) &&
+	    !mem_write_bytes(v, in->seg, off, buf, s->mem_size))
 		return OP_FAULT;
 	return OP_NEXT;
 }
@@ -119,16 +123,10 @@ static u64 lane_mask(const struct vcpu *v, const struct stub *s)
 	u64 m = 0;
 
 	switch (s->mask) {
-	case MASK_K:
-		return vec_k_get(v, s->mask_reg) & low_bits(lanes);
-	case MASK_SIGN:
-		vec_get(v, s->mask_reg, reg, lanes * size);
-		break;
-	case MASK_SIGN_MMX:
-		*(ua64 *)reg = vec_mmx_get(v, s->mask_reg);
-		break;
-	default:
-		return low_bits(lanes);
+	case MASK_K: return vec_k_get(v, s->mask_reg) & low_bits(lanes);
+	case MASK_SIGN: vec_get(v, s->mask_reg, reg, lanes * size); break;
+	case MASK_SIGN_MMX: *(ua64 *)reg = vec_mmx_get(v, s->mask_reg); break;
+	default: return low_bits(lanes);
 	}
 	for (unsigned i = 0; i < lanes; i++)
 		m |= (u64)(reg[i * size + size - 1] >> 7) << i;
@@ -152,8 +150,8 @@ static u64 active_elements(const struct vcpu *v, const struct stub *s)
 enum run_op { RUN_READ, RUN_PROBE, RUN_WRITE };
 
 /* Do something with each run of neighbouring active elements. */
-static bool for_runs(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off, u64 active,
-		     u8 *buf, enum run_op op)
+static bool for_runs(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off,
+		     u64 active, u8 *buf, enum run_op op)
 {
 	unsigned i = 0;
 
@@ -183,8 +181,8 @@ static bool for_runs(struct vcpu *v, const struct insn *in, const struct stub *s
 	return true;
 }
 
-static bool masked_in(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off, u64 active,
-		      u8 *buf)
+static bool masked_in(struct vcpu *v, const struct insn *in, const struct stub *s,
+		      u64 off, u64 active, u8 *buf)
 {
 	clear(buf, s->mem_size);
 	if (s->flags & STUB_WRITE)
@@ -194,8 +192,8 @@ static bool masked_in(struct vcpu *v, const struct insn *in, const struct stub *
 	return for_runs(v, in, s, off, active, buf, RUN_READ);
 }
 
-static bool masked_out(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off, u64 active,
-		       u8 *buf)
+static bool masked_out(struct vcpu *v, const struct insn *in, const struct stub *s,
+		       u64 off, u64 active, u8 *buf)
 {
 	if (!(s->flags & STUB_WRITE))
 		return true;
@@ -205,7 +203,8 @@ static bool masked_out(struct vcpu *v, const struct insn *in, const struct stub 
 	return for_runs(v, in, s, off, active, buf, RUN_WRITE);
 }
 
-static enum op_result slow_masked(struct vcpu *v, const struct insn *in, const struct stub *s)
+static enum op_result slow_masked(struct vcpu *v, const struct insn *in,
+				  const struct stub *s)
 {
 	u64 off = ea(v, in), active, trap;
 	gva_t lin = lin_of(v, in, off);
@@ -222,7 +221,7 @@ static enum op_result slow_masked(struct vcpu *v, const struct insn *in, const s
 		return OP_FAULT;
 	trap = run(v, s, buf);
 	if (trap)
-		return native_fault(v, s, trap);
+		return native_fault(v, trap);
 	native_done(v);
 	if (!masked_out(v, in, s, off, active, buf))
 		return OP_FAULT;
@@ -237,12 +236,13 @@ enum op_result native_slow(struct vcpu *v, const struct insn *in, const struct s
 /* ---- gather and scatter ---- */
 
 struct gather {
-	u64 base;   /* offset without index */
-	u64 mask;   /* elements still to do */
+	u64 base; /* offset without index */
+	u64 mask; /* elements still to do */
 	u8 index[64], data[64];
 };
 
-static u64 gather_off(const struct insn *in, const struct stub *s, const struct gather *g, unsigned i)
+static u64 gather_off(const struct insn *in, const struct stub *s, const struct gather *g,
+		      unsigned i)
 {
 	const u8 *p = g->index + i * s->index_size;
 	u64 index = s->index_size == 8 ? le_load(p, 8) : (u64)(i64)(i32)le_load(p, 4);
@@ -250,8 +250,8 @@ static u64 gather_off(const struct insn *in, const struct stub *s, const struct 
 	return off_add(in, g->base, index << s->scale);
 }
 
-static bool gather_one(struct vcpu *v, const struct insn *in, const struct stub *s, struct gather *g,
-		       unsigned i)
+static bool gather_one(struct vcpu *v, const struct insn *in, const struct stub *s,
+		       struct gather *g, unsigned i)
 {
 	u64 off = gather_off(in, s, g, i), val;
 	u8 *p = g->data + i * s->elem;
@@ -335,6 +335,9 @@ enum op_result native_movdir64b(struct vcpu *v, const struct insn *in)
 	if (!p)
 		return op_done(mem_write_bytes(v, ES, dst, buf, 64));
 	/* movdir64b rdi, [rsi]: one write of 64 bytes, as the guest may rely on. */
-	__asm__ volatile(".byte 0x66, 0x0f, 0x38, 0xf8, 0x3e" : : "D"(p), "S"(buf) : "memory");
+	__asm__ volatile(".byte 0x66, 0x0f, 0x38, 0xf8, 0x3e"
+			 :
+			 : "D"(p), "S"(buf)
+			 : "memory");
 	return OP_NEXT;
 }

@@ -7,6 +7,7 @@
  * Equal stubs are made once and found by hash.
  * Thread: the owner of the vCPU; no lock.
  */
+#include "base/log.h"
 #include "engine/interp/stub.h"
 #include "host/execmem.h"
 #include "x86/stats.h"
@@ -16,7 +17,7 @@ void native_decoder(ZydisDecoder *d, unsigned code_size)
 	ZydisMachineMode mode = code_size == 8   ? ZYDIS_MACHINE_MODE_LONG_64
 				: code_size == 4 ? ZYDIS_MACHINE_MODE_LEGACY_32
 						 : ZYDIS_MACHINE_MODE_LEGACY_16;
-	ZydisStackWidth width = code_size == 8	 ? ZYDIS_STACK_WIDTH_64
+	ZydisStackWidth width = code_size == 8   ? ZYDIS_STACK_WIDTH_64
 				: code_size == 4 ? ZYDIS_STACK_WIDTH_32
 						 : ZYDIS_STACK_WIDTH_16;
 
@@ -25,7 +26,8 @@ void native_decoder(ZydisDecoder *d, unsigned code_size)
 	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 }
 
-static bool redecode(struct native_insn *x, const u8 *bytes, unsigned len, unsigned code_size)
+static bool redecode(struct native_insn *x, const u8 *bytes, unsigned len,
+		     unsigned code_size)
 {
 	ZydisDecoder d;
 
@@ -34,7 +36,8 @@ static bool redecode(struct native_insn *x, const u8 *bytes, unsigned len, unsig
 	x->code_size = code_size;
 	x->mem = NULL;
 	if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, &x->ctx, bytes, len, &x->zi)) ||
-	    ZYAN_FAILED(ZydisDecoderDecodeOperands(&d, &x->ctx, &x->zi, x->op, x->zi.operand_count)))
+	    ZYAN_FAILED(ZydisDecoderDecodeOperands(&d, &x->ctx, &x->zi, x->op,
+						   x->zi.operand_count)))
 		return false;
 	for (unsigned i = 0; i < x->zi.operand_count; i++)
 		if (x->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
@@ -49,9 +52,7 @@ static void set_conditions(struct stub *s)
 {
 	switch (s->cls) {
 	case NC_X87:
-	case NC_MMX:
-		s->cr0_bad = CR0_EM | CR0_TS;
-		break;
+	case NC_MMX: s->cr0_bad = CR0_EM | CR0_TS; break;
 	case NC_SSE:
 		s->cr0_bad = CR0_EM | CR0_TS;
 		s->cr4_need = CR4_OSFXSR;
@@ -69,27 +70,24 @@ static void set_conditions(struct stub *s)
 		s->cr0_bad = CR0_PE;
 		s->flags_bad = RFLAGS_VM;
 		break;
-	default:
-		break;
+	default: break;
 	}
 }
 
 /* ---- x87 ---- */
 
-/* Control instructions leave the pointers alone; some of them do not look for pending errors. */
+/* Control instructions leave the pointers alone; some of them do not look for pending
+ * errors. */
 static u8 x87_flags(ZydisMnemonic m)
 {
 	switch (m) {
 	case ZYDIS_MNEMONIC_FNINIT:
 	case ZYDIS_MNEMONIC_FNCLEX:
 	case ZYDIS_MNEMONIC_FNSTSW:
-	case ZYDIS_MNEMONIC_FNSTCW:
-		return 0;
+	case ZYDIS_MNEMONIC_FNSTCW: return 0;
 	case ZYDIS_MNEMONIC_FLDCW:
-	case ZYDIS_MNEMONIC_FWAIT:
-		return STUB_WAIT;
-	default:
-		return STUB_WAIT | STUB_X87;
+	case ZYDIS_MNEMONIC_FWAIT: return STUB_WAIT;
+	default: return STUB_WAIT | STUB_X87;
 	}
 }
 
@@ -122,10 +120,8 @@ static bool legacy_unaligned(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_PCMPESTRM:
 	case ZYDIS_MNEMONIC_PCMPISTRI:
 	case ZYDIS_MNEMONIC_PCMPISTRM:
-	case ZYDIS_MNEMONIC_MASKMOVDQU:
-		return true;
-	default:
-		return false;
+	case ZYDIS_MNEMONIC_MASKMOVDQU: return true;
+	default: return false;
 	}
 }
 
@@ -140,18 +136,18 @@ static bool vex_aligned(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_VMOVNTPS:
 	case ZYDIS_MNEMONIC_VMOVNTPD:
 	case ZYDIS_MNEMONIC_VMOVNTDQ:
-	case ZYDIS_MNEMONIC_VMOVNTDQA:
-		return true;
-	default:
-		return false;
+	case ZYDIS_MNEMONIC_VMOVNTDQA: return true;
+	default: return false;
 	}
 }
 
 static u8 align_of(const struct native_insn *x, const struct stub *s)
 {
 	if (x->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
-		return s->cls == NC_SSE && s->mem_size == 16 && !legacy_unaligned(x->zi.mnemonic) ? 15
-												  : 0;
+		return s->cls == NC_SSE && s->mem_size == 16 &&
+				       !legacy_unaligned(x->zi.mnemonic)
+			       ? 15
+			       : 0;
 	return vex_aligned(x->zi.mnemonic) ? (u8)(s->mem_size - 1) : 0;
 }
 
@@ -160,8 +156,7 @@ static u8 ac_of(unsigned size)
 	switch (size) {
 	case 2:
 	case 4:
-	case 8:
-		return (u8)(size - 1);
+	case 8: return (u8)(size - 1);
 	case 10: return 7; /* SDM 3 table 6-7: extended precision, 8 bytes */
 	default: return 0;
 	}
@@ -182,7 +177,8 @@ static unsigned broadcast_lanes(ZydisBroadcastMode m)
 	return (unsigned)m < ARRAY_SIZE(lanes) ? lanes[m] : 0;
 }
 
-/* Exception classes with NF in their name: masks do not suppress faults. SDM 2 section 2.8. */
+/* Exception classes with NF in their name: masks do not suppress faults. SDM 2
+ * section 2.8. */
 static bool no_suppression(const struct native_insn *x)
 {
 	switch (x->zi.mnemonic) {
@@ -190,10 +186,8 @@ static bool no_suppression(const struct native_insn *x)
 	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
 	case ZYDIS_MNEMONIC_VDBPSADBW:
 	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
-	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
-		return true;
-	default:
-		break;
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB: return true;
+	default: break;
 	}
 	switch (x->zi.meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
@@ -204,10 +198,8 @@ static bool no_suppression(const struct native_insn *x)
 	case ZYDIS_EXCEPTION_CLASS_E6NF:
 	case ZYDIS_EXCEPTION_CLASS_E9NF:
 	case ZYDIS_EXCEPTION_CLASS_E10NF:
-	case ZYDIS_EXCEPTION_CLASS_E11NF:
-		return true;
-	default:
-		return false;
+	case ZYDIS_EXCEPTION_CLASS_E11NF: return true;
+	default: return false;
 	}
 }
 
@@ -225,10 +217,8 @@ static bool is_compress(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_VPEXPANDB:
 	case ZYDIS_MNEMONIC_VPEXPANDW:
 	case ZYDIS_MNEMONIC_VPEXPANDD:
-	case ZYDIS_MNEMONIC_VPEXPANDQ:
-		return true;
-	default:
-		return false;
+	case ZYDIS_MNEMONIC_VPEXPANDQ: return true;
+	default: return false;
 	}
 }
 
@@ -246,13 +236,16 @@ static void set_opmask(const struct native_insn *x, struct stub *s)
 		s->flags |= STUB_NOSUPP;
 	/* Dot products: memory elements are finer than the lanes they go to. */
 	if (dst->type == ZYDIS_OPERAND_TYPE_REGISTER && !x->zi.avx.broadcast.mode &&
-	    dst->size == x->mem->size && dst->element_count && dst->element_count < elems) {
+	    dst->size == x->mem->size && dst->element_count &&
+	    dst->element_count < elems) {
 		elems = dst->element_count;
 		elem = dst->element_size / 8;
 	}
 	s->elem = (u8)elem;
 	s->elems = (u8)elems;
-	s->lanes = (u8)(x->zi.avx.broadcast.mode ? broadcast_lanes(x->zi.avx.broadcast.mode) : elems);
+	s->lanes =
+		(u8)(x->zi.avx.broadcast.mode ? broadcast_lanes(x->zi.avx.broadcast.mode)
+					      : elems);
 	s->ac = ac_of(elem);
 }
 
@@ -263,25 +256,22 @@ static void set_signmask(const struct native_insn *x, struct stub *s)
 
 	switch (x->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_VMASKMOVPS:
-	case ZYDIS_MNEMONIC_VPMASKMOVD:
-		elem = 4;
-		break;
+	case ZYDIS_MNEMONIC_VPMASKMOVD: elem = 4; break;
 	case ZYDIS_MNEMONIC_VMASKMOVPD:
-	case ZYDIS_MNEMONIC_VPMASKMOVQ:
-		elem = 8;
-		break;
+	case ZYDIS_MNEMONIC_VPMASKMOVQ: elem = 8; break;
 	case ZYDIS_MNEMONIC_MASKMOVQ:
 	case ZYDIS_MNEMONIC_MASKMOVDQU:
 	case ZYDIS_MNEMONIC_VMASKMOVDQU:
 		elem = 1;
-		/* SDM 2: faults of bytes that are not stored are up to the processor; ours check all. */
+		/* SDM 2: faults of bytes that are not stored are up to the processor;
+		 * ours check all. */
 		s->flags |= STUB_NOSUPP;
 		break;
-	default:
-		return;
+	default: return;
 	}
 	s->mask = x->zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? MASK_SIGN_MMX : MASK_SIGN;
-	/* Operand 1 in all of them but the stores of VMASKMOV, where it is 1 too: mem, mask, source. */
+	/* Operand 1 in all of them but the stores of VMASKMOV, where it is 1 too: mem,
+	 * mask, source. */
 	s->mask_reg = (u8)ZydisRegisterGetId(x->op[1].reg.value);
 	s->elem = (u8)elem;
 	s->elems = s->lanes = (u8)(s->mem_size / elem);
@@ -340,8 +330,7 @@ static unsigned gather_index_size(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_VPSCATTERDD:
 	case ZYDIS_MNEMONIC_VPSCATTERDQ:
 	case ZYDIS_MNEMONIC_VSCATTERDPS:
-	case ZYDIS_MNEMONIC_VSCATTERDPD:
-		return 4;
+	case ZYDIS_MNEMONIC_VSCATTERDPD: return 4;
 	case ZYDIS_MNEMONIC_VPGATHERQD:
 	case ZYDIS_MNEMONIC_VPGATHERQQ:
 	case ZYDIS_MNEMONIC_VGATHERQPS:
@@ -349,10 +338,8 @@ static unsigned gather_index_size(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_VPSCATTERQD:
 	case ZYDIS_MNEMONIC_VPSCATTERQQ:
 	case ZYDIS_MNEMONIC_VSCATTERQPS:
-	case ZYDIS_MNEMONIC_VSCATTERQPD:
-		return 8;
-	default:
-		return 0;
+	case ZYDIS_MNEMONIC_VSCATTERQPD: return 8;
+	default: return 0;
 	}
 }
 
@@ -362,7 +349,8 @@ static bool set_gather(const struct native_insn *x, struct stub *s, struct insn 
 	unsigned mem = (unsigned)(x->mem - x->op), data;
 
 	s->flags = mem == 0 ? STUB_SCATTER : 0;
-	/* VEX gather: data, memory, mask. EVEX: data, mask, memory. EVEX scatter: memory, mask, data. */
+	/* VEX gather: data, memory, mask. EVEX: data, mask, memory. EVEX scatter: memory,
+	 * mask, data. */
 	data = mem == 0 ? 2 : 0;
 	s->data = (u8)ZydisRegisterGetId(x->op[data].reg.value);
 	s->mask_reg = (u8)ZydisRegisterGetId(x->op[evex ? 1 : 2].reg.value);
@@ -377,8 +365,11 @@ static bool set_gather(const struct native_insn *x, struct stub *s, struct insn 
 		return false;
 	if (evex ? !s->mask_reg : s->mask_reg == s->index || s->mask_reg == s->data)
 		return false;
-	s->lanes = s->elems = (u8)(x->zi.avx.vector_length / 8 / MAX(s->elem, s->index_size));
-	s->scale = x->mem->mem.scale == 8 ? 3 : x->mem->mem.scale == 4 ? 2 : x->mem->mem.scale == 2;
+	s->lanes = s->elems =
+		(u8)(x->zi.avx.vector_length / 8 / MAX(s->elem, s->index_size));
+	s->scale = x->mem->mem.scale == 8   ? 3
+		   : x->mem->mem.scale == 4 ? 2
+					    : x->mem->mem.scale == 2;
 	in->index = GPR_ZERO;
 	in->scale = 0;
 	if (evex)
@@ -392,10 +383,11 @@ static bool same_stub(const struct stub *a, const struct stub *b, const u8 *code
 {
 	const u8 *have = (const u8 *)(uintptr_t)a->code;
 
-	if (a->hash != b->hash || a->code_len != b->code_len || a->cr0_bad != b->cr0_bad ||
-	    a->cr4_need != b->cr4_need || a->xcr0_need != b->xcr0_need ||
-	    a->flags_bad != b->flags_bad || a->mem_size != b->mem_size || a->flags != b->flags ||
-	    a->cls != b->cls || a->align != b->align || a->ac != b->ac || a->mask != b->mask ||
+	if (a->hash != b->hash || a->code_len != b->code_len ||
+	    a->cr0_bad != b->cr0_bad || a->cr4_need != b->cr4_need ||
+	    a->xcr0_need != b->xcr0_need || a->flags_bad != b->flags_bad ||
+	    a->mem_size != b->mem_size || a->flags != b->flags || a->cls != b->cls ||
+	    a->align != b->align || a->ac != b->ac || a->mask != b->mask ||
 	    a->mask_reg != b->mask_reg || a->elem != b->elem || a->elems != b->elems ||
 	    a->lanes != b->lanes || a->data != b->data || a->index != b->index ||
 	    a->index_size != b->index_size || a->scale != b->scale)
@@ -417,8 +409,8 @@ static u32 hash_bytes(u32 h, const void *p, unsigned n)
 static u32 intern(struct vcpu *v, struct stub *s, const u8 *code)
 {
 	struct native *n = v->native;
-	const u8 key[] = { s->cls,  s->flags, (u8)s->mem_size, s->mask,	 s->mask_reg,
-			   s->elem, s->data,  s->index,	       s->lanes, s->scale };
+	const u8 key[] = { s->cls,  s->flags, (u8)s->mem_size, s->mask,  s->mask_reg,
+			   s->elem, s->data,  s->index,        s->lanes, s->scale };
 	u32 *head;
 	u8 *w;
 	void *p;
@@ -433,8 +425,10 @@ static u32 intern(struct vcpu *v, struct stub *s, const u8 *code)
 		return 0;
 	if (s->code_len) {
 		p = execmem_alloc(n->mem, s->code_len, 16, &w);
-		if (!p)
+		if (!p) {
+			log_error("no memory for native code");
 			return 0;
+		}
 		for (unsigned i = 0; i < s->code_len; i++)
 			w[i] = code[i];
 		s->code = (stub_code *)(uintptr_t)p;
@@ -455,7 +449,9 @@ static op_fn *choose_fn(const struct stub *s)
 		{ native_x87_reg, native_x87_load, native_x87_store },
 		{ native_reg, native_load, native_store },
 	};
-	unsigned row = s->cls == NC_NONE || s->cls == NC_VEXGPR ? 0 : s->cls == NC_X87 ? 1 : 2;
+	unsigned row = s->cls == NC_NONE || s->cls == NC_VEXGPR ? 0
+		       : s->cls == NC_X87                       ? 1
+								: 2;
 
 	return table[row][s->flags & STUB_WRITE ? 2 : s->flags & STUB_READ ? 1 : 0];
 }

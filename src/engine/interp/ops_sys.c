@@ -297,6 +297,7 @@ enum op_result op_cpuid(struct vcpu *v, const struct insn *in)
 
 	(void)in;
 	v->stats->cpuid++;
+	vcpu_park(v); /* the local APIC is asked whether it is enabled */
 	/* Intel: CPUID faulting by MISC_FEATURES_ENABLES is not offered. */
 	cpuid_query(v, (u32)v->gpr[RAX], (u32)v->gpr[RCX], r);
 	v->gpr[RAX] = r[0];

@@ -1,11 +1,11 @@
 /*
- * Instructions that save and restore x87, SSE and extended state, or name its parts: FXSAVE,
- * FNSAVE, FNSTENV, XSAVE, XGETBV and their relatives.
+ * Instructions that save and restore x87, SSE and extended state, or name its parts:
+ * FXSAVE, FNSAVE, FNSTENV, XSAVE, XGETBV and their relatives.
  *
- * SDM volume 2, their pages; what they do is in x86/xsave.c and works on the parked state. Here:
- * #NM for CR0.EM and TS, and pending x87 errors, which FLDENV and FRSTOR report first.
- * LDMXCSR, STMXCSR, FNINIT and FWAIT run natively.
- * Thread: the owner of the vCPU; no lock.
+ * SDM volume 2, their pages; what they do is in x86/xsave.c and works on the parked
+ * state. Here: #NM for CR0.EM and TS, and pending x87 errors, which FLDENV and FRSTOR
+ * report first. LDMXCSR, STMXCSR, FNINIT and FWAIT run natively. Thread: the owner of the
+ * vCPU; no lock.
  */
 #include "engine/interp/ops.h"
 #include "x86/xsave.h"

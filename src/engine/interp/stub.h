@@ -10,7 +10,8 @@
 
 struct execmem;
 
-/* Which state an instruction needs, and so its faults. SDM 2 section 2.4 and 2.7, SDM 3 section 2.5. */
+/* Which state an instruction needs, and so its faults. SDM 2 section 2.4 and 2.7, SDM 3
+ * section 2.5. */
 enum native_class {
 	NC_NONE,   /* general registers only */
 	NC_VEXGPR, /* the same, VEX encoded: not in real and virtual-8086 mode */
@@ -23,10 +24,11 @@ enum native_class {
 
 /* stub.flags */
 enum {
-	STUB_READ = 1 << 0,  /* memory operand is read */
+	STUB_READ = 1 << 0, /* memory operand is read */
 	STUB_WRITE = 1 << 1,
-	STUB_WAIT = 1 << 2,  /* reports a pending x87 exception: x87 but the FN forms, MMX */
-	STUB_X87 = 1 << 3,   /* x87, not a control instruction: FIP, FDP, FOP */
+	STUB_WAIT =
+		1 << 2, /* reports a pending x87 exception: x87 but the FN forms, MMX */
+	STUB_X87 = 1 << 3,      /* x87, not a control instruction: FIP, FDP, FOP */
 	STUB_COMPRESS = 1 << 4, /* memory holds the active elements, packed */
 	STUB_NOSUPP = 1 << 5,   /* masked, but all of the operand must be accessible */
 	STUB_SCATTER = 1 << 6,
@@ -35,8 +37,8 @@ enum {
 /* Where the mask is that says which elements of the memory operand are accessed. */
 enum mask_kind {
 	MASK_NONE,
-	MASK_K,     /* opmask register */
-	MASK_SIGN,  /* sign bits of the elements of a vector register */
+	MASK_K,        /* opmask register */
+	MASK_SIGN,     /* sign bits of the elements of a vector register */
 	MASK_SIGN_MMX, /* the same of an MMX register */
 };
 
@@ -48,42 +50,42 @@ struct stub {
 	u32 cr0_bad;     /* of CR0 with PE inverted */
 	u32 cr4_need;
 	u32 xcr0_need;
-	u32 flags_bad;   /* of RFLAGS */
-	u16 mem_size;    /* bytes */
+	u32 flags_bad; /* of RFLAGS */
+	u16 mem_size;  /* bytes */
 	u8 flags;
-	u8 cls;          /* enum native_class */
-	u8 align;        /* address bits that must be 0, else #GP(0) */
-	u8 ac;           /* address bits that must be 0 under alignment checking */
-	u8 mask;         /* enum mask_kind */
+	u8 cls;   /* enum native_class */
+	u8 align; /* address bits that must be 0, else #GP(0) */
+	u8 ac;    /* address bits that must be 0 under alignment checking */
+	u8 mask;  /* enum mask_kind */
 	u8 mask_reg;
-	u8 elem;         /* bytes of an element in memory */
-	u8 elems;        /* how many there are in memory */
-	u8 lanes;        /* mask bits that count: lane i uses element i % elems */
+	u8 elem;  /* bytes of an element in memory */
+	u8 elems; /* how many there are in memory */
+	u8 lanes; /* mask bits that count: lane i uses element i % elems */
 	/* Gather and scatter. */
-	u8 data, index;  /* vector registers */
-	u8 index_size;   /* 4 or 8 */
-	u8 scale;        /* shift */
+	u8 data, index; /* vector registers */
+	u8 index_size;  /* 4 or 8 */
+	u8 scale;       /* shift */
 	u8 code_len;
-	u32 next;        /* in its hash chain; 0 ends it */
+	u32 next; /* in its hash chain; 0 ends it */
 	u32 hash;
 };
 
-#define STUB_MAX 16384u
-#define STUB_CODE_MAX 160u /* bytes of the longest stub */
-#define STUB_HASH 4096u
+#define STUB_MAX      16384u
+#define STUB_CODE_MAX 160u /* bytes of the longest stub, a multiple of 16 */
+#define STUB_HASH     4096u
 
 struct native {
 	struct stub *stub; /* STUB_MAX; 0 is not used */
 	u32 count;
 	u32 head[STUB_HASH];
 	struct execmem *mem;
-	int sig;           /* number at host/sig */
+	int sig; /* number at host/sig */
 	const u8 *fault_exit;
-	stub_code *wait;   /* FWAIT */
-	u64 xcr0;          /* components we move, of those the host has */
+	stub_code *wait; /* FWAIT */
+	u64 xcr0;        /* components we move, of those the host has */
 	u32 mxcsr_mask;
 	bool xsaveopt;
-	bool movdir64b;    /* the host has it */
+	bool movdir64b; /* the host has it */
 	/* A memory operand that is not used in place, at its address modulo 64. */
 	u8 bounce[128] __attribute__((aligned(64)));
 };
@@ -98,7 +100,8 @@ struct native_insn {
 	const ZydisDecodedOperand *mem; /* the explicit memory operand or NULL */
 };
 
-/* native_isa.c: what the guest must have, and the class. False: not ours, or not offered. */
+/* native_isa.c: what the guest must have, and the class. False: not ours, or not offered.
+ */
 bool isa_offered(const struct vcpu *v, const ZydisDecodedInstruction *zi);
 enum native_class isa_class(const struct native_insn *x);
 
@@ -113,9 +116,10 @@ op_fn native_gather;
 op_fn native_movdir64b;
 
 /* native.c */
-enum op_result native_fault(struct vcpu *v, const struct stub *s, u64 trap);
+enum op_result native_fault(struct vcpu *v, u64 trap);
 bool native_state_fault(struct vcpu *v, const struct stub *s);
-op_fn native_reg, native_load, native_store, native_gpr_reg, native_gpr_load, native_gpr_store;
+op_fn native_reg, native_load, native_store, native_gpr_reg, native_gpr_load,
+	native_gpr_store;
 op_fn native_x87_reg, native_x87_load, native_x87_store, native_fninit, native_fwait;
 
 static inline const struct stub *stub_of(const struct vcpu *v, const struct insn *in)

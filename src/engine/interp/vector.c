@@ -3,8 +3,8 @@
  *
  * SDM volume 1 chapter 13. The components are x87, SSE, AVX and AVX-512, as far as the
  * host has them; PKRU is never given to the host. Where XSTATE_BV is clear the
- * component has its initial values and the bytes mean nothing. x87 pointers in the
- * registers are addresses of this process and are replaced by the guest's.
+ * component has its initial values and the bytes mean nothing. The x87 pointers are kept
+ * in v->fip and its neighbours: those in the registers are addresses of this process.
  * Thread: the owner of the vCPU; no lock.
  */
 #include "engine/interp/vector.h"
@@ -13,8 +13,9 @@
 #include "engine/interp/stub.h"
 
 /*
- * What the compiler may assume about the x87 and SSE units at a function call: the ABI's control words and
- * nothing else. XSTATE_BV is 0, so all components get their initial values.
+ * What the compiler may assume about the x87 and SSE units at a function call: the ABI's
+ * control words and nothing else. XSTATE_BV is 0, so all components get their initial
+ * values.
  */
 static const struct {
 	u8 area[576] __attribute__((aligned(64)));
@@ -71,8 +72,8 @@ void vec_load(struct vcpu *v)
 	u64 *header = u64_at(v, XSAVE_XSTATE_BV);
 
 	/*
-	 * XRSTOR faults on reserved bits. No guest instruction can put them there, but a state
-	 * that was loaded from outside may have them.
+	 * XRSTOR faults on reserved bits. No guest instruction can put them there, but a
+	 * state that was loaded from outside may have them.
 	 */
 	header[0] &= n->xcr0;
 	for (unsigned i = 1; i < 8; i++)
@@ -86,18 +87,21 @@ void vec_save(struct vcpu *v)
 {
 	const struct native *n = v->native;
 
-	/* XSAVEOPT may leave out MXCSR with an otherwise initial SSE state; XRSTOR reads it always. */
+	/* XSAVEOPT may leave out MXCSR with an otherwise initial SSE state; XRSTOR reads
+	 * it always. */
 	__asm__ volatile("stmxcsr %0" : "=m"(*(u32 *)(void *)(v->xsave + XSAVE_MXCSR)));
 	xsave(v->xsave, n->xcr0, n->xsaveopt);
 	xrstor(host_default.area, n->xcr0);
 	v->vec_live = false;
-	*(u16 *)(void *)(v->xsave + XSAVE_FOP) = v->fop;
-	*u64_at(v, XSAVE_FIP) = v->fip;
-	*u64_at(v, XSAVE_FDP) = v->fdp;
+	/* Not the addresses of this process: states that are equal must look equal. */
+	*(u16 *)(void *)(v->xsave + XSAVE_FOP) = 0;
+	*u64_at(v, XSAVE_FIP) = 0;
+	*u64_at(v, XSAVE_FDP) = 0;
 }
 
 /*
- * Register 'reg' lies in up to three places: bits 127..0, 255..128, 511..256; from 16 on in one.
+ * Register 'reg' lies in up to three places: bits 127..0, 255..128, 511..256; from 16 on
+ * in one.
  */
 struct part {
 	unsigned off; /* in v->xsave */
@@ -156,7 +160,8 @@ void vec_merge(struct vcpu *v, unsigned reg, const void *buf, unsigned len)
 
 	for (unsigned i = 0; i < n && p[i].at < len; i++) {
 		use(v, p[i].comp);
-		copy(v->xsave + p[i].off, (const u8 *)buf + p[i].at, MIN(len - p[i].at, p[i].len));
+		copy(v->xsave + p[i].off, (const u8 *)buf + p[i].at,
+		     MIN(len - p[i].at, p[i].len));
 	}
 }
 
@@ -173,7 +178,9 @@ void vec_put(struct vcpu *v, unsigned reg, const void *buf, unsigned len)
 
 u64 vec_k_get(const struct vcpu *v, unsigned k)
 {
-	return in_use(v, 5) ? *(const u64 *)(const void *)(v->xsave + XSAVE_OPMASK + k * 8) : 0;
+	return in_use(v, 5)
+		       ? *(const u64 *)(const void *)(v->xsave + XSAVE_OPMASK + k * 8)
+		       : 0;
 }
 
 void vec_k_put(struct vcpu *v, unsigned k, u64 val)

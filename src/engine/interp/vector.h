@@ -25,9 +25,9 @@ static inline void vec_need(struct vcpu *v)
 }
 
 /*
- * Registers in parked state, for instructions done in C. 'len' is 1 to 64 bytes; whole 16, 32 or 64
- * bytes are what is fast. vec_put() clears the rest of the 512 bits, as VEX and EVEX
- * instructions do; vec_merge() leaves it.
+ * Registers in parked state, for instructions done in C. 'len' is 1 to 64 bytes; whole
+ * 16, 32 or 64 bytes are what is fast. vec_put() clears the rest of the 512 bits, as VEX
+ * and EVEX instructions do; vec_merge() leaves it.
  */
 void vec_get(const struct vcpu *v, unsigned reg, void *buf, unsigned len);
 void vec_put(struct vcpu *v, unsigned reg, const void *buf, unsigned len);

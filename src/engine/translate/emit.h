@@ -1,0 +1,212 @@
+/*
+ * Writing x86-64 instructions.
+ *
+ * Only what the translator's own code needs; guest instructions are re-encoded
+ * from their bytes (front.c). None of these changes flags unless its name is an
+ * instruction that does. SDM volume 2 chapter 2.
+ */
+#pragma once
+
+#include "base/bits.h"
+
+/* Host registers by number. */
+enum host_reg {
+	H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI,
+	H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15,
+};
+
+struct emit {
+	u8 *p, *end;    /* where the next byte goes in the writable view, and the limit */
+	i64 exec_delta; /* executable address = writable address + exec_delta */
+	bool full;      /* ran into the limit: the code is useless */
+};
+
+static inline void e8(struct emit *e, unsigned b)
+{
+	if (likely(e->p < e->end))
+		*e->p++ = (u8)b;
+	else
+		e->full = true;
+}
+
+static inline void e32(struct emit *e, u32 v)
+{
+	for (unsigned i = 0; i < 4; i++)
+		e8(e, v >> (8 * i) & 0xff);
+}
+
+static inline void e64(struct emit *e, u64 v)
+{
+	e32(e, (u32)v);
+	e32(e, (u32)(v >> 32));
+}
+
+static inline u64 emit_exec(const struct emit *e)
+{
+	return (u64)e->p + (u64)e->exec_delta;
+}
+
+/* REX.W opcode with registers: reg, rm. */
+static inline void emit_rr(struct emit *e, unsigned opcode, unsigned reg, unsigned rm)
+{
+	e8(e, 0x48 | (reg >> 3) << 2 | rm >> 3);
+	e8(e, opcode);
+	e8(e, 0xc0 | (reg & 7) << 3 | (rm & 7));
+}
+
+static inline void emit_mov_rr(struct emit *e, unsigned dst, unsigned src)
+{
+	emit_rr(e, 0x8b, dst, src);
+}
+
+/* ModRM and SIB for [rsp + disp]. */
+static inline void emit_rsp_disp(struct emit *e, unsigned reg, i32 disp)
+{
+	bool short_disp = disp == (i8)disp;
+
+	e8(e, (short_disp ? 0x44 : 0x84) | (reg & 7) << 3);
+	e8(e, 0x24);
+	if (short_disp)
+		e8(e, (u8)disp);
+	else
+		e32(e, (u32)disp);
+}
+
+/* REX.W opcode reg, [rsp + disp]. */
+static inline void emit_rsp(struct emit *e, unsigned opcode, unsigned reg, i32 disp)
+{
+	e8(e, 0x48 | (reg >> 3) << 2);
+	e8(e, opcode);
+	emit_rsp_disp(e, reg, disp);
+}
+
+static inline void emit_load_rsp(struct emit *e, unsigned reg, i32 disp)
+{
+	emit_rsp(e, 0x8b, reg, disp);
+}
+
+static inline void emit_store_rsp(struct emit *e, unsigned reg, i32 disp)
+{
+	emit_rsp(e, 0x89, reg, disp);
+}
+
+/* REX.W opcode reg, [rsp + index*8 + disp32]. */
+static inline void emit_rsp_index(struct emit *e, unsigned opcode, unsigned reg, unsigned index,
+				  i32 disp)
+{
+	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1);
+	e8(e, opcode);
+	e8(e, 0x84 | (reg & 7) << 3);
+	e8(e, 0xc4 | (index & 7) << 3);
+	e32(e, (u32)disp);
+}
+
+/* lea reg, [base + disp]; 64-bit, or 32-bit with a zero-extended result. */
+static inline void emit_lea(struct emit *e, bool wide, unsigned reg, unsigned base, i32 disp)
+{
+	unsigned rex = 0x40 | (wide ? 8 : 0) | (reg >> 3) << 2 | base >> 3;
+
+	e8(e, rex);
+	e8(e, 0x8d);
+	e8(e, 0x80 | (reg & 7) << 3 | (base & 7));
+	if ((base & 7) == 4)
+		e8(e, 0x24);
+	e32(e, (u32)disp);
+}
+
+#define NO_REG 0xff
+
+/* lea reg, [base + index << scale + disp]; base may be NO_REG; index is never rsp. */
+static inline void emit_lea_sib(struct emit *e, bool wide, unsigned reg, unsigned base,
+				unsigned index, unsigned scale, i32 disp)
+{
+	unsigned b = base == NO_REG ? 5 : base;
+
+	e8(e, 0x40 | (wide ? 8 : 0) | (reg >> 3) << 2 | (index >> 3) << 1 | b >> 3);
+	e8(e, 0x8d);
+	e8(e, (base == NO_REG ? 0x04 : 0x84) | (reg & 7) << 3);
+	e8(e, scale << 6 | (index & 7) << 3 | (b & 7));
+	e32(e, (u32)disp);
+}
+
+/* mov reg, imm: the shortest that zero- or sign-extends to it. */
+static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 imm)
+{
+	if (imm == (u32)imm) {
+		if (reg >> 3)
+			e8(e, 0x41);
+		e8(e, 0xb8 | (reg & 7));
+		e32(e, (u32)imm);
+	} else {
+		e8(e, 0x48 | reg >> 3);
+		e8(e, 0xb8 | (reg & 7));
+		e64(e, imm);
+	}
+}
+
+/* Three-byte VEX, W1, L0: map 2 is 0F38, 3 is 0F3A; pp 2 is F3, 3 is F2. 'b', 'x': high bits of rm, index. */
+static inline void emit_vex(struct emit *e, unsigned map, unsigned pp, unsigned opcode, unsigned reg,
+			    unsigned vvvv, unsigned rm_high)
+{
+	e8(e, 0xc4);
+	e8(e, (reg >> 3 ? 0 : 0x80) | 0x40 | (rm_high ? 0 : 0x20) | map);
+	e8(e, 0x80 | (~vvvv & 15) << 3 | pp);
+	e8(e, opcode);
+}
+
+/* pext dst, src, [rsp + disp]: the bits of src that the mask has. BMI2. */
+static inline void emit_pext_rsp(struct emit *e, unsigned dst, unsigned src, i32 disp)
+{
+	emit_vex(e, 2, 2, 0xf5, dst, src, 0);
+	emit_rsp_disp(e, dst, disp);
+}
+
+/* rorx dst, src, count. BMI2. */
+static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigned count)
+{
+	emit_vex(e, 3, 3, 0xf0, dst, 0, src >> 3);
+	e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+	e8(e, count);
+}
+
+/* jmp rel32 to an executable address; returns where the displacement is. */
+static inline u8 *emit_jmp(struct emit *e, u64 target)
+{
+	u8 *at;
+
+	e8(e, 0xe9);
+	at = e->p;
+	e32(e, (u32)(target - emit_exec(e) - 4));
+	return at;
+}
+
+/* jcc rel32 to be filled in with emit_patch(). */
+static inline u8 *emit_jcc(struct emit *e, unsigned cond)
+{
+	u8 *at;
+
+	e8(e, 0x0f);
+	e8(e, 0x80 | cond);
+	at = e->p;
+	e32(e, 0);
+	return at;
+}
+
+/* jrcxz over the next 'skip' bytes. */
+static inline void emit_jrcxz(struct emit *e, unsigned skip)
+{
+	e8(e, 0xe3);
+	e8(e, skip);
+}
+
+static inline void emit_call(struct emit *e, u64 target)
+{
+	e8(e, 0xe8);
+	e32(e, (u32)(target - emit_exec(e) - 4));
+}
+
+/* Make the rel32 at 'at' lead to the writable address 'to' of the same view. */
+static inline void emit_patch(u8 *at, const u8 *to)
+{
+	le_store(at, (u64)(to - (at + 4)), 4);
+}

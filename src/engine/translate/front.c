@@ -1,0 +1,200 @@
+/*
+ * From a block of decoded instructions to code.
+ *
+ * Each instruction is re-encoded (copy.c), is a branch or a stack operation (branch.c), is nothing at
+ * all, or is a call out to the interpreter's function. Behind the block come the slow stubs,
+ * one for each place where an instruction may need the interpreter after all, and the
+ * exits of branches.
+ * Thread: the owner of the vCPU.
+ */
+#include "engine/translate/front.h"
+
+#include <stdlib.h>
+
+#include "host/execmem.h"
+#include "x86/access.h"
+
+/* Room for one block; what is not used is given back by not being counted. */
+#define CODE_ROOM KiB(24)
+
+struct cold *cold_add(struct front *f, const struct insn *in, u8 *from, bool rcx)
+{
+	struct cold *c = &f->cold[f->colds];
+
+	if (f->colds + 1 < COLD_MAX)
+		f->colds++;
+	else
+		f->e.full = true;
+	*c = (struct cold){ .kind = COLD_SLOW, .in = in, .from = from, .rcx = rcx, .site = -1 };
+	return c;
+}
+
+void site_add(struct front *f, struct cold *c)
+{
+	struct translator *t = f->t;
+
+	if (t->site_count == t->site_cap) {
+		t->full = true;
+		return;
+	}
+	c->site = (i32)t->site_count++;
+	t->sites[c->site].at = (u32)(emit_exec(&f->e) - (u64)t->base);
+}
+
+void load_guest(struct front *f, unsigned host, unsigned guest)
+{
+	if (in_memory(guest))
+		emit_load_rsp(&f->e, host, gpr_slot(guest));
+	else
+		emit_mov_rr(&f->e, host, home(guest));
+}
+
+void check_zero(struct front *f, const struct insn *in, i32 off)
+{
+	emit_mov_rr(&f->e, T_KEEP, H_RCX);
+	emit_load_rsp(&f->e, H_RCX, off);
+	emit_jrcxz(&f->e, 5);
+	cold_add(f, in, emit_jmp(&f->e, 0), true);
+	emit_mov_rr(&f->e, H_RCX, T_KEEP);
+}
+
+/* Have the interpreter's function execute the instruction. */
+static void emit_call_out(struct front *f, const struct insn *in)
+{
+	struct emit *e = &f->e;
+
+	emit_mov_imm(e, H_R10, f->start);
+	emit_mov_imm(e, H_R11, (u64)in);
+	emit_call(e, f->t->call_out);
+}
+
+/* Instructions that do nothing that can be seen. */
+static bool is_nothing(const struct insn *in)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_PREFETCHT0:
+	case ZYDIS_MNEMONIC_PREFETCHT1:
+	case ZYDIS_MNEMONIC_PREFETCHT2:
+	case ZYDIS_MNEMONIC_PREFETCHNTA:
+	case ZYDIS_MNEMONIC_PREFETCHW: return true;
+	default: return false;
+	}
+}
+
+static bool emit_lea_insn(struct front *f, const struct insn *in)
+{
+	struct emit *e = &f->e;
+	unsigned dst = in_memory(in->reg) ? T_ADDR : home(in->reg);
+	struct insn plain = *in;
+
+	if (in->opsize == 2)
+		return false;
+	plain.seg = DS; /* a segment override changes nothing */
+	if (!memop_address(f, &plain))
+		return false;
+	if (in->opsize == 4) {
+		/* mov r32, r9d */
+		e8(e, 0x41 | (dst >> 3) << 2);
+		e8(e, 0x8b);
+		e8(e, 0xc1 | (dst & 7) << 3);
+	} else if (dst != T_ADDR) {
+		emit_mov_rr(e, dst, T_ADDR);
+	}
+	if (in_memory(in->reg))
+		emit_store_rsp(e, T_ADDR, gpr_slot(in->reg));
+	return true;
+}
+
+static void translate_insn(struct front *f, const struct insn *in)
+{
+	/* Start over where it began if a form turns out not to be translatable. */
+	u8 *start = f->e.p;
+	unsigned colds = f->colds;
+	u32 sites = f->t->site_count;
+
+	if (is_nothing(in))
+		return;
+	if (in->mnemonic == ZYDIS_MNEMONIC_LEA && emit_lea_insn(f, in))
+		return;
+	if (branch_insn(f, in) || copy_insn(f, in, f->bytes + in->ip_off))
+		return;
+	f->e.p = start;
+	f->colds = colds;
+	f->t->site_count = sites;
+	emit_call_out(f, in);
+	/* It may have parked the vectors; translate_call_out puts them back. */
+}
+
+static void emit_cold(struct front *f)
+{
+	struct translator *t = f->t;
+
+	for (unsigned i = 0; i < f->colds; i++) {
+		struct cold *c = &f->cold[i];
+
+		if (c->from)
+			emit_patch(c->from, f->e.p);
+		if (c->kind != COLD_SLOW) {
+			branch_cold(f, c);
+			continue;
+		}
+		if (c->rcx)
+			emit_mov_rr(&f->e, H_RCX, T_KEEP);
+		if (c->site >= 0)
+			t->sites[c->site].slow = (u32)(emit_exec(&f->e) - (u64)t->base);
+		emit_call_out(f, c->in);
+		/* A branch leaves by the call. */
+		if (c->back)
+			emit_jmp(&f->e, (u64)c->back + (u64)f->e.exec_delta);
+	}
+}
+
+struct tr_code *front_translate(struct translator *t, struct block *b)
+{
+	struct front *f;
+	struct tr_code *code;
+	u8 *start, *exec;
+	const struct insn *last = &b->insn[b->insns - 1];
+
+	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(8) ||
+	    t->site_cap - t->site_count < COLD_MAX) {
+		t->full = true;
+		return NULL;
+	}
+	exec = execmem_alloc(t->mem, CODE_ROOM, 16, &start);
+	f = exec ? malloc(sizeof(*f)) : NULL;
+	if (!f) {
+		t->full = true;
+		return NULL;
+	}
+	f->t = t;
+	f->e = (struct emit){ .p = start, .end = start + CODE_ROOM };
+	f->e.exec_delta = (i64)((u64)exec - (u64)start);
+	f->b = b;
+	f->bytes = phys_host(t->v->phys, b->gpa, b->bytes, false);
+	f->mode = t->v->cpl == 3;
+	f->idx = t->v->cpl == 3 ? MMU_USER : MMU_KERNEL;
+	f->start = (u32)(b->gpa & ~PAGE_MASK);
+	f->vec_checked = false;
+	f->colds = 0;
+	code = (struct tr_code *)(void *)(t->arena + t->arena_used);
+	t->arena_used += (sizeof(*code) + 15) & ~(size_t)15;
+	code->entry = (u64)exec;
+	code->links = NULL;
+
+	for (unsigned i = 0; i < b->insns; i++)
+		translate_insn(f, &b->insn[i]);
+	/* What runs on behind the last instruction. */
+	if (!block_insn_ends(last))
+		branch_to(f, &b->insn[b->insns], (i64)f->start + b->bytes);
+	emit_cold(f);
+	if (f->e.full || t->full) {
+		t->full = true;
+		code = NULL;
+	} else {
+		execmem_trim(t->mem, (size_t)(f->e.end - f->e.p));
+	}
+	free(f);
+	return code;
+}

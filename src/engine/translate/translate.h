@@ -1,0 +1,128 @@
+/*
+ * The translator: 64-bit guest code to host code of the same instruction set.
+ *
+ * Guest registers live in host registers, guest flags in the host's EFLAGS, guest vectors in
+ * the host's vector registers. What is not translated is executed by the interpreter's function for that
+ * instruction, called from translated code.
+ *
+ *   host rsp        struct vcpu; below it the engine's stack, behind it struct frame
+ *   host r8         guest RSP
+ *   host r9 r10 r11 scratch: address; TLB slot, addend or rm operand; saved RCX or reg operand
+ *   all others      the guest register of the same name
+ *   guest R8..R11   in memory, vcpu.gpr[]
+ *
+ * Translated code hangs on the interpreter's blocks: the same key, the same instructions, the same
+ * invalidation (engine/interp/block.h).
+ *
+ * T1  At every instruction boundary of translated code the guest's state is complete: registers
+ *     as above, flags in EFLAGS, RIP known from the place in the code. So any instruction may be
+ *     left before it has done anything, for the slow way or a fault.
+ * T2  Code is translated for a privilege (user, other), and entered only at that one.
+ * T3  A direct link stays within one page: source and target then have the same
+ *     mapping. Everything else looks the target up by linear address, in a table that is
+ *     emptied when translations of addresses change.
+ * T4  Each loop of translated code passes a place where a kick gets it out: backward links and
+ *     table look-ups.
+ *
+ * Thread: the owner of the vCPU; translate_kick() any thread.
+ */
+#pragma once
+
+#include "engine/interp/block.h"
+#include "engine/translate/emit.h"
+
+#define TR_JUMP_BITS 12
+#define TR_JUMPS (1u << TR_JUMP_BITS)
+
+/* Where a table look-up of a linear address goes. By slot; words, so that code can index them. */
+struct tr_jumps {
+	u64 neg_lin[TR_JUMPS]; /* the address negated; TR_NO_JUMP: none */
+	u64 code[TR_JUMPS];    /* executable address */
+	u64 page[TR_JUMPS];    /* the address's page */
+};
+
+/*
+ * No jump: only one address matches it, which is not canonical and belongs to slot 0. Slot 0 is never
+ * used, and its code leads out.
+ */
+#define TR_NO_JUMP UINT64_C(0x8000000000000000)
+
+/* A jump to a place in the same page, and its exit until it is linked. */
+struct tr_link {
+	u8 *at;             /* the rel32, in the writable view */
+	u32 target;         /* offset from the page */
+	struct tr_link *next; /* others that lead to the same code */
+};
+
+struct tr_code {
+	u64 entry;            /* executable address */
+	struct tr_link *links; /* that lead here */
+};
+
+/* What translated code reaches from rsp besides struct vcpu. */
+struct frame {
+	u64 host_rsp;
+	u64 flags_out;  /* EFLAGS of the guest when code was left */
+	u64 flags_in;   /* LAHF and SETO image to enter with */
+	u64 page_lin;   /* linear address of the page that is executed */
+	u64 tmp;        /* a jump target while the stack is written */
+	u64 kicked;     /* nonzero: leave; atomic */
+	u64 index_mask; /* address bits that choose a TLB slot */
+	u64 page_mask;
+	u64 jump_mask;  /* TR_JUMPS - 1, or 0 when kicked; atomic */
+	struct tr_link *link; /* the exit taken, or NULL */
+	u64 leave;      /* set while a call out runs: do not go back into the code */
+	u64 left_by_call; /* code was left by a call out: *v is complete */
+	u64 vec_parked; /* 0: vector instructions may run */
+	struct tr_jumps jumps[2]; /* for CPL < 3, for CPL 3 */
+};
+
+/* A place where the host may fault: the code to go on with instead. */
+struct tr_site {
+	u32 at, slow; /* offsets from the base of the code memory */
+};
+
+struct execmem;
+
+struct translator {
+	struct block_cache cache; /* first: shared with the interpreter's functions */
+	struct vcpu *v;
+	struct frame *f;
+	i32 frame_off; /* of *f from the vcpu */
+	struct execmem *mem;
+	const u8 *base;
+	i64 exec_delta; /* executable address = writable address + exec_delta */
+	u64 cr0, cr4, xcr0; /* the bits that code was translated under */
+	int sig;
+	u64 enter, leave, call_out, leave_at; /* executable addresses of the common pieces */
+	struct tr_site *sites; /* ascending */
+	u32 site_count, site_cap;
+	u8 *arena; /* tr_code and tr_link */
+	size_t arena_used, arena_size;
+	enum { TR_GO_ON, TR_STEP_EXIT, TR_SHUTDOWN } outcome;
+	bool full;
+};
+
+/* ---- run.c ---- */
+
+/* Called from translated code through the 'call_out' piece: 0 go on behind the instruction, 1 leave. */
+u64 translate_call_out(struct vcpu *v, const struct insn *in);
+
+/* ---- pieces.c ---- */
+
+/* Emit enter, leave, call_out and leave_at. False: no memory for code. */
+bool pieces_emit(struct translator *t);
+
+/* ---- front.c ---- */
+
+/* Translate a block. NULL: it cannot be, or memory is full (t->full). */
+struct tr_code *front_translate(struct translator *t, struct block *b);
+
+/* The slot of a linear address in struct tr_jumps. */
+static inline unsigned tr_jump_slot(gva_t lin)
+{
+	return (lin + (lin >> 12)) & (TR_JUMPS - 1);
+}
+
+#define FRAME(t, field) ((t)->frame_off + (i32)offsetof(struct frame, field))
+#define VCPU(field) ((i32)offsetof(struct vcpu, field))

@@ -1,0 +1,102 @@
+/*
+ * Runs the cases of a guest and prints a line for each:
+ *
+ *     ok NAME (WHERE)
+ *     not ok NAME (WHERE): why
+ *     skip NAME (WHERE): why
+ *
+ * With a name on the command line only that case runs. Cases that are to run alone run no
+ * other way.
+ */
+#include "rt.h"
+
+void rt_main(u32 info);
+
+static const struct test_case *now;
+static bool has_failed;
+static const char *skipped;
+static char why[256];
+static const char *cmdline = "";
+
+void fail(const char *fmt, ...)
+{
+	va_list args;
+
+	if (has_failed)
+		return;
+	has_failed = true;
+	va_start(args, fmt);
+	print_to(why, sizeof(why), fmt, args);
+	va_end(args);
+}
+
+void skip(const char *text)
+{
+	skipped = text;
+}
+
+static void result(void)
+{
+	const char *what = has_failed ? "not ok" : skipped ? "skip" : "ok";
+	const char *text = has_failed ? why : skipped;
+
+	print("%s %s (%s)%s%s\n", what, now->name, now->where, text ? ": " : "",
+	      text ? text : "");
+}
+
+bool failed(void)
+{
+	return has_failed;
+}
+
+const char *command_line(void)
+{
+	return cmdline;
+}
+
+void ends_with(const char *how)
+{
+	print("ends %s %s (%s)\n", how, now->name, now->where);
+}
+
+void not_ended(void)
+{
+	stop("the machine still runs");
+}
+
+void stop(const char *fmt, ...)
+{
+	va_list args;
+
+	va_start(args, fmt);
+	has_failed = true;
+	print_to(why, sizeof(why), fmt, args);
+	va_end(args);
+	result();
+	power_off();
+}
+
+static bool same(const char *a, const char *b)
+{
+	while (*a && *a == *b)
+		a++, b++;
+	return *a == *b;
+}
+
+/* 'info' is hvm_start_info: its field 24 is the address of the command line. */
+void rt_main(u32 info)
+{
+	const char *text = *(const char **)(word)(info + 24);
+
+	if (text)
+		cmdline = text;
+	for (now = cases; now->name; now++) {
+		if (*cmdline ? !same(cmdline, now->name) : now->alone)
+			continue;
+		has_failed = false;
+		skipped = NULL;
+		now->run();
+		result();
+	}
+	power_off();
+}
