@@ -11,8 +11,10 @@
 
 #include "base/bits.h"
 #include "engine/interp/run.h"
+#include "engine/translate/run.h"
 
 static const struct engine_entry entries[] = {
+	{ &engine_translate, "binary translation, for hosts with BMI2" },
 	{ &engine_interp, "interpreter, for any x86-64 host" },
 };
 

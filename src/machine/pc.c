@@ -169,15 +169,13 @@ static void pic_intr_set(void *chip, unsigned pin, bool level)
 		lapic_lint_set(pc->cpu[i].lapic, 0, level);
 }
 
-static void wires_init(struct pc *pc)
+/* One wire to each of the 'pins' inputs of a chip. */
+static void wires_init(struct wire *w, unsigned pins,
+		       void (*set)(void *chip, unsigned pin, bool level), void *chip)
 {
-	for (unsigned i = 0; i < ARRAY_SIZE(pc->pic_pin); i++) {
-		pthread_mutex_init(&pc->pic_pin[i].lock, NULL);
-		pc->pic_pin[i].to = (struct irq_line){ pic_set, pc->pic, i };
-	}
-	for (unsigned i = 0; i < ARRAY_SIZE(pc->ioapic_pin); i++) {
-		pthread_mutex_init(&pc->ioapic_pin[i].lock, NULL);
-		pc->ioapic_pin[i].to = (struct irq_line){ ioapic_set, pc->ioapic, i };
+	for (unsigned i = 0; i < pins; i++) {
+		pthread_mutex_init(&w[i].lock, NULL);
+		w[i].to = (struct irq_line){ set, chip, i };
 	}
 }
 
@@ -449,6 +447,7 @@ static int pc_build(struct pc *pc, struct error *err)
 	ioapic.active_low = (u32)BITS(GSI_PCI + PCI_WIRES - 1, GSI_PCI);
 	pc->ioapic = ioapic_new(&ioapic);
 	apic_bus_listen_eoi(pc->apic_bus, ioapic_eoi, pc->ioapic);
+	wires_init(pc->ioapic_pin, IOAPIC_PINS, ioapic_set, pc->ioapic);
 	ret = phys_add_mmio(pc->phys, "IOAPIC", LAYOUT_IOAPIC, LAYOUT_IOAPIC_SIZE,
 			    &ioapic_ops, pc->ioapic, err);
 	if (ret)
@@ -457,7 +456,7 @@ static int pc_build(struct pc *pc, struct error *err)
 	place(pc, PORT_PIC_MASTER, 2, "PIC", &pic_master_ops, pc->pic);
 	place(pc, PORT_PIC_SLAVE, 2, "PIC", &pic_slave_ops, pc->pic);
 	place(pc, PORT_ELCR, 2, "PIC", &pic_elcr_ops, pc->pic);
-	wires_init(pc);
+	wires_init(pc->pic_pin, ARRAY_SIZE(pc->pic_pin), pic_set, pc->pic);
 
 	/* Timers. The HPET comes last: it can cut the lines of the other two. */
 	pc->pit = pit_new(pc->clock, isa_line(pc, IRQ_PIT, BY_DEVICE));

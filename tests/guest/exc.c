@@ -551,6 +551,32 @@ static void ltr_lldt(void)
 }
 
 #if W64
+/* With a stack that no trap can use. */
+static word ss_user(word bad)
+{
+	TRY("mov %0, %%rsp", "push %%rax", : : "r"(bad + 8));
+	want_fault(SS, 0);
+	TRY("mov %0, %%rsp", "push %%rax", : : "r"(bad + 4));
+	want_fault(SS, 0);
+	TRY("mov %0, %%rsp", "push %%rax", : : "r"(bad));
+	want_fault(PF, 6);
+	TRY("mov %0, %%rsp", "pop %%rax", : : "r"(bad) : "rax");
+	want_fault(SS, 0);
+	TRY("mov %0, %%rsp", "call 1f; 1:", : : "r"(bad + 8));
+	want_fault(SS, 0);
+	TRY("mov %0, %%rsp", "ret", : : "r"(bad));
+	want_fault(SS, 0);
+	TRY("mov %0, %%rbp", "leave", : : "r"(bad) : "rbp");
+	want_fault(SS, 0);
+	TRY("mov %0, %%rsp", "enter $0, $0", : : "r"(bad + 8) : "rbp");
+	want_fault(SS, 0);
+	TRY("mov %0, %%rsp", "pushfq", : : "r"(bad + 8));
+	want_fault(SS, 0);
+	TRY("mov %0, %%rsp", "popfq", : : "r"(bad));
+	want_fault(SS, 0);
+	return 0;
+}
+
 static void gp_ss_not_canonical(void)
 {
 	word bad = 0x800000000000;
@@ -561,10 +587,6 @@ static void gp_ss_not_canonical(void)
 	want_fault(GP, 0);
 	TRY("mov %0, %%rbp", "mov (%%rbp), %%eax", : : "r"(bad) : "eax", "rbp");
 	want_fault(SS, 0);
-	TRY("mov %0, %%rsp", "push %%rax", : : "r"(bad));
-	want_fault(SS, 0);
-	TRY("mov %0, %%rsp", "pop %%rax", : : "r"(bad) : "rax");
-	want_fault(SS, 0);
 	/* A near jump there faults before it is done. */
 	TRY("", "jmp *%0", : : "r"(bad));
 	want_fault(GP, 0);
@@ -572,6 +594,7 @@ static void gp_ss_not_canonical(void)
 	want_fault(GP, 0);
 	TRY("", "call *%0", : : "r"(bad));
 	want_fault(GP, 0);
+	user_run(ss_user, bad);
 }
 #endif
 

@@ -444,6 +444,10 @@ static void real_mode_calls_and_returns(void **state)
 			assert_true(far_ret(v, size, 0x10));
 			assert_int_equal(v->seg[CS].sel, 0x4321);
 			assert_int_equal(v->gpr[RSP], 0x1010);
+			assert_true(far_jmp(v, 0x1234, 0xffff, 4, 0));
+			assert_int_equal(v->seg[CS].base, 0x12340);
+			assert_int_equal(v->rip, 0xffff);
+			assert_synced(b);
 		}
 	}
 }
@@ -557,6 +561,14 @@ static void return_targets_are_checked(void **state)
 		poke(b, v->gpr[RSP] + 4, 3, 4); /* null */
 		assert_false(iret ? far_iret(v, 4, NEXT) : far_ret(v, 4, 0));
 		assert_fault(b, VEC_GP, 0);
+		/* L and D. */
+		box_long(b, 0);
+		set_gdt(b, FREE_SEL(0),
+			make_desc(0, 0xfffff, ATTR_CODE(0) | SEG_G | SEG_L | SEG_DB));
+		PUT(b, 8, RFLAGS_1, 0, DATA32(0));
+		PUT(b, 8, 0x1234, FREE_SEL(0));
+		assert_false(iret ? far_iret(v, 8, NEXT) : far_ret(v, 8, 0));
+		assert_fault(b, VEC_GP, FREE_SEL(0));
 		/* 64 bits. */
 		box_long(b, 0);
 		PUT(b, 8, RFLAGS_1, 0, 0);
@@ -973,6 +985,35 @@ static void syscall_is_for_64bit_mode_on_intel(void **state)
 	assert_int_equal(v->code_size, 8);
 }
 
+static void amd_has_syscall_in_legacy_mode(void **state)
+{
+	struct box *b = *state;
+	struct vcpu *v = b->v;
+
+	b->cpuid.vendor = VENDOR_AMD;
+	box_protected(b, 3);
+	set_star(b);
+	v->efer = EFER_SCE;
+	v->flags |= RFLAGS_IF;
+	v->gpr[R11] = 77;
+	assert_true(sys_syscall(v, 0x5002));
+	check_flat(&v->seg[CS], 0x10, 0xc09b);
+	assert_int_equal(v->rip, 0x1234);
+	assert_int_equal(v->gpr[RCX], 0x5002);
+	assert_int_equal(v->gpr[R11], 77);
+	assert_int_equal(v->flags, RFLAGS_1);
+	assert_true(sys_sysret(v, 4));
+	check_flat(&v->seg[CS], 0x23, 0xc0fb);
+	assert_int_equal(v->rip, 0x5002);
+	assert_true(v->flags & RFLAGS_IF);
+	/* And SYSRET leaves the check of RCX to the next fetch. */
+	box_long(b, 0);
+	set_star(b);
+	v->gpr[RCX] = 0x800000000000;
+	assert_true(sys_sysret(v, 8));
+	assert_int_equal(v->cpl, 3);
+}
+
 static void sysret_faults_at_level_0_for_a_bad_rcx(void **state)
 {
 	struct box *b = *state;
@@ -1098,6 +1139,7 @@ int main(void)
 		TEST(fault_on_the_frame_changes_nothing),
 		TEST(syscall_and_sysret_are_inverse),
 		TEST(syscall_is_for_64bit_mode_on_intel),
+		TEST(amd_has_syscall_in_legacy_mode),
 		TEST(sysret_faults_at_level_0_for_a_bad_rcx),
 		TEST(sysenter_and_sysexit),
 		TEST(sysenter_and_sysexit_refuse),

@@ -557,6 +557,36 @@ static void descriptors_that_do_not_load_are_the_new_tasks_fault(void **state)
 	}
 }
 
+/* The same through the other ways in. */
+static void late_faults_of_int_n_call_and_iret(void **state)
+{
+	struct box *b = *state;
+	struct vcpu *v = b->v;
+	struct image t = user_task(true);
+
+	t.seg[DS] = CODE32(3) | 3; /* fine: readable */
+	t.seg[ES] = DATA32(2) | 3;
+	for (unsigned i = 0; i < 3; i++) {
+		two_tasks(b, &t);
+		if (i == 0) {
+			set_idt(b, 0x40, make_gate(DESC_TASK_GATE, 0, true, B_SEL, 0, 0));
+			assert_true(except_soft_int(v, 0x40, SOFT_INT_N, NEXT));
+		} else if (i == 1) {
+			assert_true(far_call(v, B_SEL, 0, 4, NEXT));
+		} else {
+			put_task(b, TSS_B, B_SEL, &t, true);
+			poke(b, TSS, B_SEL, 2);
+			v->flags |= RFLAGS_NT;
+			assert_true(far_iret(v, 4, NEXT));
+		}
+		assert_int_equal(v->rip, HANDLERS + 16 * VEC_TS);
+		assert_int_equal(peek(b, v->gpr[RSP], 4), DATA32(2));
+		assert_int_equal(peek(b, v->gpr[RSP] + 4, 4), 0x9000);
+		assert_int_equal(!!(peek(b, v->gpr[RSP] + 12, 4) & RFLAGS_NT), i != 2);
+		assert_int_equal(v->seg[DS].sel, CODE32(3) | 3);
+	}
+}
+
 static void error_code_without_room_is_the_new_tasks_fault(void **state)
 {
 	struct box *b = *state;
@@ -639,6 +669,7 @@ int main(void)
 		TEST(pages_are_checked_before_anything_is_written),
 		TEST(page_directory_comes_with_the_task),
 		TEST(descriptors_that_do_not_load_are_the_new_tasks_fault),
+		TEST(late_faults_of_int_n_call_and_iret),
 		TEST(error_code_without_room_is_the_new_tasks_fault),
 		TEST(double_fault_task_rescues_a_lost_stack),
 		TEST(new_task_that_cannot_take_its_fault_shuts_down),

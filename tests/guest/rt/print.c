@@ -9,7 +9,7 @@
 
 #define COM1   0x3f8
 #define PM_CNT 0x604
-#define SLP_S5 (5 << 10 | 1 << 13)
+#define SLP_S5 (7 << 10 | 1 << 13)
 
 struct out {
 	char *p, *end; /* into memory, or NULL: to COM1 */
