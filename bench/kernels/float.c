@@ -1,9 +1,9 @@
 /*
  * Floating point: scalar double, x87, SSE and AVX2 vectors, the C library's functions.
  *
- * Sums are taken from the bits of the results: each of these operations is exactly defined,
- * so that a machine that rounds differently is found out. libm alone is rounded before, as
- * the library has several versions of a function and takes what the CPU can.
+ * Sums are taken from the bits of the results: each of these operations is exactly
+ * defined, so that a machine that rounds differently is found out. libm alone is rounded
+ * before, as the library has several versions of a function and takes what the CPU can.
  */
 #include <math.h>
 #include <string.h>
@@ -28,7 +28,8 @@ static void nbody_step(struct body *b, unsigned count, double dt)
 {
 	for (unsigned i = 0; i < count; i++) {
 		for (unsigned j = i + 1; j < count; j++) {
-			double dx = b[i].x - b[j].x, dy = b[i].y - b[j].y, dz = b[i].z - b[j].z;
+			double dx = b[i].x - b[j].x, dy = b[i].y - b[j].y,
+			       dz = b[i].z - b[j].z;
 			double d2 = dx * dx + dy * dy + dz * dz + 0.01;
 			double f = dt / (d2 * sqrt(d2));
 
@@ -53,7 +54,8 @@ static u64 nbody(u64 n)
 	u64 sum = 0;
 
 	for (unsigned i = 0; i < 5; i++)
-		b[i] = (struct body){ i * 1.5, i * i * 0.25, 3.0 - i, 0.1 * i, -0.05 * i, 0.02, 1.0 / (i + 1) };
+		b[i] = (struct body){ i * 1.5,   i * i * 0.25, 3.0 - i,      0.1 * i,
+				      -0.05 * i, 0.02,         1.0 / (i + 1) };
 	while (n--)
 		for (unsigned i = 0; i < 1000; i++)
 			nbody_step(b, 5, 0.001);
@@ -98,14 +100,17 @@ static u64 sse(u64 n)
 
 			for (unsigned i = 0; i < 100; i++) {
 				v4f x2 = x * x, y2 = y * y;
+				v4i small;
 
 				/* A comparison is -1 where it holds. */
 				steps -= x2 + y2 < 4;
 				y = (x + x) * y + cy;
 				x = x2 - y2 + cx;
-				x = (v4f)((v4i)x & (v4i)(x < 1e6f & x > -1e6f));
+				small = (v4i)(x < 1e6f) & (v4i)(x > -1e6f);
+				x = (v4f)((v4i)x & small);
 			}
-			sum = mix(sum, (u64)(u32)(steps[0] + steps[1] * 3 + steps[2] * 5 + steps[3] * 7));
+			sum = mix(sum, (u64)(u32)(steps[0] + steps[1] * 3 + steps[2] * 5 +
+						  steps[3] * 7));
 		}
 	}
 	return sum;

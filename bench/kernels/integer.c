@@ -1,6 +1,7 @@
 /*
  * Integer kernels: loops, tables, calls, a switch, an allocator; no floating point.
  */
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -134,17 +135,27 @@ static u64 crc(u64 n)
 
 /* ---- bytecode: an interpreter's switch, indirect jumps ---- */
 
-enum { BC_PUSH, BC_LOAD, BC_STORE, BC_ADD, BC_MUL, BC_XOR, BC_SHR, BC_LESS, BC_JUMPZ, BC_JUMP, BC_END };
+enum {
+	BC_PUSH,
+	BC_LOAD,
+	BC_STORE,
+	BC_ADD,
+	BC_MUL,
+	BC_XOR,
+	BC_SHR,
+	BC_LESS,
+	BC_JUMPZ,
+	BC_JUMP,
+	BC_END
+};
 
 /* i = 0; while (i < 10000) { x = x * 31 + (x >> 7 ^ i); i = i + 1; } */
 static const u16 program[] = {
-	BC_PUSH, 0, BC_STORE, 0,
-	BC_LOAD, 0, BC_PUSH, 10000, BC_LESS, BC_JUMPZ, 36,
-	BC_LOAD, 1, BC_PUSH, 31, BC_MUL,
-	BC_LOAD, 1, BC_PUSH, 7, BC_SHR, BC_LOAD, 0, BC_XOR, BC_ADD, BC_STORE, 1,
-	BC_LOAD, 0, BC_PUSH, 1, BC_ADD, BC_STORE, 0,
-	BC_JUMP, 4,
-	BC_END,
+	BC_PUSH,  0,        BC_STORE, 0,       BC_LOAD, 0,       BC_PUSH, 10000,
+	BC_LESS,  BC_JUMPZ, 36,       BC_LOAD, 1,       BC_PUSH, 31,      BC_MUL,
+	BC_LOAD,  1,        BC_PUSH,  7,       BC_SHR,  BC_LOAD, 0,       BC_XOR,
+	BC_ADD,   BC_STORE, 1,        BC_LOAD, 0,       BC_PUSH, 1,       BC_ADD,
+	BC_STORE, 0,        BC_JUMP,  4,       BC_END,
 };
 
 static u64 bytecode_run(const u16 *code, u64 x)
@@ -157,11 +168,26 @@ static u64 bytecode_run(const u16 *code, u64 x)
 		case BC_PUSH: *sp++ = *pc++; break;
 		case BC_LOAD: *sp++ = var[*pc++]; break;
 		case BC_STORE: var[*pc++] = *--sp; break;
-		case BC_ADD: sp--; sp[-1] += *sp; break;
-		case BC_MUL: sp--; sp[-1] *= *sp; break;
-		case BC_XOR: sp--; sp[-1] ^= *sp; break;
-		case BC_SHR: sp--; sp[-1] >>= *sp; break;
-		case BC_LESS: sp--; sp[-1] = sp[-1] < *sp; break;
+		case BC_ADD:
+			sp--;
+			sp[-1] += *sp;
+			break;
+		case BC_MUL:
+			sp--;
+			sp[-1] *= *sp;
+			break;
+		case BC_XOR:
+			sp--;
+			sp[-1] ^= *sp;
+			break;
+		case BC_SHR:
+			sp--;
+			sp[-1] >>= *sp;
+			break;
+		case BC_LESS:
+			sp--;
+			sp[-1] = sp[-1] < *sp;
+			break;
 		case BC_JUMPZ: pc = *--sp ? pc + 1 : code + *pc; break;
 		case BC_JUMP: pc = code + *pc; break;
 		default: return var[1];
@@ -237,19 +263,24 @@ static u64 matrix_multiply(const u16 *a, const u16 *b, u32 *c)
 	return sum;
 }
 
-/* How many numbers of each kind there are: 0 none, 1 integer, 2 fixed, 3 with exponent. */
+/* Counts states: 0 between numbers, 1 integer, 2 fixed, 3 with exponent, 4 not a number.
+ */
 static void scan(const char *s, u32 *kinds)
 {
 	unsigned kind = 0;
 
 	for (;; s++) {
+		bool digit = *s >= '0' && *s <= '9';
+
 		switch (kind) {
-		case 0: kind = *s >= '0' && *s <= '9' ? 1 : *s == '.' ? 2 : 0; break;
-		case 1: kind = *s == '.' ? 2 : *s == 'e' ? 3 : *s >= '0' && *s <= '9' ? 1 : 4; break;
-		case 2: kind = *s == 'e' ? 3 : *s >= '0' && *s <= '9' ? 2 : 4; break;
-		case 3: kind = (*s >= '0' && *s <= '9') || *s == '-' ? 3 : 4; break;
-		default: kind = *s == ',' ? 0 : 4; break;
+		case 0: kind = digit ? 1 : *s == '.' ? 2 : 4; break;
+		case 1: kind = digit ? 1 : *s == '.' ? 2 : *s == 'e' ? 3 : 4; break;
+		case 2: kind = digit ? 2 : *s == 'e' ? 3 : 4; break;
+		case 3: kind = digit || *s == '-' ? 3 : 4; break;
+		default: break;
 		}
+		if (*s == ',')
+			kind = 0;
 		kinds[kind]++;
 		if (!*s)
 			return;
@@ -258,7 +289,8 @@ static void scan(const char *s, u32 *kinds)
 
 static u64 embedded(u64 n)
 {
-	static const char text[] = "123,4.75,6e-3,.5,words,8812e7,+,17,99.125e-12,x1,0,3.14159";
+	static const char text[] =
+		"123,4.75,6e-3,.5,words,8812e7,+,17,99.125e-12,x1,0,3.14159";
 	static struct item items[LIST];
 	static u16 a[MATRIX * MATRIX], b[MATRIX * MATRIX];
 	static u32 c[MATRIX * MATRIX];
@@ -269,7 +301,8 @@ static u64 embedded(u64 n)
 		struct item *list = NULL;
 
 		for (unsigned i = 0; i < LIST; i++) {
-			items[i] = (struct item){ list, (u16)next_random(&state), (u16)i };
+			items[i] =
+				(struct item){ list, (u16)next_random(&state), (u16)i };
 			list = &items[i];
 		}
 		list = list_reverse(list_sort(list_reverse(list)));
@@ -325,7 +358,8 @@ static u64 tree_free(struct node *t, u64 depth)
 
 	if (!t)
 		return 0;
-	sum = t->key * depth + tree_free(t->child[0], depth + 1) + tree_free(t->child[1], depth + 1);
+	sum = t->key * depth + tree_free(t->child[0], depth + 1) +
+	      tree_free(t->child[1], depth + 1);
 	free(t);
 	return sum;
 }
@@ -354,7 +388,7 @@ static u64 tree(u64 n)
 }
 
 const struct kernel integer_kernels[] = {
-	{ "sieve", sieve }, { "hash", hash },	  { "sort", sort },
-	{ "crc", crc },	    { "bytecode", bytecode }, { "embedded", embedded },
-	{ "fib", fib },	    { "tree", tree },	  { NULL, NULL },
+	{ "sieve", sieve }, { "hash", hash },         { "sort", sort },
+	{ "crc", crc },     { "bytecode", bytecode }, { "embedded", embedded },
+	{ "fib", fib },     { "tree", tree },         { NULL, NULL },
 };

@@ -1,8 +1,8 @@
 /*
  * The benchmark kernels: small programs in one binary, each with one subject.
  *
- * `kernel NAME N` runs one N times and prints what it took. The work and the result depend
- * on N only, so that the sums of two machines must be equal.
+ * `kernel NAME N` runs one N times and prints what it took. The work and the result
+ * depend on N only, so that the sums of two machines must be equal.
  */
 #pragma once
 
@@ -16,7 +16,8 @@ typedef uint64_t u64;
 
 struct kernel {
 	const char *name;
-	/* Do the work N times; a sum of the results, or leave through give_up() or skip(). */
+	/* Do the work N times; a sum of the results, or leave through give_up() or
+	 * skip(). */
 	u64 (*run)(u64 n);
 };
 

@@ -1,8 +1,8 @@
 /*
  * `kernel NAME N`: finds the kernel, measures it with the machine's own clocks.
  *
- * Prints one line: name, n, wall and CPU nanoseconds of this process and its children, the
- * sum, and what the kernel noted. Whoever measures from outside uses the sum only.
+ * Prints one line: name, n, wall and CPU nanoseconds of this process and its children,
+ * the sum, and what the kernel noted. Whoever measures from outside uses the sum only.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,7 +15,8 @@
 #include "kernels.h"
 
 static const struct kernel *const lists[] = {
-	integer_kernels, float_kernels, memory_kernels, path_kernels, process_kernels, thread_kernels,
+	integer_kernels, float_kernels,   memory_kernels,
+	path_kernels,    process_kernels, thread_kernels,
 };
 
 #define LISTS (sizeof(lists) / sizeof(lists[0]))
@@ -56,7 +57,8 @@ void note(const char *name, u64 val)
 {
 	size_t len = strlen(notes);
 
-	snprintf(notes + len, sizeof(notes) - len, " %s=%llu", name, (unsigned long long)val);
+	snprintf(notes + len, sizeof(notes) - len, " %s=%llu", name,
+		 (unsigned long long)val);
 }
 
 static u64 usage_ns(int who)
@@ -97,8 +99,8 @@ int main(int argc, char **argv)
 	wall = now_ns();
 	sum = k->run(n);
 	wall = now_ns() - wall;
-	printf("%s n=%llu wall=%llu cpu=%llu sum=%016llx%s\n", k->name, (unsigned long long)n,
-	       (unsigned long long)wall,
+	printf("%s n=%llu wall=%llu cpu=%llu sum=%016llx%s\n", k->name,
+	       (unsigned long long)n, (unsigned long long)wall,
 	       (unsigned long long)(usage_ns(RUSAGE_SELF) + usage_ns(RUSAGE_CHILDREN)),
 	       (unsigned long long)sum, notes);
 	return 0;

@@ -82,7 +82,8 @@ static u64 stream(u64 n)
 	return mix((u64)from[5][0], (u64)from[STREAM / 16 - 1][1]);
 }
 
-/* ---- movs, stos: the string instructions, as memcpy and memset in kernels use them ---- */
+/* ---- movs, stos: the string instructions, as memcpy and memset in kernels use them ----
+ */
 
 static void movs(void *to, const void *from, size_t len)
 {
@@ -105,7 +106,7 @@ static u64 movs_size(u64 n, size_t size, size_t step, size_t steps)
 	for (; n; n--)
 		for (size_t i = 0; i < steps; i++)
 			movs(to + i * step + 3, from + i * step + (n & 7), size);
-	return mix(to[5], to[size - 1]);
+	return mix(1, to[5]) + to[size - 1];
 }
 
 static u64 movs_small(u64 n)
@@ -125,7 +126,7 @@ static u64 stos_size(u64 n, size_t size, size_t step, size_t steps)
 	for (; n; n--)
 		for (size_t i = 0; i < steps; i++)
 			stos(to + i * step, n * 0x0101010101010101u, size);
-	return mix(to[5], to[size - 1]);
+	return mix(1, to[5]) + to[size - 1];
 }
 
 static u64 stos_small(u64 n)
@@ -144,7 +145,8 @@ static u64 smc(u64 n)
 {
 	/* mov eax, imm32; ret */
 	static const u8 code[] = { 0xb8, 0, 0, 0, 0, 0xc3 };
-	u8 *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	u8 *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	u64 sum = 0;
 
 	if (page == MAP_FAILED)
@@ -161,8 +163,14 @@ static u64 smc(u64 n)
 }
 
 const struct kernel memory_kernels[] = {
-	{ "chase-16k", chase_small }, { "chase-1m", chase_medium },   { "chase-64m", chase_large },
-	{ "stream", stream },	      { "movs-small", movs_small },   { "movs-large", movs_large },
-	{ "stos-small", stos_small }, { "stos-large", stos_large },   { "smc", smc },
+	{ "chase-16k", chase_small },
+	{ "chase-1m", chase_medium },
+	{ "chase-64m", chase_large },
+	{ "stream", stream },
+	{ "movs-small", movs_small },
+	{ "movs-large", movs_large },
+	{ "stos-small", stos_small },
+	{ "stos-large", stos_large },
+	{ "smc", smc },
 	{ NULL, NULL },
 };

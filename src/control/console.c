@@ -4,7 +4,8 @@
  * Input waits until the guest's driver has the port open: Linux clears the FIFO when it
  * opens a port, and what was typed before would be lost. That it is open shows in the
  * receive interrupt being enabled (twice in a row, since probing enables it for a moment). A guest
- * that polls never enables it, so after a silence input goes out all the same.
+ * that polls never enables it, so after a silence input goes out all the same. Our own guest says on
+ * another port when it is ready.
  *
  * The end of input is Ctrl-D, which a terminal in its usual mode turns into an end of
  * file for whoever reads it at that moment. A guest that does not end of it gets
@@ -52,6 +53,8 @@ struct console {
 	int timer; /* timerfd, -1 when there is no input */
 	struct loop_fd *tick;
 	bool terminal, held, eof;
+	bool announces; /* console_ready_sink() was asked for */
+	bool ready;     /* atomic: something came there */
 	u8 last; /* byte typed */
 	unsigned open_ticks, quiet_ms, eof_tries;
 	u64 seen; /* 'written' at the last tick */
@@ -92,6 +95,21 @@ static size_t console_write(void *opaque, const u8 *buf, size_t len)
 struct chardev_sink console_sink(struct console *c)
 {
 	return (struct chardev_sink){ .write = console_write, .opaque = c };
+}
+
+static size_t ready_write(void *opaque, const u8 *buf, size_t len)
+{
+	struct console *c = opaque;
+
+	(void)buf;
+	__atomic_store_n(&c->ready, true, __ATOMIC_RELAXED);
+	return len;
+}
+
+struct chardev_sink console_ready_sink(struct console *c)
+{
+	c->announces = true;
+	return (struct chardev_sink){ .write = ready_write, .opaque = c };
 }
 
 void console_attach(struct console *c, struct loop *loop, struct serial *port)
@@ -213,6 +231,17 @@ static const struct input_ops console_input_ops = {
 	.key = input_key,
 };
 
+/* May what was typed go to the guest? Asked at each tick. */
+static bool guest_ready(struct console *c)
+{
+	if (c->quiet_ms >= (c->terminal ? QUIET_TERMINAL : QUIET_OTHER))
+		return true;
+	if (c->announces)
+		return __atomic_load_n(&c->ready, __ATOMIC_RELAXED);
+	c->open_ticks = serial_rx_wanted(c->port) ? c->open_ticks + 1 : 0;
+	return c->open_ticks >= OPEN_TICKS;
+}
+
 static void tick(void *opaque, unsigned events)
 {
 	struct console *c = opaque;
@@ -224,9 +253,7 @@ static void tick(void *opaque, unsigned events)
 	c->quiet_ms = now == c->seen ? c->quiet_ms + TICK_MS : 0;
 	c->seen = now;
 	if (c->held) {
-		c->open_ticks = serial_rx_wanted(c->port) ? c->open_ticks + 1 : 0;
-		if (c->open_ticks < OPEN_TICKS &&
-		    c->quiet_ms < (c->terminal ? QUIET_TERMINAL : QUIET_OTHER))
+		if (!guest_ready(c))
 			return;
 		c->held = false;
 		feed_hold(c->feed, false);

@@ -21,6 +21,11 @@ void console_free(struct console *c);
 
 /* What the port writes to: give it to the machine. */
 struct chardev_sink console_sink(struct console *c);
+/*
+ * The same for another port: the guest writes to it when it wants input, which is held until
+ * then.
+ */
+struct chardev_sink console_ready_sink(struct console *c);
 /* The port and loop of that machine, before it runs. */
 void console_attach(struct console *c, struct loop *loop, struct serial *port);
 /*

@@ -126,7 +126,7 @@ static void add_terminal(char **line, const struct guest_terminal *t)
 	if (!t->console)
 		return;
 	if (!t->terminal) {
-		add(line, "umbra.input=pipe%s", t->at_end ? " umbra.facts" : "");
+		add(line, "umbra.input=ttyS1%s", t->at_end ? " umbra.facts" : "");
 		return;
 	}
 	if (t->rows && t->cols)
@@ -142,8 +142,11 @@ static char *command_line(const struct guest *g, const struct run_options *o,
 	char *line = xstrdup("");
 
 	if (o->command) {
+		/* To print what nobody sees would only take time. */
+		bool seen = o->serial[0].backend != BACKEND_NULL;
+
 		add(&line, "console=ttyS0%s umbra.agent=ttyS1 panic=-1",
-		    o->verbose ? "" : " quiet loglevel=3");
+		    seen ? "" : " quiet loglevel=3");
 	} else if (!o->kernel) {
 		add(&line, "console=ttyS0");
 	}

@@ -90,6 +90,10 @@ static void print_exception(FILE *out, const struct vcpu *v)
 	fprintf(out, "  last exception %s", vector_text(f->vector));
 	if (f->has_error)
 		fprintf(out, ", error code %x", f->error);
+	/* SDM 3 section 6.13: a selector, or an entry of the IDT. */
+	if (f->has_error && f->error && f->vector >= VEC_TS && f->vector <= VEC_GP)
+		fprintf(out, f->error & 2 ? ": entry %u of the IDT" : ": selector %x",
+			f->error & 2 ? f->error >> 3 : f->error & 0xfffc);
 	if (f->vector == VEC_PF)
 		fprintf(out, ": %s of %llx by %s, %s",
 			f->error & PF_I ? "execution" :

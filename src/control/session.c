@@ -217,6 +217,8 @@ static int make_pc(struct session *s, struct error *err)
 			cfg.serial[i] = console_sink(s->console[i]);
 	if (s->agent)
 		cfg.serial[COM2] = agent_sink(s->agent);
+	else if (s->terminal.console && !s->terminal.terminal && s->guest.ours && !s->console[COM2])
+		cfg.serial[COM2] = console_ready_sink(s->console[stdio_port(s)]);
 	if (s->file[DEBUGCON])
 		cfg.debugcon = writer_sink(s->file[DEBUGCON]);
 	else if (s->o.debugcon.backend == BACKEND_STDIO)

@@ -157,6 +157,22 @@ static struct irq_line isa_line(struct pc *pc, unsigned irq, unsigned driver)
 	return (struct irq_line){ isa_set, pc, ISA_PIN(irq, driver) };
 }
 
+/*
+ * Interrupts 0 and 8 from the HPET, whose edges are pulses; pin: the interrupt. The PIC
+ * wants a request to stay until it is acknowledged, so a latch keeps it up until the next
+ * edge. These two inputs of the PIC are never level-triggered.
+ */
+static void hpet_legacy_set(void *chip, unsigned irq, bool level)
+{
+	struct pc *pc = chip;
+
+	wire_set(&pc->ioapic_pin[irq == IRQ_PIT ? GSI_PIT : irq], BY_HPET, level);
+	if (level) {
+		wire_set(&pc->pic_pin[irq], BY_HPET, false);
+		wire_set(&pc->pic_pin[irq], BY_HPET, true);
+	}
+}
+
 /* INTR of the PIC, with the PIC's lock held. */
 static void pic_intr_set(void *chip, unsigned pin, bool level)
 {
@@ -240,6 +256,8 @@ static void on_hpet_legacy(void *opaque, bool on)
 {
 	struct pc *pc = opaque;
 
+	wire_set(&pc->pic_pin[IRQ_PIT], BY_HPET, false);
+	wire_set(&pc->pic_pin[IRQ_RTC], BY_HPET, false);
 	pit_cut_irq0(pc->pit, on);
 	rtc_cut_irq(pc->rtc, on);
 }
@@ -374,8 +392,8 @@ static void hpet_build(struct pc *pc)
 		.timers = HPET_MIN_TIMERS,
 		.periodic = BIT(HPET_MIN_TIMERS) - 1,
 		.route_cap = GSI_HPET_MASK,
-		.legacy = { isa_line(pc, IRQ_PIT, BY_HPET),
-			    isa_line(pc, IRQ_RTC, BY_HPET) },
+		.legacy = { { hpet_legacy_set, pc, IRQ_PIT },
+			    { hpet_legacy_set, pc, IRQ_RTC } },
 		.msi = { apic_bus_msi, pc->apic_bus },
 		.legacy_changed = on_hpet_legacy,
 		.opaque = pc,
@@ -813,13 +831,16 @@ enum vm_end pc_run(struct pc *pc)
 struct pc_state {
 	u64 ram_size;
 	u32 cpus;
-	u32 asleep; /* suspended to RAM */
+	u32 asleep;     /* suspended to RAM */
+	u64 hpet_latch; /* hpet_legacy_set(): bit 0 for interrupt 0, bit 1 for interrupt 8
+			 */
 };
 
 static const struct state_field pc_fields[] = {
 	STATE_FIELD(struct pc_state, ram_size, 1),
 	STATE_FIELD(struct pc_state, cpus, 1),
 	STATE_FIELD(struct pc_state, asleep, 1),
+	STATE_FIELD(struct pc_state, hpet_latch, 1),
 	{ 0 },
 };
 
@@ -827,7 +848,7 @@ static bool pc_valid(const void *state)
 {
 	const struct pc_state *s = state;
 
-	return s->asleep <= 1;
+	return s->asleep <= 1 && s->hpet_latch <= 3;
 }
 
 const struct state_desc pc_desc = {
@@ -903,8 +924,13 @@ static int cpu_load(struct pc *pc, unsigned i, struct state_buf *b, struct error
  */
 void pc_save(struct pc *pc, struct state_buf *b)
 {
-	struct pc_state s = { pc->cfg.ram_size, pc->cfg.cpus,
-			      __atomic_load_n(&pc->asleep, __ATOMIC_SEQ_CST) != AWAKE };
+	struct pc_state s = {
+		.ram_size = pc->cfg.ram_size,
+		.cpus = pc->cfg.cpus,
+		.asleep = __atomic_load_n(&pc->asleep, __ATOMIC_SEQ_CST) != AWAKE,
+		.hpet_latch = (pc->pic_pin[IRQ_PIT].drivers >> BY_HPET & 1) |
+			      (pc->pic_pin[IRQ_RTC].drivers >> BY_HPET & 1) << 1,
+	};
 
 	state_save(b, &pc_desc, 0, &s);
 	clock_save(pc->clock, b);
@@ -967,6 +993,8 @@ int pc_load(struct pc *pc, struct state_buf *b, struct error *err)
 	wires_each(pc, wire_mute);
 	if (!ret)
 		ret = chips_load(pc, b, err);
+	wire_set(&pc->pic_pin[IRQ_PIT], BY_HPET, s.hpet_latch & 1);
+	wire_set(&pc->pic_pin[IRQ_RTC], BY_HPET, s.hpet_latch & 2);
 	wires_each(pc, wire_unmute);
 	if (!ret)
 		__atomic_store_n(&pc->asleep, s.asleep ? ASLEEP : AWAKE,

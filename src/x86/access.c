@@ -128,7 +128,7 @@ static u64 bus_load(struct vcpu *v, gpa_t gpa, unsigned size)
 {
 	vcpu_park(v);
 	v->stats->mmio_reads++;
-	if ((gpa & PAGE_MASK) == v->apic_page)
+	if ((gpa & PAGE_MASK) == v->apic_page && v->apic_ops)
 		return io_read(v->apic_ops, v->apic, gpa & ~PAGE_MASK, size);
 	return phys_load(v->phys, gpa, size);
 }
@@ -137,7 +137,7 @@ static void bus_store(struct vcpu *v, gpa_t gpa, u64 val, unsigned size)
 {
 	vcpu_park(v);
 	v->stats->mmio_writes++;
-	if ((gpa & PAGE_MASK) == v->apic_page)
+	if ((gpa & PAGE_MASK) == v->apic_page && v->apic_ops)
 		io_write(v->apic_ops, v->apic, gpa & ~PAGE_MASK, val, size);
 	else
 		phys_store(v->phys, gpa, val, size);

@@ -31,7 +31,7 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, stru
 	hit->gpa = w.gpa;
 	hit->host = NULL;
 	hit->code = false;
-	if (unlikely((w.gpa & PAGE_MASK) == v->apic_page))
+	if (unlikely((w.gpa & PAGE_MASK) == v->apic_page && v->apic_ops))
 		return true;
 	r = phys_find(v->phys, w.gpa);
 	if (!r || (r->kind != PHYS_RAM && r->kind != PHYS_ROM))
@@ -78,7 +78,7 @@ void tlb_flush_all(struct vcpu *v)
 			drop(&v->tlb.way[i], s);
 		v->tlb.large[i] = false;
 	}
-	flushed(v, ~UINT64_C(0));
+	flushed(v, TLB_FLUSHED_ALL);
 }
 
 void tlb_flush_nonglobal(struct vcpu *v)
@@ -88,7 +88,7 @@ void tlb_flush_nonglobal(struct vcpu *v)
 		for (unsigned s = 0; s < TLB_SIZE; s++)
 			if (!v->tlb.way[i].global[s])
 				drop(&v->tlb.way[i], s);
-	flushed(v, ~UINT64_C(0));
+	flushed(v, TLB_FLUSHED_NONGLOBAL);
 }
 
 /* Is this entry, of whatever access, a piece of the page around 'lin'? */
@@ -119,7 +119,7 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 				drop(t, s);
 	}
 	/* Code of a large page may be cached under other linear pages. */
-	flushed(v, large ? ~UINT64_C(0) : lin & PAGE_MASK);
+	flushed(v, large ? TLB_FLUSHED_ALL : lin & PAGE_MASK);
 }
 
 void tlb_protect_code(struct vcpu *v, gpa_t page)

@@ -19,6 +19,10 @@
  */
 #define TLB_NONE UINT64_C(0x8000000000000001)
 
+/* For vcpu.tlb_flushed, instead of a page. */
+#define TLB_FLUSHED_ALL (~UINT64_C(0))
+#define TLB_FLUSHED_NONGLOBAL (~UINT64_C(0) - 1)
+
 /* Whose access it is. */
 enum mmu_idx {
 	MMU_USER,       /* CPL 3 */

@@ -134,7 +134,8 @@ void vcpu_mode_changed(struct vcpu *v)
 		v->mmu_idx = (v->flags & RFLAGS_AC) && (v->cr4 & CR4_SMAP) ? MMU_KERNEL_AC
 									   : MMU_KERNEL;
 	v->ac_check = v->cpl == 3 && (v->flags & RFLAGS_AC) && (v->cr0 & CR0_AM);
-	v->step_check = (v->flags & (RFLAGS_TF | RFLAGS_RF)) || debug_exec_enabled(v);
+	/* The trap of a data or I/O breakpoint comes right behind the instruction. */
+	v->step_check = (v->flags & (RFLAGS_TF | RFLAGS_RF)) || (v->dr[7] & 0xff);
 }
 
 void rflags_set(struct vcpu *v, u64 rflags)

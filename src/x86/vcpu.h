@@ -140,7 +140,7 @@ struct vcpu {
 	struct phys *phys;
 	struct io_ports *ports;
 	/* Local APIC window, seen by this CPU alone and before anything else there. */
-	u64 apic_page; /* guest-physical, all ones when there is none */
+	u64 apic_page; /* guest-physical; counts when apic_ops is set */
 	const struct io_ops *apic_ops;
 	void *apic;
 	const struct vcpu_platform *platform;
@@ -150,7 +150,7 @@ struct vcpu {
 	struct vcpu_stats *stats;
 	void *engine; /* the engine's own */
 	void *engine_area; /* behind this struct: struct engine.area bytes (cpu/engine.h) */
-	/* Engine: this linear page, or all (all ones), may now translate differently. May be NULL. */
+	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May be NULL. */
 	void (*tlb_flushed)(struct vcpu *v, u64 page);
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);

@@ -306,7 +306,7 @@ static word ac_user(word arg)
 	TRY("", "movw %%ax, 1(%0)", : : "r"(p));
 	want_fault(AC, 0);
 	write_flags(read_flags() | FL_AC);
-	TRY("", "push 1(%0)", : : "r"(p));
+	TRY("", "push 1(%0); pop %0", : : "r"(p));
 	want_vector(AC, 0);
 	write_flags(read_flags() & ~(word)FL_AC);
 	return 0;

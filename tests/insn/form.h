@@ -32,6 +32,7 @@ enum form_class {
 	FORM_OWN,      /* its result is the machine's own (time, CPUID): the rest is compared */
 	FORM_SYSTEM,   /* cannot be tried in a host process: guest tests */
 	FORM_ABSENT,   /* the host lacks it */
+	FORM_REFUSED,  /* the host has it, the guest's CPU never does */
 	FORM_CLASS_COUNT,
 };
 
@@ -77,4 +78,4 @@ void form_free(struct form_list *list);
 
 /* isa.c: does a CPU with these features (x86/features.h) have the instruction? */
 bool isa_present(const u32 features[FEATURE_WORDS], const ZydisDecodedInstruction *zi);
-enum form_class isa_class(const u32 features[FEATURE_WORDS], const struct decoded *d);
+enum form_class form_class_of(const u32 features[FEATURE_WORDS], const struct decoded *d);

@@ -17,6 +17,7 @@
 #include "mem/phys.h"
 #include "x86/access.h"
 #include "x86/cpuid.h"
+#include "x86/seg.h"
 #include "x86/stats.h"
 
 /* Guest-physical. */
@@ -258,9 +259,9 @@ void guest_close(struct guest *g)
 	free(g);
 }
 
-bool guest_has(const struct guest *g, enum cpu_feature f)
+const u32 *guest_features(const struct guest *g)
 {
-	return cpu_has(g->v, f);
+	return g->v->features;
 }
 
 u8 *guest_mem(const struct guest *g, u64 lin)
@@ -297,6 +298,13 @@ static struct seg load_segment(const struct guest *g, u16 sel)
 	return s;
 }
 
+static void load_pointers(struct vcpu *v, const struct state *s)
+{
+	v->fop = *(const u16 *)(const void *)(s->xsave + XSAVE_FOP) & 0x7ff;
+	v->fip = *(const u64 *)(const void *)(s->xsave + XSAVE_FIP);
+	v->fdp = *(const u64 *)(const void *)(s->xsave + XSAVE_FDP);
+}
+
 static void load_state(struct guest *g, const struct state *s)
 {
 	struct vcpu *v = g->v;
@@ -317,9 +325,10 @@ static void load_state(struct guest *g, const struct state *s)
 	memcpy(v->xsave, s->xsave, STATE_XSAVE);
 	*(u64 *)(void *)(v->xsave + XSAVE_XSTATE_BV) &= v->xcr0;
 	memset(v->xsave + XSAVE_XCOMP_BV, 0, 56);
-	v->fop = *(const u16 *)(const void *)(s->xsave + XSAVE_FOP) & 0x7ff;
-	v->fip = *(const u64 *)(const void *)(s->xsave + XSAVE_FIP);
-	v->fdp = *(const u64 *)(const void *)(s->xsave + XSAVE_FDP);
+	v->fop = 0;
+	v->fip = v->fdp = 0;
+	if (s->xsave[XSAVE_XSTATE_BV] & XCR0_X87)
+		load_pointers(v, s);
 	v->fcs = v->fds = 0;
 	v->cr2 = 0;
 	v->dr[6] = DR6_FIXED;
@@ -361,6 +370,9 @@ static void store_state(struct guest *g, struct state *s)
 	s->fs_base = v->seg[FS].base;
 	s->gs_base = v->seg[GS].base;
 	memcpy(s->xsave, v->xsave, STATE_XSAVE);
+	*(u16 *)(void *)(s->xsave + XSAVE_FOP) = v->fop;
+	*(u64 *)(void *)(s->xsave + XSAVE_FIP) = v->fip;
+	*(u64 *)(void *)(s->xsave + XSAVE_FDP) = v->fdp;
 }
 
 void guest_run(struct guest *g, struct state *s)

@@ -15,8 +15,8 @@ struct guest;
 /* NULL, with the reason on stdout, when the engine does not work here. */
 struct guest *guest_open(const struct engine *engine);
 void guest_close(struct guest *g);
-/* Does the guest's CPU have it? */
-bool guest_has(const struct guest *g, enum cpu_feature f);
+/* What the guest's CPU has. */
+const u32 *guest_features(const struct guest *g);
 /* Run from *s until an exception; *s is then the state at the exception. */
 void guest_run(struct guest *g, struct state *s);
 /* The arena as the guest has it: host address of a linear address. */

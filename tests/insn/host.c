@@ -20,10 +20,10 @@
 #include <ucontext.h>
 #include <unistd.h>
 
-#define FP_XSTATE_MAGIC1 0x46505853u
-#define FP_XSTATE_MAGIC2 0x46505845u
 #define FX_SW_OFFSET 464
+#ifndef UC_FP_XSTATE
 #define UC_FP_XSTATE 1
+#endif
 #define UC_SIGCONTEXT_SS 2
 #define UC_STRICT_RESTORE_SS 4
 #define HWCAP2_FSGSBASE 2

@@ -54,6 +54,15 @@ void state_normalize(struct state *s, enum mode mode)
 	s->xsave[XSAVE_FOP + 1] &= 7;
 	for (unsigned i = 0; i < 8; i++)
 		memset(s->xsave + XSAVE_ST + i * 16 + 10, 0, 6);
+	/*
+	 * SDM 1 section 8.1.8, APM 3 FXSAVE: the model of processor decides whether the opcode and the
+	 * operand's address (CPUID: FDP_EXCPTN_ONLY), with AMD also that of the instruction, are those
+	 * of the last instruction or of the last with an unmasked exception.
+	 */
+	if (!(s->xsave[XSAVE_FSW] & 0x80)) {
+		memset(s->xsave + XSAVE_FOP, 0, 2);
+		memset(s->xsave + XSAVE_FDP, 0, 8);
+	}
 	memset(s->xsave + 416, 0, 160); /* unused bytes and header */
 	memset(s->xsave + 832, 0, XSAVE_OPMASK - 832);
 	memset(s->xsave + STATE_XSAVE, 0, sizeof(s->xsave) - STATE_XSAVE);
@@ -63,10 +72,17 @@ void state_normalize(struct state *s, enum mode mode)
 			s->gpr[i] = i < 8 ? (u32)s->gpr[i] : 0;
 		s->fs_base = s->gs_base = 0;
 	}
+	/* IRET to an outer level, which is how the host's kernel comes back, clears null selectors. */
+	for (unsigned i = 0; i < 6; i++)
+		if (s->sel[i] < 4)
+			s->sel[i] = 0;
 	/* RF is the delivery's, not the instruction's. */
 	s->flags &= ~(u64)RFLAGS_RF;
 	if (s->vector != VEC_PF)
 		s->cr2 = 0;
+	/* Linux says "present" of all kernel addresses, to hide which are. */
+	if (s->vector == VEC_PF && s->cr2 >> 47)
+		s->error |= PF_P;
 }
 
 static const char *const gpr_names[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",

@@ -298,6 +298,52 @@ static void pit_reaches_the_cpu_through_the_pic(void **state)
 	pc_free(r.pc);
 }
 
+/* An edge of the HPET is a pulse, and yet waits in the PIC until it is taken. */
+static void take_hpet_interrupt(struct vcpu *v, struct pc *pc)
+{
+	struct lapic *l = v->apic;
+
+	(void)pc;
+	switch (current->step++) {
+	case 0:
+		init_pic(v, 0xfe);
+		phys_store(v->phys, LAYOUT_HPET + 0xf0, 0, 8);
+		phys_store(v->phys, LAYOUT_HPET + 0x100, 4, 8); /* timer 0: enabled */
+		phys_store(v->phys, LAYOUT_HPET + 0x108, 100000, 8); /* 1 ms */
+		phys_store(v->phys, LAYOUT_HPET + 0x10, 3, 8); /* count, legacy routing */
+		break;
+	case 1:
+		usleep(20000);
+		want(lapic_has_intr(l));
+		want_equal(lapic_take(l), 0x20);
+		out8(v, PORT_PIC_MASTER, 0x20);
+		/* The next edge is one again. */
+		phys_store(v->phys, LAYOUT_HPET + 0x108,
+			   phys_load(v->phys, LAYOUT_HPET + 0xf0, 8) + 100000, 8);
+		break;
+	case 2:
+		usleep(20000);
+		want(lapic_has_intr(l));
+		want_equal(lapic_take(l), 0x20);
+		out8(v, PORT_PIC_MASTER, 0x20);
+		want(!lapic_has_intr(l));
+		power_off(v);
+		break;
+	default: break;
+	}
+}
+
+static void hpet_edge_waits_in_the_pic_until_taken(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r, 1, false);
+	script = take_hpet_interrupt;
+	expect_end(&r, VM_POWEROFF);
+	pc_free(r.pc);
+}
+
 static void ioapic_write(struct vcpu *v, u32 index, u32 val)
 {
 	phys_store(v->phys, LAYOUT_IOAPIC, index, 4);
@@ -723,6 +769,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(every_chip_is_at_its_place),
 		cmocka_unit_test(pit_reaches_the_cpu_through_the_pic),
+		cmocka_unit_test(hpet_edge_waits_in_the_pic_until_taken),
 		cmocka_unit_test(isa_interrupts_reach_the_cpu_through_the_ioapic),
 		cmocka_unit_test(sipi_right_behind_init_starts_the_cpu),
 		cmocka_unit_test(each_way_of_reset_boots_again),

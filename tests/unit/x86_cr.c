@@ -687,6 +687,26 @@ static void code_breakpoints_and_tf_ask_for_single_steps(void **state)
 	assert_false(v->step_check);
 }
 
+static void alignment_and_smap_follow_flags_and_level(void **state)
+{
+	struct box *b = *state;
+	struct vcpu *v = b->v;
+
+	for (unsigned i = 0; i < 4 * 2 * 2 * 2; i++) {
+		unsigned cpl = i & 3, ac = i >> 2 & 1, am = i >> 3 & 1, smap = i >> 4;
+
+		box_long(b, cpl);
+		v->cr0 |= am ? CR0_AM : 0;
+		v->cr4 |= smap ? CR4_SMAP : 0;
+		rflags_set(v, RFLAGS_1 | (ac ? RFLAGS_AC : 0));
+		vcpu_mode_changed(v);
+		assert_int_equal(v->ac_check, cpl == 3 && ac && am);
+		assert_int_equal(v->mmu_idx, cpl == 3     ? MMU_USER
+					     : ac && smap ? MMU_KERNEL_AC
+							  : MMU_KERNEL);
+	}
+}
+
 /* ---- POPF, PUSHF, CLI, STI ---- */
 
 enum where { REAL, PROTECTED, V86, WHERES };
@@ -1112,6 +1132,7 @@ int main(void)
 		TEST(io_breakpoints_need_cr4_de),
 		TEST(watched_page_is_seen_at_once),
 		TEST(code_breakpoints_and_tf_ask_for_single_steps),
+		TEST(alignment_and_smap_follow_flags_and_level),
 		TEST(popf_changes_the_flags_it_may),
 		TEST(v86_flags_follow_iopl_and_vme),
 		TEST(cli_and_sti_follow_the_table),

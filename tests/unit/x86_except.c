@@ -425,6 +425,22 @@ static void tss16_has_16bit_stack_pointers(void **state)
 	assert_fault(b, VEC_TS, TSS_SEL);
 }
 
+static void sixteen_bit_inner_stack_moves_sp_alone(void **state)
+{
+	struct box *b = *state;
+	struct vcpu *v = b->v;
+
+	box_protected(b, 3);
+	set_gdt(b, FREE_SEL(0), make_desc(STACK0, 0xffff, ATTR_DATA(0)));
+	set_idt(b, 0x40, make_gate(DESC_INT32, 3, true, CODE32(0), 0x1234, 0));
+	poke(b, TSS + 4, 0x12340008, 4);
+	poke(b, TSS + 8, FREE_SEL(0), 4);
+	assert_true(except_soft_int(v, 0x40, SOFT_INT_N, 0x5002));
+	assert_int_equal(v->gpr[RSP], 0x1234fff4);
+	assert_int_equal(peek(b, STACK0 + 4, 4), DATA32(3) | 3);
+	assert_int_equal(peek(b, STACK0 + 0xfff4, 4), 0x5002);
+}
+
 static void outer_stack_without_room_is_ss_0(void **state)
 {
 	struct box *b = *state;
@@ -955,6 +971,11 @@ static void vme_bitmap_must_be_in_the_tss(void **state)
 	assert_fault(b, VEC_GP, 0);
 	v->seg[TR].limit++;
 	assert_true(except_soft_int(v, 0x21, SOFT_INT_N, 0x102));
+	box_v86(b, 0);
+	v->cr4 = CR4_VME;
+	v->seg[TR].attr = ATTR(DESC_TSS16_BUSY, 0u, 0u, 1u);
+	assert_false(except_soft_int(v, 0x21, SOFT_INT_N, 0x102));
+	assert_fault(b, VEC_GP, 0);
 	/* Hardware interrupts and INT3 are not redirected. */
 	box_v86(b, 0);
 	fill_idt(b);
@@ -980,6 +1001,7 @@ int main(void)
 		TEST(v86_int_n_needs_iopl_3),
 		TEST(bad_inner_stacks_are_refused),
 		TEST(tss16_has_16bit_stack_pointers),
+		TEST(sixteen_bit_inner_stack_moves_sp_alone),
 		TEST(outer_stack_without_room_is_ss_0),
 		TEST(long_mode_pushes_five_and_aligns),
 		TEST(compat_mode_is_left_for_64bit_handlers),

@@ -586,6 +586,12 @@ static void return_targets_are_checked(void **state)
 		assert_false(iret ? far_iret(v, 4, NEXT) : far_ret(v, 4, 0));
 		assert_fault(b, VEC_SS, 0);
 		assert_all_kept(b);
+		/* And right behind it. */
+		v->gpr[RSP] = iret ? 0xff4 : 0xff8;
+		poke(b, STACK0 + v->gpr[RSP], 0x1234, 4);
+		poke(b, STACK0 + v->gpr[RSP] + 4, CODE32(0), 4);
+		assert_true(iret ? far_iret(v, 4, NEXT) : far_ret(v, 4, 0));
+		assert_int_equal(v->gpr[RSP], 0x1000);
 	}
 }
 
@@ -775,7 +781,8 @@ static void iret_in_v86_obeys_iopl_and_vme(void **state)
 		v->flags &= ~(u64)RFLAGS_IF;
 		v->flags |= vip ? RFLAGS_VIP : 0;
 		PUT(b, size, 0x1234, 0x5678,
-		    RFLAGS_IF | RFLAGS_CF | RFLAGS_NT | RFLAGS_ID);
+		    RFLAGS_IF | RFLAGS_CF | RFLAGS_NT | RFLAGS_ID | RFLAGS_AC |
+			    RFLAGS_RF);
 		box_remember(b);
 		assert_int_equal(far_iret(v, size, NEXT), ok);
 		if (!ok) {
@@ -788,7 +795,8 @@ static void iret_in_v86_obeys_iopl_and_vme(void **state)
 				 iopl == 3 ? RFLAGS_IF : RFLAGS_VIF);
 		assert_int_equal(vcpu_iopl(v), iopl);
 		assert_true(v->flags & RFLAGS_NT);
-		assert_int_equal(!!(v->flags & RFLAGS_ID), size == 4);
+		assert_int_equal(v->flags & (RFLAGS_ID | RFLAGS_AC | RFLAGS_RF),
+				 size == 4 ? RFLAGS_ID | RFLAGS_AC | RFLAGS_RF : 0);
 		assert_true(in_v86(v));
 	}
 	box_v86(b, 0);

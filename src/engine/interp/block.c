@@ -187,7 +187,7 @@ static void jumps_clear(struct block_cache *c)
 
 void block_unlink_jumps(struct block_cache *c, u64 page)
 {
-	if (page == ~UINT64_C(0)) {
+	if (page >= TLB_FLUSHED_NONGLOBAL) {
 		jumps_clear(c);
 		return;
 	}

@@ -38,7 +38,7 @@ static void emit_link(struct front *f, i64 target, bool backward)
 {
 	struct emit *e = &f->e;
 	struct tr_link *l = link_new(f->t);
-	u8 *out;
+	u8 *out = NULL;
 
 	if (!l)
 		return;

@@ -101,17 +101,33 @@ static inline void emit_rsp_index(struct emit *e, unsigned opcode, unsigned reg,
 	e32(e, (u32)disp);
 }
 
+/* ModRM.mod for a displacement from a base register; RBP and R13 always have one. */
+static inline unsigned emit_mod(unsigned base, i32 disp)
+{
+	if (!disp && (base & 7) != 5)
+		return 0;
+	return disp == (i8)disp ? 0x40 : 0x80;
+}
+
+static inline void emit_disp(struct emit *e, unsigned mod, i32 disp)
+{
+	if (mod == 0x40)
+		e8(e, (u8)disp);
+	else if (mod == 0x80)
+		e32(e, (u32)disp);
+}
+
 /* lea reg, [base + disp]; 64-bit, or 32-bit with a zero-extended result. */
 static inline void emit_lea(struct emit *e, bool wide, unsigned reg, unsigned base, i32 disp)
 {
-	unsigned rex = 0x40 | (wide ? 8 : 0) | (reg >> 3) << 2 | base >> 3;
+	unsigned mod = emit_mod(base, disp);
 
-	e8(e, rex);
+	e8(e, 0x40 | (wide ? 8 : 0) | (reg >> 3) << 2 | base >> 3);
 	e8(e, 0x8d);
-	e8(e, 0x80 | (reg & 7) << 3 | (base & 7));
+	e8(e, mod | (reg & 7) << 3 | (base & 7));
 	if ((base & 7) == 4)
 		e8(e, 0x24);
-	e32(e, (u32)disp);
+	emit_disp(e, mod, disp);
 }
 
 #define NO_REG 0xff
@@ -121,12 +137,16 @@ static inline void emit_lea_sib(struct emit *e, bool wide, unsigned reg, unsigne
 				unsigned index, unsigned scale, i32 disp)
 {
 	unsigned b = base == NO_REG ? 5 : base;
+	unsigned mod = base == NO_REG ? 0 : emit_mod(base, disp);
 
 	e8(e, 0x40 | (wide ? 8 : 0) | (reg >> 3) << 2 | (index >> 3) << 1 | b >> 3);
 	e8(e, 0x8d);
-	e8(e, (base == NO_REG ? 0x04 : 0x84) | (reg & 7) << 3);
+	e8(e, mod | (reg & 7) << 3 | 4);
 	e8(e, scale << 6 | (index & 7) << 3 | (b & 7));
-	e32(e, (u32)disp);
+	if (base == NO_REG)
+		e32(e, (u32)disp);
+	else
+		emit_disp(e, mod, disp);
 }
 
 /* mov reg, imm: the shortest that zero- or sign-extends to it. */

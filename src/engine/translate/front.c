@@ -14,8 +14,29 @@
 #include "host/execmem.h"
 #include "x86/access.h"
 
-/* Room for one block; what is not used is given back by not being counted. */
-#define CODE_ROOM KiB(24)
+/*
+ * Code memory is taken in regions of which one half is for code that runs and the other for what seldom
+ * does, so that the host's instruction caches hold the first alone. A block fits in BLOCK_CODE of each.
+ */
+#define REGION KiB(512)
+#define BLOCK_CODE KiB(16)
+
+static bool region_new(struct translator *t)
+{
+	u8 *write, *exec = execmem_alloc(t->mem, REGION, 64, &write);
+
+	if (!exec)
+		return false;
+	t->hot = (struct emit){ .p = write, .end = write + REGION / 2, .exec_delta = t->exec_delta };
+	t->cold = (struct emit){ .p = write + REGION / 2, .end = write + REGION,
+				 .exec_delta = t->exec_delta };
+	return true;
+}
+
+static bool room(const struct emit *e)
+{
+	return (size_t)(e->end - e->p) >= BLOCK_CODE;
+}
 
 struct cold *cold_add(struct front *f, const struct insn *in, u8 *from, bool rcx)
 {
@@ -154,7 +175,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 {
 	struct front *f;
 	struct tr_code *code;
-	u8 *start, *exec;
+	struct emit hot;
 	const struct insn *last = &b->insn[b->insns - 1];
 
 	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(8) ||
@@ -162,15 +183,17 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 		t->full = true;
 		return NULL;
 	}
-	exec = execmem_alloc(t->mem, CODE_ROOM, 16, &start);
-	f = exec ? malloc(sizeof(*f)) : NULL;
+	if ((!room(&t->hot) || !room(&t->cold)) && !region_new(t)) {
+		t->full = true;
+		return NULL;
+	}
+	f = malloc(sizeof(*f));
 	if (!f) {
 		t->full = true;
 		return NULL;
 	}
 	f->t = t;
-	f->e = (struct emit){ .p = start, .end = start + CODE_ROOM };
-	f->e.exec_delta = (i64)((u64)exec - (u64)start);
+	f->e = t->hot;
 	f->b = b;
 	f->bytes = phys_host(t->v->phys, b->gpa, b->bytes, false);
 	f->mode = t->v->cpl == 3;
@@ -180,7 +203,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	f->colds = 0;
 	code = (struct tr_code *)(void *)(t->arena + t->arena_used);
 	t->arena_used += (sizeof(*code) + 15) & ~(size_t)15;
-	code->entry = (u64)exec;
+	code->entry = emit_exec(&f->e);
 	code->links = NULL;
 
 	for (unsigned i = 0; i < b->insns; i++)
@@ -188,12 +211,15 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	/* What runs on behind the last instruction. */
 	if (!block_insn_ends(last))
 		branch_to(f, &b->insn[b->insns], (i64)f->start + b->bytes);
+	hot = f->e;
+	f->e = t->cold;
 	emit_cold(f);
-	if (f->e.full || t->full) {
+	if (hot.full || f->e.full || t->full) {
 		t->full = true;
 		code = NULL;
 	} else {
-		execmem_trim(t->mem, (size_t)(f->e.end - f->e.p));
+		t->hot = hot;
+		t->cold = f->e;
 	}
 	free(f);
 	return code;

@@ -25,7 +25,7 @@ struct cold {
 
 struct front {
 	struct translator *t;
-	struct emit e;
+	struct emit e; /* the main part; while emit_cold() runs, the seldom-run part */
 	const struct block *b;
 	const u8 *bytes; /* of the block's code, in guest memory */
 	unsigned mode;   /* index of tr_jumps */

@@ -39,39 +39,76 @@ static struct translator *translator_of(const struct vcpu *v)
 
 /* ---- the look-up table ---- */
 
-static void jumps_clear(struct frame *f)
+enum { KEEP_NONE, KEEP_GLOBAL };
+
+static void jumps_init(struct frame *f)
 {
 	for (unsigned m = 0; m < 2; m++)
 		for (unsigned i = 0; i < TR_JUMPS; i++)
 			f->jumps[m].neg_lin[i] = TR_NO_JUMP;
 }
 
-static void jumps_forget_page(struct frame *f, u64 page)
+/* Forget all, or what is not global, for either privilege. */
+static void jumps_clear(struct translator *t, int keep)
 {
-	for (unsigned m = 0; m < 2; m++)
-		for (unsigned i = 0; i < TR_JUMPS; i++)
-			if ((-f->jumps[m].neg_lin[i] & PAGE_MASK) == page)
-				f->jumps[m].neg_lin[i] = TR_NO_JUMP;
+	for (unsigned m = 0; m < 2; m++) {
+		struct tr_taken *k = &t->taken[m];
+		unsigned kept = 0;
+
+		for (unsigned n = 0; n < k->count; n++) {
+			unsigned i = k->slot[n];
+
+			if (keep == KEEP_GLOBAL && k->global[i])
+				k->slot[kept++] = (u16)i;
+			else
+				t->f->jumps[m].neg_lin[i] = TR_NO_JUMP;
+		}
+		k->count = kept;
+	}
 }
 
-static void jumps_forget_code(struct frame *f, u64 entry)
+/* Slots that are emptied one by one stay on the list, which is harmless: 'taken' holds each once. */
+static void jumps_forget_page(struct translator *t, u64 page)
 {
-	for (unsigned m = 0; m < 2; m++)
-		for (unsigned i = 1; i < TR_JUMPS; i++)
-			if (f->jumps[m].code[i] == entry)
-				f->jumps[m].neg_lin[i] = TR_NO_JUMP;
+	for (unsigned m = 0; m < 2; m++) {
+		for (unsigned n = 0; n < t->taken[m].count; n++) {
+			u64 *neg = &t->f->jumps[m].neg_lin[t->taken[m].slot[n]];
+
+			if ((-*neg & PAGE_MASK) == page)
+				*neg = TR_FORGOTTEN;
+		}
+	}
 }
 
-static void jumps_add(struct frame *f, unsigned mode, gva_t lin, u64 entry)
+static void jumps_forget_code(struct translator *t, u64 entry)
 {
-	unsigned i = tr_jump_slot(lin);
+	for (unsigned m = 0; m < 2; m++) {
+		for (unsigned n = 0; n < t->taken[m].count; n++) {
+			unsigned i = t->taken[m].slot[n];
+
+			if (t->f->jumps[m].code[i] == entry)
+				t->f->jumps[m].neg_lin[i] = TR_FORGOTTEN;
+		}
+	}
+}
+
+static void jumps_add(struct translator *t, gva_t lin, u64 entry)
+{
+	const struct vcpu *v = t->v;
+	unsigned m = v->cpl == 3, i = tr_jump_slot(lin);
+	struct tr_jumps *j = &t->f->jumps[m];
+	struct tr_taken *k = &t->taken[m];
 
 	/* Slot 0 stays empty: a kick sends every look-up there. */
 	if (!i)
 		return;
-	f->jumps[mode].neg_lin[i] = -lin;
-	f->jumps[mode].code[i] = entry;
-	f->jumps[mode].page[i] = lin & PAGE_MASK;
+	if (j->neg_lin[i] == TR_NO_JUMP)
+		k->slot[k->count++] = (u16)i;
+	k->global[i] = v->tlb.way[v->mmu_idx].exec[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) &&
+		       v->tlb.way[v->mmu_idx].global[tlb_slot(lin)];
+	j->neg_lin[i] = -lin;
+	j->code[i] = entry;
+	j->page[i] = lin & PAGE_MASK;
 }
 
 /* ---- code ---- */
@@ -91,7 +128,7 @@ static void block_dropped(void *opaque, struct block *b)
 	if (!b->code)
 		return;
 	unlink_all(b->code);
-	jumps_forget_code(t->f, b->code->entry);
+	jumps_forget_code(t, b->code->entry);
 	b->code = NULL;
 	/* It may be the one that is running. */
 	t->f->leave = 1;
@@ -99,12 +136,14 @@ static void block_dropped(void *opaque, struct block *b)
 
 static void forget_code(struct translator *t)
 {
+	t->v->stats->code_flushes++;
 	block_flush(&t->cache);
-	jumps_clear(t->f);
+	jumps_clear(t, KEEP_NONE);
 	execmem_reset(t->mem);
 	t->site_count = 0;
 	t->arena_used = 0;
 	t->f->link = NULL;
+	t->hot = t->cold = (struct emit){ 0 };
 	t->full = !pieces_emit(t);
 	for (unsigned m = 0; m < 2; m++)
 		t->f->jumps[m].code[0] = t->leave_at;
@@ -113,6 +152,7 @@ static void forget_code(struct translator *t)
 static void link_to(struct translator *t, struct tr_link *l, struct tr_code *code)
 {
 	le_store(l->at, code->entry - ((u64)l->at + t->exec_delta + 4), 4);
+	t->v->stats->links++;
 	l->next = code->links;
 	code->links = l;
 }
@@ -134,6 +174,7 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	enum op_result r;
 	u32 ev;
 
+	v->stats->call_outs++;
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
 	r = in->fn(v, in);
@@ -194,6 +235,7 @@ static void run_code(struct translator *t, struct tr_code *code, gva_t lin)
 	f->flags_in = cc_to_ax(v->cc);
 	f->vec_parked = !v->vec_live;
 	f->left_by_call = 0;
+	v->stats->code_entered++;
 	t->outcome = TR_GO_ON;
 	((void (*)(struct vcpu *, u64))t->enter)(v, code->entry);
 	if (!f->left_by_call)
@@ -226,6 +268,7 @@ static struct tr_code *code_of(struct translator *t, struct block *b)
 		return b->code;
 	vcpu_park(t->v);
 	b->code = front_translate(t, b);
+	t->v->stats->blocks_translated += b->code != NULL;
 	return b->code;
 }
 
@@ -258,7 +301,7 @@ static enum step run_one(struct translator *t)
 		return step_block(v, b);
 	if (link && link->target == (v->rip & ~PAGE_MASK))
 		link_to(t, link, code);
-	jumps_add(t->f, v->cpl == 3, v->rip, code->entry);
+	jumps_add(t, v->rip, code->entry);
 	run_code(t, code, v->rip);
 	return t->outcome == TR_GO_ON ? STEP_ON
 				      : t->outcome == TR_STEP_EXIT ? STEP_EXIT : STEP_SHUTDOWN;
@@ -317,10 +360,12 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 	struct translator *t = translator_of(v);
 
 	block_unlink_jumps(&t->cache, page);
-	if (page == ~UINT64_C(0))
-		jumps_clear(t->f);
+	if (page == TLB_FLUSHED_ALL)
+		jumps_clear(t, KEEP_NONE);
+	else if (page == TLB_FLUSHED_NONGLOBAL)
+		jumps_clear(t, KEEP_GLOBAL);
 	else
-		jumps_forget_page(t->f, page);
+		jumps_forget_page(t, page);
 	t->f->link = NULL;
 }
 
@@ -365,6 +410,7 @@ static int translator_new(struct translator **out, struct vcpu *v, struct error 
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;
 	t->f->page_mask = PAGE_MASK;
 	t->f->jump_mask = TR_JUMPS - 1;
+	jumps_init(t->f);
 	t->site_cap = SITES_MAX;
 	t->arena_size = ARENA_SIZE;
 	t->sites = map_lazily(SITES_MAX * sizeof(*t->sites));
@@ -388,7 +434,7 @@ static int translator_new(struct translator **out, struct vcpu *v, struct error 
 
 static int translate_vcpu_open(struct vcpu *v, struct error *err)
 {
-	struct translator *t;
+	struct translator *t = NULL;
 	int ret = native_open(v, err);
 
 	if (ret)

@@ -31,7 +31,7 @@
 #include "engine/interp/block.h"
 #include "engine/translate/emit.h"
 
-#define TR_JUMP_BITS 12
+#define TR_JUMP_BITS 15
 #define TR_JUMPS (1u << TR_JUMP_BITS)
 
 /* Where a table look-up of a linear address goes. By slot; words, so that code can index them. */
@@ -46,6 +46,8 @@ struct tr_jumps {
  * used, and its code leads out.
  */
 #define TR_NO_JUMP UINT64_C(0x8000000000000000)
+/* The same for a slot that is on the list of those taken; its address belongs to slot 0 too. */
+#define TR_FORGOTTEN (-UINT64_C(0x8000000008000000))
 
 /* A jump to a place in the same page, and its exit until it is linked. */
 struct tr_link {
@@ -77,6 +79,13 @@ struct frame {
 	struct tr_jumps jumps[2]; /* for CPL < 3, for CPL 3 */
 };
 
+/* Which slots of a struct tr_jumps are taken, so that emptying it costs what was put in. */
+struct tr_taken {
+	u16 slot[TR_JUMPS];
+	bool global[TR_JUMPS]; /* by slot: the mapping is global, a CR3 load keeps it */
+	unsigned count;
+};
+
 /* A place where the host may fault: the code to go on with instead. */
 struct tr_site {
 	u32 at, slow; /* offsets from the base of the code memory */
@@ -97,6 +106,8 @@ struct translator {
 	u64 enter, leave, call_out, leave_at; /* executable addresses of the common pieces */
 	struct tr_site *sites; /* ascending */
 	u32 site_count, site_cap;
+	struct tr_taken taken[2];
+	struct emit hot, cold; /* where the next block's code goes, and its seldom-run part */
 	u8 *arena; /* tr_code and tr_link */
 	size_t arena_used, arena_size;
 	enum { TR_GO_ON, TR_STEP_EXIT, TR_SHUTDOWN } outcome;

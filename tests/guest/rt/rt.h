@@ -19,19 +19,29 @@
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
-typedef uint64_t u64;
+typedef unsigned long long u64;
 typedef unsigned long word; /* of this mode's registers */
 
 #ifdef __x86_64__
 #define W64 1
 #define W "q"
 #define W_AX "rax"
+#define W_SP "rsp"
+#define W_BX "rbx"
+#define W_CX "rcx"
+#define W_DI "rdi"
+#define W_SI "rsi"
 #define REG(r) "%%r" r
 #define RIP "(%%rip)"
 #else
 #define W64 0
 #define W "l"
 #define W_AX "eax"
+#define W_SP "esp"
+#define W_BX "ebx"
+#define W_CX "ecx"
+#define W_DI "edi"
+#define W_SI "esi"
 #define REG(r) "%%e" r
 #define RIP ""
 #endif
@@ -74,8 +84,8 @@ bool failed(void);
 	do {                                                                             \
 		u64 got_ = (got), want_ = (expected);                                    \
 		if (got_ != want_)                                                       \
-			fail("line %d: %s: got %llx want %llx", __LINE__, #got,          \
-			     (unsigned long long)got_, (unsigned long long)want_);       \
+			fail("line %d: %s: got %llx want %llx", __LINE__, #got, got_,    \
+			     want_);                                                   \
 	} while (0)
 
 /*

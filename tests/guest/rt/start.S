@@ -216,6 +216,8 @@ enter_regs:
 
 	.globl leave
 leave:
+	mov $KDATA, %eax	/* a trap from user mode left a null one */
+	mov %eax, %ss
 	mov %rdi, %rax
 	mov enter_sp(%rip), %rsp
 	pop %r15

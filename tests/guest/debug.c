@@ -1,0 +1,489 @@
+/*
+ * Debug exceptions: single steps, breakpoints, DR6 and DR7, RF, and the shadows of MOV SS and STI.
+ * SDM volume 3 chapter 17 (17.2 registers, 17.3 exceptions), 6.8.3 (MOV SS), SDM 2 STI.
+ */
+#include "rt.h"
+
+#define DR6_FIXED 0xffff0ff0u
+#define BS	  (1 << 14)
+#define BD	  (1 << 13)
+#define DR7_FIXED 0x400
+#define DR7_GD	  (1 << 13)
+/* Breakpoint n: enabled locally; kind 0 execution, 1 write, 2 I/O, 3 access; len 0 1, 1 2, 2 8, 3 4. */
+#define BREAK(n, kind, len) (1u << (2 * (n)) | (u32)(kind) << (16 + 4 * (n)) | (u32)(len) << (18 + 4 * (n)))
+
+static volatile u64 data[4] __attribute__((aligned(64)));
+
+/* ---- a record of all #DB ---- */
+
+static struct {
+	word ip, dr6, flags;
+} steps[64];
+static volatile unsigned step_count, step_max;
+
+static void on_db(struct frame *f)
+{
+	if (step_count < ARRAY_SIZE(steps)) {
+		steps[step_count].ip = f->ip;
+		steps[step_count].dr6 = read_dr6();
+		steps[step_count].flags = f->flags;
+	}
+	write_dr6(DR6_FIXED);
+	/* Fault-like ones go on behind the breakpoint. */
+	f->flags |= FL_RF;
+	if (++step_count >= step_max)
+		f->flags &= ~(word)FL_TF;
+}
+
+static void record_steps(unsigned max)
+{
+	hook[DB] = on_db;
+	step_count = 0;
+	step_max = max;
+	write_dr6(DR6_FIXED);
+}
+
+static void record_end(void)
+{
+	hook[DB] = NULL;
+	write_dr7(DR7_FIXED);
+	write_dr6(DR6_FIXED);
+}
+
+static void want_step(int line, unsigned n, word ip, word dr6)
+{
+	if (n >= step_count)
+		fail("line %d: only %u debug exceptions, want more", line, step_count);
+	else if (steps[n].ip != ip)
+		fail("line %d: #DB %u: got ip %lx want %lx (dr6 %lx)", line, n, steps[n].ip, ip,
+		     steps[n].dr6);
+	else if (steps[n].dr6 != (DR6_FIXED | dr6))
+		fail("line %d: #DB %u: got dr6 %lx want %lx", line, n, steps[n].dr6,
+		     DR6_FIXED | dr6);
+}
+#define want_step(n, ip, dr6) want_step(__LINE__, n, ip, dr6)
+#define want_steps(n) want_equal(step_count, n)
+
+/* Labels in assembly. */
+#define LABEL(l) extern const u8 l[]
+#define AT(l)	 ((word)(l))
+/* Set TF; the instruction behind is the first to be stepped. */
+#define SET_TF	 "pushf\n\tor" W " $0x100, (%%" W_SP ")\n\tpopf\n\t"
+#define CLEAR_TF "pushf\n\tand" W " $~0x100, (%%" W_SP ")\n\tpopf\n\t"
+
+LABEL(ss0);
+LABEL(ss1);
+LABEL(ss2);
+LABEL(ss3);
+LABEL(ss4);
+
+/* One trap behind each instruction, with TF in the pushed flags. POPF itself is not trapped. */
+static NOINLINE void single_step(void)
+{
+	record_steps(100);
+	__asm__ volatile(SET_TF "ss0: nop\n"
+			 "ss1:\tjmp ss2\n\tnop\n"
+			 "ss2:\tmov $1, %%eax\n"
+			 "ss3:\t" CLEAR_TF "ss4:\n" : : : "eax", "memory", "cc");
+	want_step(0, AT(ss1), BS);
+	want_step(1, AT(ss2), BS);
+	want_step(2, AT(ss3), BS);
+	/* pushf, and, popf: the last is trapped too, as TF was set when it began. */
+	want_step(5, AT(ss4), BS);
+	want_steps(6);
+	want(steps[0].flags & FL_TF);
+	want(!(steps[5].flags & FL_TF));
+	want(!(steps[0].flags & FL_RF));
+	record_end();
+}
+
+LABEL(rp0);
+LABEL(rp1);
+
+/* Each iteration of REP traps, at the instruction until the last. */
+static NOINLINE void single_step_rep(void)
+{
+	record_steps(100);
+	__asm__ volatile("mov $3, %%ecx\n\tlea %0, %%" W_DI "\n\t" SET_TF
+			 "rp0: rep stosb\n"
+			 "rp1:\t" CLEAR_TF : : "m"(data) : W_DI, "ecx", "memory", "cc");
+	want_step(0, AT(rp0), BS);
+	want_step(1, AT(rp0), BS);
+	want_step(2, AT(rp1), BS);
+	want_steps(6);
+	record_end();
+}
+
+LABEL(si1);
+
+static volatile word int_flags;
+
+static void on_int(struct frame *f)
+{
+	int_flags = f->flags;
+	/* TF is off in here. */
+	if (read_flags() & FL_TF)
+		int_flags |= 1ul << 31;
+}
+
+/* INT n pushes TF and clears it: no trap in the handler, the next is behind what follows. */
+static NOINLINE void single_step_int(void)
+{
+	hook[0x81] = on_int;
+	record_steps(100);
+	__asm__ volatile(SET_TF "int $0x81\n"
+			 "\tnop\n"
+			 "si1:\t" CLEAR_TF : : : "memory", "cc");
+	want_step(0, AT(si1), BS);
+	want_steps(4);
+	want_equal(int_flags & (FL_TF | 1ul << 31), FL_TF);
+	hook[0x81] = NULL;
+	record_end();
+}
+
+LABEL(ms0);
+LABEL(ms1);
+
+/* MOV SS holds a trap back for one instruction; then there is one for both. */
+static NOINLINE void single_step_mov_ss(void)
+{
+	record_steps(100);
+	__asm__ volatile("mov %0, %%eax\n\t" SET_TF
+			 "ms0: mov %%eax, %%ss\n\t"
+			 "nop\n"
+			 "ms1:\t" CLEAR_TF : : "i"(KDATA) : "eax", "memory", "cc");
+	want_step(0, AT(ms1), BS);
+	want_steps(4);
+	record_end();
+}
+
+/* A fault of the instruction: it is not done, so it does not trap. */
+static NOINLINE void single_step_fault(void)
+{
+	step_count = 0;
+	record_steps(100);
+	TRY(SET_TF, "ud2", : : : "memory", "cc");
+	want_fault(UD, 0);
+	want_steps(0);
+	want_equal(trap.flags & (FL_TF | FL_RF), FL_TF | FL_RF);
+	record_end();
+}
+
+/* ---- breakpoints ---- */
+
+LABEL(eb0);
+LABEL(eb1);
+
+/* An instruction breakpoint is a fault: RIP is at it. RF lets it go on, for one instruction. */
+static NOINLINE void execution(void)
+{
+	static volatile u32 n;
+
+	n = 0;
+	record_steps(100);
+	write_dr0(AT(eb0));
+	write_dr7(DR7_FIXED | BREAK(0, 0, 0));
+	__asm__ volatile("mov $3, %%ecx\n"
+			 "1:\tnop\n"
+			 "eb0:\tincl %0\n\t"
+			 "dec %%ecx\n\t"
+			 "jnz 1b" : "+m"(n) : : "ecx", "memory", "cc");
+	want_equal(n, 3);
+	want_steps(3);
+	want_step(0, AT(eb0), 1);
+	want_step(2, AT(eb0), 1);
+	/* The image has RF 0 on an instruction breakpoint of these processors or 1: not asked. */
+	/* Not in the middle of an instruction. */
+	record_steps(100);
+	write_dr0(AT(eb0) + 1);
+	__asm__ volatile("jmp eb0_copy\neb0_copy: incl %0" : "+m"(n) : : "memory", "cc");
+	want_steps(0);
+	record_end();
+}
+
+/* Global and local enables, and none. */
+static NOINLINE void enables(void)
+{
+	static const struct {
+		u32 dr7;
+		unsigned hits;
+	} table[] = { { 0, 0 }, { 1, 1 }, { 2, 1 }, { 3, 1 }, { 1 << 2, 0 } };
+
+	write_dr0(AT(eb1));
+	write_dr1(0);
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		record_steps(100);
+		write_dr7(DR7_FIXED | table[i].dr7);
+		__asm__ volatile(".global eb1\neb1: nop");
+		want_steps(table[i].hits);
+	}
+	record_end();
+}
+
+LABEL(dw0);
+LABEL(dw1);
+LABEL(dw2);
+LABEL(dw3);
+
+/* Data breakpoints are traps: RIP is behind, the access is done. */
+static NOINLINE void data_write(void)
+{
+	word v;
+
+	record_steps(100);
+	data[0] = 5;
+	write_dr1(AT(data));
+	write_dr7(DR7_FIXED | BREAK(1, 1, 3));
+	__asm__ volatile("movl $7, %1\n"
+			 "dw0:\tmov %1, %%eax\n\t"
+			 "mov %%" W_AX ", %0\n\t"
+			 "addl $1, %1\n"
+			 "dw1:\tmovb $9, 3+%1\n"
+			 "dw2:\tmovb $9, 4+%1\n\t"
+			 "movl $9, -2+%1\n"
+			 "dw3:\n"
+			 : "=&b"(v), "+m"(data[0]) : : "eax", "memory", "cc");
+	want_equal((u32)v, 7);
+	want_step(0, AT(dw0), 2);
+	want_step(1, AT(dw1), 2);
+	want_step(2, AT(dw2), 2);
+	want_step(3, AT(dw3), 2);
+	want_steps(4);
+	record_end();
+}
+
+LABEL(da0);
+LABEL(da1);
+LABEL(da2);
+LABEL(da3);
+
+static NOINLINE void data_access(void)
+{
+	record_steps(100);
+	write_dr2(AT(data) + 8);
+	write_dr7(DR7_FIXED | BREAK(2, 3, 1));
+	__asm__ volatile("movb 8+%0, %%al\n"
+			 "da0:\tmovw 9+%0, %%ax\n"
+			 "da1:\tmovb 10+%0, %%al\n\t"
+			 "movb 7+%0, %%al\n\t"
+			 "push 8+%0\n"
+			 "da2:\tpop 8+%0\n"
+			 "da3:\n"
+			 : : "m"(data[0]) : "eax", "memory");
+	want_step(0, AT(da0), 4);
+	want_step(1, AT(da1), 4);
+	want_step(2, AT(da2), 4);
+	want_step(3, AT(da3), 4);
+	want_steps(4);
+	record_end();
+}
+
+LABEL(dl0);
+LABEL(dl1);
+
+/* 8 bytes; the low bits of the address are ignored. Two breakpoints at once. */
+static NOINLINE void data_length(void)
+{
+	record_steps(100);
+	write_dr0(AT(data) + 8 + 5);
+	write_dr3(AT(data) + 15);
+	write_dr7(DR7_FIXED | BREAK(0, 1, W64 ? 2 : 3) | BREAK(3, 3, 0));
+	__asm__ volatile("movb $1, 12+%0\n"
+			 "dl0:\tmovb $1, 15+%0\n"
+			 "dl1:\tmovb $1, 16+%0\n"
+			 : : "m"(data[0]) : "memory");
+	want_step(0, AT(dl0), 1);
+	want_step(1, AT(dl1), 9);
+	want_steps(2);
+	record_end();
+}
+
+LABEL(dr0_);
+LABEL(dr1_);
+
+/* In REP: behind the iteration that hit. */
+static NOINLINE void data_rep(void)
+{
+	word left = 0;
+
+	record_steps(100);
+	write_dr0(AT(data) + 2);
+	write_dr7(DR7_FIXED | BREAK(0, 1, 0));
+	__asm__ volatile("mov $5, %%ecx\n\t"
+			 "lea %1, %%" W_DI "\n"
+			 "dr0_:\trep stosb\n"
+			 "dr1_:\tmov %%" W_CX ", %0\n" : "=&b"(left) : "m"(data[0]) : W_DI, "ecx", "memory");
+	want_steps(1);
+	want_step(0, AT(dr0_), 1);
+	want_equal(left, 0);
+	record_end();
+}
+
+LABEL(io0);
+LABEL(io1);
+LABEL(io2);
+
+/* I/O breakpoints need CR4.DE. Traps. */
+static NOINLINE void io(void)
+{
+	record_steps(100);
+	write_dr0(0x80);
+	write_dr7(DR7_FIXED);
+	write_cr4(read_cr4() | 8);
+	write_dr7(DR7_FIXED | BREAK(0, 2, 1));
+	__asm__ volatile("outb %%al, $0x80\n"
+			 "io0:\tinb $0x81, %%al\n"
+			 "io1:\tinb $0x82, %%al\n\t"
+			 "inl $0x7e, %%eax\n"
+			 "io2:\n" : : "a"(0) : "memory");
+	want_step(0, AT(io0), 1);
+	want_step(1, AT(io1), 1);
+	want_step(2, AT(io2), 1);
+	want_steps(3);
+	record_end();
+	write_cr4(read_cr4() & ~8ul);
+}
+
+LABEL(md0);
+LABEL(md1);
+
+/* MOV SS with a data breakpoint: the trap comes behind the next instruction. */
+static NOINLINE void data_mov_ss(void)
+{
+	data[0] = KDATA;
+	record_steps(100);
+	write_dr0(AT(data));
+	write_dr7(DR7_FIXED | BREAK(0, 3, 0));
+	__asm__ volatile("mov %0, %%ss\n\t"
+			 "nop\n"
+			 "md0:\tnop\n" : : "m"(data[0]) : "memory");
+	want_steps(1);
+	want_step(0, AT(md0), 1);
+	record_end();
+}
+
+/* An instruction breakpoint right behind MOV SS is not seen. */
+static NOINLINE void execution_mov_ss(void)
+{
+	record_steps(100);
+	write_dr0(AT(md1));
+	write_dr7(DR7_FIXED | BREAK(0, 0, 0));
+	__asm__ volatile("mov %0, %%eax\n\t"
+			 "mov %%eax, %%ss\n"
+			 "md1:\tnop\n" : : "i"(KDATA) : "eax", "memory");
+	want_steps(0);
+	record_end();
+}
+
+/* ---- the registers ---- */
+
+static void dr6_dr7_fixed_bits(void)
+{
+	write_dr6(0);
+	want_equal(read_dr6(), DR6_FIXED);
+	write_dr6(0xffffffff);
+	want_equal(read_dr6(), DR6_FIXED | 0xe00f);
+	write_dr6(DR6_FIXED);
+	write_dr7(0);
+	want_equal(read_dr7(), DR7_FIXED);
+	write_dr7(0xffff0300);
+	want_equal(read_dr7(), 0xffff0700);
+	write_dr7(DR7_FIXED);
+#if W64
+	TRY("", "mov %0, %%dr6", : : "r"(BIT(32)));
+	want_fault(GP, 0);
+	TRY("", "mov %0, %%dr7", : : "r"(BIT(63)));
+	want_fault(GP, 0);
+	write_dr0(~0ul);
+	want_equal(read_dr0(), ~0ul);
+	write_dr0(0);
+#endif
+}
+
+/* DR4 and DR5 are DR6 and DR7 unless CR4.DE. */
+static void dr4_dr5(void)
+{
+	word v = 0;
+
+	TRY("", ".byte 0x0f, 0x21, 0xe0", : "=a"(v)); /* MOV EAX, DR4 */
+	want_none();
+	want_equal(v, read_dr6());
+	TRY("", ".byte 0x0f, 0x21, 0xe8", : "=a"(v));
+	want_none();
+	want_equal(v, read_dr7());
+	write_cr4(read_cr4() | 8);
+	TRY("", ".byte 0x0f, 0x21, 0xe0", : "=a"(v));
+	want_fault(UD, 0);
+	TRY("", ".byte 0x0f, 0x23, 0xe8", : : "a"(DR7_FIXED));
+	want_fault(UD, 0);
+	write_cr4(read_cr4() & ~8ul);
+}
+
+/* DR7.GD: any access to a debug register is #DB, a fault, and GD goes off. */
+static void general_detect(void)
+{
+	write_dr6(DR6_FIXED);
+	write_dr7(DR7_FIXED | DR7_GD);
+	TRY("", "mov %%dr0, %0", : : "a"(0l));
+	want_fault(DB, 0);
+	want_equal(trap.dr6, DR6_FIXED | BD);
+	want_equal(read_dr7(), DR7_FIXED);
+	write_dr6(DR6_FIXED);
+}
+
+/* DR6 keeps what it has; a new trap replaces bits 3:0 at most. */
+static void dr6_sticky(void)
+{
+	write_dr6(DR6_FIXED | BS);
+	write_dr0(AT(data));
+	write_dr7(DR7_FIXED | BREAK(0, 1, 0));
+	TRY("", "movb $0, %0", : "+m"(data[0]));
+	want_trap(DB, 0);
+	want_equal(trap.dr6, DR6_FIXED | BS | 1);
+	write_dr7(DR7_FIXED);
+	write_dr6(DR6_FIXED);
+}
+
+/* Breakpoints work in user mode too. */
+static word user_access(word arg)
+{
+	(void)arg;
+	return TRY("", "movb $0, %0", : "+m"(data[0]));
+}
+
+static void user_mode(void)
+{
+	write_dr0(USER(data));
+	write_dr7(DR7_FIXED | BREAK(0, 1, 0));
+	want_equal(user_run(user_access, 0), DB);
+	want_trap(DB, 0);
+	want_equal(trap.dr6, DR6_FIXED | 1);
+	write_dr7(DR7_FIXED);
+	write_dr6(DR6_FIXED);
+	want_equal(user_run(user_access, 0), NONE);
+}
+
+/* The CPU's own accesses while it delivers an exception do not count for the instruction. */
+
+const struct test_case cases[] = {
+	CASE(single_step, "SDM 3 17.3.1.4"),
+	CASE(single_step_rep, "SDM 3 17.3.1.4"),
+	CASE(single_step_int, "SDM 3 17.3.1.4"),
+	CASE(single_step_mov_ss, "SDM 3 6.8.3"),
+	CASE(single_step_fault, "SDM 3 17.3.1.4"),
+	CASE(execution, "SDM 3 17.3.1.1"),
+	CASE(enables, "SDM 3 17.2.4"),
+	CASE(data_write, "SDM 3 17.3.1.2"),
+	CASE(data_access, "SDM 3 17.3.1.2"),
+	CASE(data_length, "SDM 3 17.2.5"),
+	CASE(data_rep, "SDM 3 17.3.1.2"),
+	CASE(data_mov_ss, "SDM 3 6.8.3"),
+	CASE(execution_mov_ss, "SDM 3 6.8.3"),
+	CASE(io, "SDM 3 17.3.1.2"),
+	CASE(dr6_dr7_fixed_bits, "SDM 3 17.2"),
+	CASE(dr4_dr5, "SDM 3 17.2.2"),
+	CASE(general_detect, "SDM 3 17.3.1.3"),
+	CASE(dr6_sticky, "SDM 3 17.2.3"),
+	CASE(user_mode, "SDM 3 17.3.1.2"),
+	CASES_END,
+};

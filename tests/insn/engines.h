@@ -1,0 +1,16 @@
+/* The engines that tests can name. */
+#pragma once
+
+#include <string.h>
+
+#include "engine/interp/run.h"
+
+static inline const struct engine *engine_by_name(const char *name)
+{
+	static const struct engine *const engines[] = { &engine_interp };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(engines); i++)
+		if (!strcmp(engines[i]->name, name))
+			return engines[i];
+	return NULL;
+}

@@ -1,0 +1,243 @@
+/*
+ * Which instructions a CPU has, and which of them can be tried in a process.
+ *
+ * SDM volume 2, "CPUID feature flag" of each instruction; APM volume 3 appendix D. Written apart
+ * from the engines' own tables, so that a mistake in those shows. Pure.
+ */
+#include "form.h"
+
+struct isa {
+	u16 need[3]; /* enum cpu_feature; 0: FEAT_FPU, which everything has */
+};
+
+#define NEVER                                                                                      \
+	{                                                                                          \
+		{                                                                                  \
+			FEAT_NONE                                                                  \
+		}                                                                                  \
+	}
+#define NEED(...)                                                                                  \
+	{                                                                                          \
+		{                                                                                  \
+			__VA_ARGS__                                                                \
+		}                                                                                  \
+	}
+#define VL(set, f)                                                                                 \
+	[ZYDIS_ISA_SET_##set##_128] = NEED(FEAT_AVX512F, FEAT_AVX512VL, FEAT_##f),                 \
+	[ZYDIS_ISA_SET_##set##_256] = NEED(FEAT_AVX512F, FEAT_AVX512VL, FEAT_##f),                 \
+	[ZYDIS_ISA_SET_##set##_512] = NEED(FEAT_AVX512F, FEAT_##f)
+
+/* clang-format off */
+/* Sets that are not here are in every 64-bit CPU. */
+static const struct isa isa[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
+	[ZYDIS_ISA_SET_ADOX_ADCX] = NEED(FEAT_ADX),
+	[ZYDIS_ISA_SET_AES] = NEED(FEAT_AES),
+	[ZYDIS_ISA_SET_AMD] = NEVER,
+	[ZYDIS_ISA_SET_AMD3DNOW] = NEED(FEAT_3DNOW),
+	[ZYDIS_ISA_SET_AMD_INVLPGB] = NEED(FEAT_INVLPGB),
+	[ZYDIS_ISA_SET_AMX_BF16] = NEED(FEAT_AMX_BF16),
+	[ZYDIS_ISA_SET_AMX_INT8] = NEED(FEAT_AMX_INT8),
+	[ZYDIS_ISA_SET_AMX_TILE] = NEED(FEAT_AMX_TILE),
+	[ZYDIS_ISA_SET_AVX] = NEED(FEAT_AVX),
+	[ZYDIS_ISA_SET_AVX2] = NEED(FEAT_AVX, FEAT_AVX2),
+	[ZYDIS_ISA_SET_AVX2GATHER] = NEED(FEAT_AVX, FEAT_AVX2),
+	VL(AVX512BW, AVX512BW),
+	[ZYDIS_ISA_SET_AVX512BW_128N] = NEED(FEAT_AVX512F, FEAT_AVX512BW),
+	[ZYDIS_ISA_SET_AVX512BW_KOP] = NEED(FEAT_AVX512F, FEAT_AVX512BW),
+	VL(AVX512CD, AVX512CD),
+	VL(AVX512DQ, AVX512DQ),
+	[ZYDIS_ISA_SET_AVX512DQ_128N] = NEED(FEAT_AVX512F, FEAT_AVX512DQ),
+	[ZYDIS_ISA_SET_AVX512DQ_KOP] = NEED(FEAT_AVX512F, FEAT_AVX512DQ),
+	[ZYDIS_ISA_SET_AVX512DQ_SCALAR] = NEED(FEAT_AVX512F, FEAT_AVX512DQ),
+	[ZYDIS_ISA_SET_AVX512ER_512] = NEED(FEAT_AVX512ER),
+	[ZYDIS_ISA_SET_AVX512ER_SCALAR] = NEED(FEAT_AVX512ER),
+	VL(AVX512F, AVX512F),
+	[ZYDIS_ISA_SET_AVX512F_128N] = NEED(FEAT_AVX512F),
+	[ZYDIS_ISA_SET_AVX512F_KOP] = NEED(FEAT_AVX512F),
+	[ZYDIS_ISA_SET_AVX512F_SCALAR] = NEED(FEAT_AVX512F),
+	[ZYDIS_ISA_SET_AVX512PF_512] = NEED(FEAT_AVX512PF),
+	[ZYDIS_ISA_SET_AVX512_4FMAPS_512] = NEED(FEAT_AVX512_4FMAPS),
+	[ZYDIS_ISA_SET_AVX512_4FMAPS_SCALAR] = NEED(FEAT_AVX512_4FMAPS),
+	[ZYDIS_ISA_SET_AVX512_4VNNIW_512] = NEED(FEAT_AVX512_4VNNIW),
+	VL(AVX512_BF16, AVX512_BF16),
+	VL(AVX512_BITALG, AVX512_BITALG),
+	VL(AVX512_FP16, AVX512_FP16),
+	[ZYDIS_ISA_SET_AVX512_FP16_128N] = NEED(FEAT_AVX512F, FEAT_AVX512_FP16),
+	[ZYDIS_ISA_SET_AVX512_FP16_SCALAR] = NEED(FEAT_AVX512F, FEAT_AVX512_FP16),
+	VL(AVX512_GFNI, GFNI),
+	VL(AVX512_IFMA, AVX512IFMA),
+	VL(AVX512_VAES, VAES),
+	VL(AVX512_VBMI, AVX512VBMI),
+	VL(AVX512_VBMI2, AVX512_VBMI2),
+	VL(AVX512_VNNI, AVX512_VNNI),
+	VL(AVX512_VP2INTERSECT, AVX512_VP2INTERSECT),
+	VL(AVX512_VPCLMULQDQ, VPCLMULQDQ),
+	VL(AVX512_VPOPCNTDQ, AVX512_VPOPCNTDQ),
+	[ZYDIS_ISA_SET_AVXAES] = NEED(FEAT_AVX, FEAT_AES),
+	[ZYDIS_ISA_SET_AVX_GFNI] = NEED(FEAT_AVX, FEAT_GFNI),
+	[ZYDIS_ISA_SET_AVX_VNNI] = NEED(FEAT_AVX, FEAT_AVX_VNNI),
+	[ZYDIS_ISA_SET_BMI1] = NEED(FEAT_BMI1),
+	[ZYDIS_ISA_SET_BMI2] = NEED(FEAT_BMI2),
+	[ZYDIS_ISA_SET_CET] = NEED(FEAT_SHSTK),
+	[ZYDIS_ISA_SET_CLDEMOTE] = NEED(FEAT_CLDEMOTE),
+	[ZYDIS_ISA_SET_CLFLUSHOPT] = NEED(FEAT_CLFLUSHOPT),
+	[ZYDIS_ISA_SET_CLFSH] = NEED(FEAT_CLFSH),
+	[ZYDIS_ISA_SET_CLWB] = NEED(FEAT_CLWB),
+	[ZYDIS_ISA_SET_CLZERO] = NEED(FEAT_CLZERO),
+	[ZYDIS_ISA_SET_CMPXCHG16B] = NEED(FEAT_CX16),
+	[ZYDIS_ISA_SET_ENQCMD] = NEED(FEAT_ENQCMD),
+	[ZYDIS_ISA_SET_F16C] = NEED(FEAT_AVX, FEAT_F16C),
+	[ZYDIS_ISA_SET_FMA] = NEED(FEAT_AVX, FEAT_FMA),
+	[ZYDIS_ISA_SET_FMA4] = NEED(FEAT_AVX, FEAT_FMA4),
+	[ZYDIS_ISA_SET_GFNI] = NEED(FEAT_GFNI),
+	[ZYDIS_ISA_SET_HRESET] = NEED(FEAT_HRESET),
+	[ZYDIS_ISA_SET_INVPCID] = NEED(FEAT_INVPCID),
+	[ZYDIS_ISA_SET_KEYLOCKER] = NEED(FEAT_KL),
+	[ZYDIS_ISA_SET_KEYLOCKER_WIDE] = NEED(FEAT_KL),
+	[ZYDIS_ISA_SET_KNCE] = NEVER,
+	[ZYDIS_ISA_SET_KNCJKBR] = NEVER,
+	[ZYDIS_ISA_SET_KNCSTREAM] = NEVER,
+	[ZYDIS_ISA_SET_KNCV] = NEVER,
+	[ZYDIS_ISA_SET_KNC_MISC] = NEVER,
+	[ZYDIS_ISA_SET_KNC_PF_HINT] = NEVER,
+	[ZYDIS_ISA_SET_LAHF] = NEED(FEAT_LAHF_LM),
+	[ZYDIS_ISA_SET_LWP] = NEED(FEAT_LWP),
+	[ZYDIS_ISA_SET_LZCNT] = NEED(FEAT_ABM),
+	[ZYDIS_ISA_SET_MCOMMIT] = NEVER,
+	[ZYDIS_ISA_SET_MONITOR] = NEED(FEAT_MONITOR),
+	[ZYDIS_ISA_SET_MONITORX] = NEED(FEAT_MWAITX),
+	[ZYDIS_ISA_SET_MOVBE] = NEED(FEAT_MOVBE),
+	[ZYDIS_ISA_SET_MOVDIR] = NEED(FEAT_MOVDIRI), /* MOVDIR64B: below */
+	[ZYDIS_ISA_SET_MPX] = NEED(FEAT_MPX),
+	[ZYDIS_ISA_SET_PADLOCK_ACE] = NEVER,
+	[ZYDIS_ISA_SET_PADLOCK_PHE] = NEVER,
+	[ZYDIS_ISA_SET_PADLOCK_PMM] = NEVER,
+	[ZYDIS_ISA_SET_PADLOCK_RNG] = NEVER,
+	[ZYDIS_ISA_SET_PCLMULQDQ] = NEED(FEAT_PCLMULQDQ),
+	[ZYDIS_ISA_SET_PCONFIG] = NEED(FEAT_PCONFIG),
+	[ZYDIS_ISA_SET_PENTIUMMMX] = NEED(FEAT_MMX),
+	[ZYDIS_ISA_SET_PKU] = NEED(FEAT_OSPKE),
+	[ZYDIS_ISA_SET_POPCNT] = NEED(FEAT_POPCNT),
+	[ZYDIS_ISA_SET_PT] = NEED(FEAT_INTEL_PT),
+	[ZYDIS_ISA_SET_RDPID] = NEED(FEAT_RDPID),
+	[ZYDIS_ISA_SET_RDPRU] = NEED(FEAT_RDPRU),
+	[ZYDIS_ISA_SET_RDRAND] = NEED(FEAT_RDRAND),
+	[ZYDIS_ISA_SET_RDSEED] = NEED(FEAT_RDSEED),
+	[ZYDIS_ISA_SET_RDTSCP] = NEED(FEAT_RDTSCP),
+	[ZYDIS_ISA_SET_RDWRFSGS] = NEED(FEAT_FSGSBASE),
+	[ZYDIS_ISA_SET_RTM] = NEED(FEAT_RTM),
+	[ZYDIS_ISA_SET_SERIALIZE] = NEED(FEAT_SERIALIZE),
+	[ZYDIS_ISA_SET_SGX] = NEED(FEAT_SGX),
+	[ZYDIS_ISA_SET_SGX_ENCLV] = NEED(FEAT_SGX),
+	[ZYDIS_ISA_SET_SHA] = NEED(FEAT_SHA),
+	[ZYDIS_ISA_SET_SMAP] = NEED(FEAT_SMAP),
+	[ZYDIS_ISA_SET_SMX] = NEED(FEAT_SMX),
+	[ZYDIS_ISA_SET_SNP] = NEVER,
+	[ZYDIS_ISA_SET_SSE3] = NEED(FEAT_SSE3),
+	[ZYDIS_ISA_SET_SSE3X87] = NEED(FEAT_SSE3),
+	[ZYDIS_ISA_SET_SSE4] = NEED(FEAT_SSE41),
+	[ZYDIS_ISA_SET_SSE42] = NEED(FEAT_SSE42),
+	[ZYDIS_ISA_SET_SSE4A] = NEED(FEAT_SSE4A),
+	[ZYDIS_ISA_SET_SSSE3] = NEED(FEAT_SSSE3),
+	[ZYDIS_ISA_SET_SSSE3MMX] = NEED(FEAT_SSSE3),
+	[ZYDIS_ISA_SET_SVM] = NEED(FEAT_SVM),
+	[ZYDIS_ISA_SET_TBM] = NEED(FEAT_TBM),
+	[ZYDIS_ISA_SET_TDX] = NEVER,
+	[ZYDIS_ISA_SET_TSX_LDTRK] = NEED(FEAT_TSXLDTRK),
+	[ZYDIS_ISA_SET_UINTR] = NEED(FEAT_UINTR),
+	[ZYDIS_ISA_SET_VAES] = NEED(FEAT_AVX, FEAT_VAES),
+	[ZYDIS_ISA_SET_VMFUNC] = NEED(FEAT_VMX),
+	[ZYDIS_ISA_SET_VPCLMULQDQ] = NEED(FEAT_AVX, FEAT_VPCLMULQDQ),
+	[ZYDIS_ISA_SET_VTX] = NEED(FEAT_VMX),
+	[ZYDIS_ISA_SET_WAITPKG] = NEED(FEAT_WAITPKG),
+	[ZYDIS_ISA_SET_XOP] = NEED(FEAT_XOP),
+	[ZYDIS_ISA_SET_XSAVE] = NEED(FEAT_XSAVE),
+	[ZYDIS_ISA_SET_XSAVEC] = NEED(FEAT_XSAVEC),
+	[ZYDIS_ISA_SET_XSAVEOPT] = NEED(FEAT_XSAVEOPT),
+	[ZYDIS_ISA_SET_XSAVES] = NEED(FEAT_XSAVES),
+};
+/* clang-format on */
+
+static bool has(const u32 f[FEATURE_WORDS], unsigned feature)
+{
+	return feature != FEAT_NONE && (f[feature / 32] >> (feature % 32) & 1);
+}
+
+bool isa_present(const u32 features[FEATURE_WORDS], const ZydisDecodedInstruction *zi)
+{
+	const struct isa *i = &isa[zi->meta.isa_set];
+
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOVDIR64B: return has(features, FEAT_MOVDIR64B);
+	/* Zydis has it in the set of AVX. */
+	case ZYDIS_MNEMONIC_VPCLMULQDQ:
+		if (zi->meta.isa_set == ZYDIS_ISA_SET_AVX && !has(features, FEAT_PCLMULQDQ))
+			return false;
+		break;
+	case ZYDIS_MNEMONIC_XGETBV: return has(features, FEAT_XSAVE);
+	default: break;
+	}
+	for (unsigned n = 0; n < ARRAY_SIZE(i->need); n++)
+		if (i->need[n] && !has(features, i->need[n]))
+			return false;
+	return true;
+}
+
+enum form_class form_class_of(const u32 features[FEATURE_WORDS], const struct decoded *d)
+{
+	const ZydisDecodedInstruction *zi = &d->zi;
+
+	if (!isa_present(features, zi))
+		return FORM_ABSENT;
+	switch (zi->mnemonic) {
+	/* System calls of the host. */
+	case ZYDIS_MNEMONIC_SYSCALL:
+	case ZYDIS_MNEMONIC_SYSENTER:
+	/* Go to the host's hypervisor. */
+	case ZYDIS_MNEMONIC_VMCALL:
+	case ZYDIS_MNEMONIC_VMMCALL:
+	case ZYDIS_MNEMONIC_VMFUNC:
+	/* The host's kernel answers for the CPU (UMIP), or the CPU with the host's tables. */
+	case ZYDIS_MNEMONIC_SGDT:
+	case ZYDIS_MNEMONIC_SIDT:
+	case ZYDIS_MNEMONIC_SLDT:
+	case ZYDIS_MNEMONIC_SMSW:
+	case ZYDIS_MNEMONIC_STR:
+	/* Would take the test's own memory away. */
+	case ZYDIS_MNEMONIC_WRPKRU:
+	case ZYDIS_MNEMONIC_RDPKRU:
+		return FORM_SYSTEM;
+	case ZYDIS_MNEMONIC_CPUID:
+	case ZYDIS_MNEMONIC_RDTSC:
+	case ZYDIS_MNEMONIC_RDTSCP:
+	case ZYDIS_MNEMONIC_RDPID:
+	case ZYDIS_MNEMONIC_RDRAND:
+	case ZYDIS_MNEMONIC_RDSEED:
+	case ZYDIS_MNEMONIC_XGETBV:
+		return FORM_OWN;
+	case ZYDIS_MNEMONIC_IN:
+	case ZYDIS_MNEMONIC_OUT:
+	case ZYDIS_MNEMONIC_INSB:
+	case ZYDIS_MNEMONIC_INSW:
+	case ZYDIS_MNEMONIC_INSD:
+	case ZYDIS_MNEMONIC_OUTSB:
+	case ZYDIS_MNEMONIC_OUTSW:
+	case ZYDIS_MNEMONIC_OUTSD:
+	case ZYDIS_MNEMONIC_CLI:
+	case ZYDIS_MNEMONIC_STI:
+	case ZYDIS_MNEMONIC_RDPMC:
+	case ZYDIS_MNEMONIC_UD0:
+	case ZYDIS_MNEMONIC_UD1:
+	case ZYDIS_MNEMONIC_UD2:
+	case ZYDIS_MNEMONIC_RSM:
+	case ZYDIS_MNEMONIC_LGDT:
+	case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_STAC:
+		return FORM_FAULTS;
+	default:
+		break;
+	}
+	if (zi->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED)
+		return FORM_FAULTS;
+	return FORM_USER;
+}
