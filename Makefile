@@ -4,7 +4,8 @@
 #   make                    build build/umbra
 #   make run ARGS="-m 1G"   build it and boot a Debian kernel to a shell
 #   make test               everything there is to check, ends with one line of counts
-#   make bench              measure beside QEMU
+#   make bench              measure beside QEMU, some 15 minutes; ARGS="--rows fib"
+#   make bench-quick        the same with less work in each row, some 4 minutes
 #   make fuzz [TARGET=x]    fuzz with libFuzzer, SECONDS each
 #   make format             rewrite the sources the way clang-format wants them
 #   make clean              remove build/
@@ -41,7 +42,12 @@ test:
 bench: build
 	@tools/setup guest bench
 	@tools/guest $(BUILD)
-	@bench/run
+	@bench/run $(ARGS)
+
+bench-quick: build
+	@tools/setup guest bench
+	@tools/guest $(BUILD)
+	@bench/run --quick $(ARGS)
 
 fuzz:
 	@tools/setup build test
@@ -57,4 +63,4 @@ clean:
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 
-.PHONY: all build run test bench fuzz format clean help
+.PHONY: all build run test bench bench-quick fuzz format clean help

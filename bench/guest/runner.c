@@ -41,6 +41,9 @@
 
 static FILE *port_in, *port_out;
 
+/* The working directory on a host that gives us no root directory of our own. */
+static char scratch[] = "/tmp/bench.XXXXXX";
+
 __attribute__((format(printf, 1, 2))) static void say(const char *fmt, ...)
 {
 	va_list args;
@@ -164,7 +167,7 @@ static bool enter(const char *root)
 /* Without a root directory of its own a command finds its files by these. */
 static void set_paths(const char *root)
 {
-	char text[PATH_MAX * 4], dir[] = "/tmp/bench.XXXXXX";
+	char text[PATH_MAX * 4];
 
 	snprintf(text, sizeof(text), "%s/bench:%s/usr/bin:%s/bin", root, root, root);
 	setenv("PATH", text, 1);
@@ -173,8 +176,15 @@ static void set_paths(const char *root)
 	setenv("LD_LIBRARY_PATH", text, 1);
 	snprintf(text, sizeof(text), "%s/bench", root);
 	setenv("B", text, 1);
-	if (!mkdtemp(dir) || chdir(dir))
-		fail(dir);
+	if (!mkdtemp(scratch) || chdir(scratch))
+		fail(scratch);
+	setenv("SCRATCH", scratch, 1);
+}
+
+static void remove_scratch(void)
+{
+	if (getenv("SCRATCH") && system("rm -rf \"$SCRATCH\""))
+		fail(scratch);
 }
 
 static void become_native(const char *root, unsigned cpus)
@@ -321,5 +331,6 @@ int main(int argc, char **argv)
 	}
 	if (getpid() == 1)
 		power_off();
+	remove_scratch();
 	return 0;
 }

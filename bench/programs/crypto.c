@@ -1,9 +1,9 @@
 /*
  * OpenSSL's library on fixed work: `crypto gcm N`, `crypto sign N KEY`.
  *
- * `openssl speed` works for a fixed time instead, and the command has no AES-GCM otherwise.
- * Linked against the library of the guest's packages, whose headers need not be installed:
- * the few declarations are OpenSSL 3.0's documented interface.
+ * `openssl speed` works for a fixed time instead, and the command has no AES-GCM
+ * otherwise. Linked against the library of the guest's packages, whose headers need not
+ * be installed: the few declarations are OpenSSL 3.0's documented interface.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -18,16 +18,18 @@ typedef struct evp_md_ctx_st EVP_MD_CTX;
 
 EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void);
 const EVP_CIPHER *EVP_aes_128_gcm(void);
-int EVP_EncryptInit_ex(EVP_CIPHER_CTX *, const EVP_CIPHER *, void *engine, const unsigned char *key,
-		       const unsigned char *iv);
-int EVP_EncryptUpdate(EVP_CIPHER_CTX *, unsigned char *out, int *outl, const unsigned char *in, int inl);
+int EVP_EncryptInit_ex(EVP_CIPHER_CTX *, const EVP_CIPHER *, void *engine,
+		       const unsigned char *key, const unsigned char *iv);
+int EVP_EncryptUpdate(EVP_CIPHER_CTX *, unsigned char *out, int *outl,
+		      const unsigned char *in, int inl);
 EVP_PKEY *PEM_read_PrivateKey(FILE *, EVP_PKEY **, void *callback, void *arg);
 EVP_MD_CTX *EVP_MD_CTX_new(void);
 void EVP_MD_CTX_free(EVP_MD_CTX *);
 const EVP_MD *EVP_sha256(void);
-int EVP_DigestSignInit(EVP_MD_CTX *, void *pctx, const EVP_MD *, void *engine, EVP_PKEY *);
-int EVP_DigestSign(EVP_MD_CTX *, unsigned char *sig, size_t *siglen, const unsigned char *data,
-		   size_t len);
+int EVP_DigestSignInit(EVP_MD_CTX *, void *pctx, const EVP_MD *, void *engine,
+		       EVP_PKEY *);
+int EVP_DigestSign(EVP_MD_CTX *, unsigned char *sig, size_t *siglen,
+		   const unsigned char *data, size_t len);
 
 #define BUFFER (64 << 10)
 

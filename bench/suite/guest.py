@@ -296,6 +296,9 @@ def in_small(root):
 def prepare(top, build):
     """Makes what is missing or out of date; the root directory's path."""
     root = build + "/root"
+    for name in ("vmlinuz", "busybox"):
+        if not os.path.exists(top_guest(build) + "/" + name):
+            raise SystemExit("bench: %s/%s is missing; `make bench` makes it" % (top_guest(build), name))
     os.makedirs(build, exist_ok=True)
     if not os.path.isdir(root):
         make_root(top, build, root)

@@ -77,10 +77,17 @@ class Machine:
                 self.fail("took too long")
             data = os.read(fd, 65536)
             if not data:
-                self.fail("ended")
+                self.fail(self.how_it_ended())
             self.rest += data
         line, self.rest = self.rest.split(b"\n", 1)
         return line.decode(errors="replace").rstrip("\r")
+
+    def how_it_ended(self):
+        try:
+            code = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            return "closed its console"
+        return "ended by signal %d" % -code if code < 0 else "ended with status %d" % code
 
     def fail(self, why):
         self.kill()
@@ -128,7 +135,7 @@ class Machine:
         try:
             os.write(self.process.stdin.fileno(), b"%d %s\n" % (n, command.encode()))
         except BrokenPipeError:
-            self.fail("ended")
+            self.fail(self.how_it_ended())
         self.line("@b", deadline)
         cpu, wall = self.cpu_now(pid), time.monotonic_ns()
         words = self.line("@e", deadline).split()

@@ -1,16 +1,17 @@
 /*
  * The host half of the protocol in docs/run-command.md.
  *
- * Frames from the guest are parsed as the port writes them, on the vCPU's thread with the port's
- * lock held: output goes straight to the writers, and when these are full the port's
- * transmitter stays full. What has to be answered is posted to the event loop, which does all
- * sending.
+ * Frames from the guest are parsed as the port writes them, on the vCPU's thread with the
+ * port's lock held: output goes straight to the writers, and when these are full the
+ * port's transmitter stays full. What has to be answered is posted to the event loop,
+ * which does all sending.
  *
- * The guest is not trusted: credit is capped, a length only counts bytes down, frames out of
- * order are ignored.
+ * The guest is not trusted: credit is capped, a length only counts bytes down, frames out
+ * of order are ignored.
  *
- * Lock: 'lock' covers struct from_guest. It is taken inside the port's lock, and no other is
- * taken inside it but those of the writers and the loop. The rest belongs to the loop's thread.
+ * Lock: 'lock' covers struct from_guest. It is taken inside the port's lock, and no other
+ * is taken inside it but those of the writers and the loop. The rest belongs to the
+ * loop's thread.
  */
 #include "control/agent.h"
 
@@ -28,10 +29,10 @@
 #include "dev/serial.h"
 #include "host/loop.h"
 
-#define STDIN_SIZE 65536
+#define STDIN_SIZE  65536
 #define STDIN_FRAME 4096 /* payload */
 /* All that credit allows, and signals beside it. */
-#define FEED_SIZE (2 * AGENT_CREDIT_MAX)
+#define FEED_SIZE   (2 * AGENT_CREDIT_MAX)
 
 struct from_guest {
 	u8 header[AGENT_HEADER];
@@ -106,13 +107,15 @@ static int build_request(struct agent *a, struct error *err)
 
 		if (len > AGENT_STRING_MAX)
 			return error_set(err, -E2BIG,
-					 "argument %zu of the command has %zu bytes, at most %d are possible",
+					 "argument %zu of the command has %zu bytes, at "
+					 "most %d are possible",
 					 args, len, AGENT_STRING_MAX);
 		payload += len;
 	}
 	if (env_len > AGENT_STRING_MAX || payload > AGENT_REQUEST_MAX)
 		return error_set(err, -E2BIG,
-				 "the command and its arguments have %zu bytes, at most %u are possible",
+				 "the command and its arguments have %zu bytes, at most "
+				 "%u are possible",
 				 payload, AGENT_REQUEST_MAX);
 	a->request = xzalloc(payload + (args + 4) * AGENT_HEADER + 4);
 	p = a->request;
@@ -153,7 +156,8 @@ static void frame_end(struct from_guest *in)
 		break;
 	case AGENT_CREDIT:
 		if (in->small_len >= 4)
-			in->credit += MIN(get_le32(in->small), AGENT_CREDIT_MAX - in->credit);
+			in->credit +=
+				MIN(get_le32(in->small), AGENT_CREDIT_MAX - in->credit);
 		break;
 	case AGENT_EXIT:
 		if (in->small_len < 2)
@@ -231,7 +235,8 @@ static size_t agent_write(void *opaque, const u8 *buf, size_t len)
 		if (!in->payload_left) {
 			frame_end(in);
 			in->header_len = 0;
-			news |= in->header[0] != AGENT_STDOUT && in->header[0] != AGENT_STDERR;
+			news |= in->header[0] != AGENT_STDOUT &&
+				in->header[0] != AGENT_STDERR;
 		}
 		if (!n)
 			break;
@@ -356,7 +361,8 @@ static void agent_step(void *opaque)
 	if (!a->told_hello) {
 		a->told_hello = true;
 		if (now.bad_version)
-			log_warn("the guest's agent speaks another version of the protocol");
+			log_warn("the guest's agent speaks another version of the "
+				 "protocol");
 		a->cfg.hello(a->cfg.opaque);
 	}
 	if (now.exited) {
@@ -463,7 +469,8 @@ int agent_status(struct agent *a)
 
 	pthread_mutex_lock(&a->lock);
 	if (a->in.exited)
-		status = a->in.how == AGENT_SIGNALED ? 128 + (a->in.number & 0x7f) : a->in.number;
+		status = a->in.how == AGENT_SIGNALED ? 128 + (a->in.number & 0x7f)
+						     : a->in.number;
 	pthread_mutex_unlock(&a->lock);
 	return status;
 }

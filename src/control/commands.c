@@ -94,11 +94,13 @@ static int version_main(int argc, char **argv)
 	return fflush(stdout) ? STATUS_FAILED : STATUS_OK;
 }
 
-/* A program may be started without its standard descriptors; no file of ours shall take their place. */
+/* A program may be started without its standard descriptors; no file of ours shall take
+ * their place. */
 static void open_standard(void)
 {
 	for (int fd = 0; fd <= 2; fd++)
-		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_WRONLY : O_RDONLY) < 0)
+		if (fcntl(fd, F_GETFD) < 0 &&
+		    open("/dev/null", fd ? O_WRONLY : O_RDONLY) < 0)
 			return;
 }
 

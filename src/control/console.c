@@ -3,17 +3,17 @@
  *
  * Input waits until the guest's driver has the port open: Linux clears the FIFO when it
  * opens a port, and what was typed before would be lost. That it is open shows in the
- * receive interrupt being enabled (twice in a row, since probing enables it for a moment). A guest
- * that polls never enables it, so after a silence input goes out all the same. Our own guest says on
- * another port when it is ready.
+ * receive interrupt being enabled (twice in a row, since probing enables it for a
+ * moment). A guest that polls never enables it, so after a silence input goes out all the
+ * same. Our own guest says on another port when it is ready.
  *
  * The end of input is Ctrl-D, which a terminal in its usual mode turns into an end of
  * file for whoever reads it at that moment. A guest that does not end of it gets
  * another after some silence, a few times: the first may have come while a program
  * was running that did not care.
  *
- * Lock: none. The sink runs under the port's lock and is the only writer of 'tail' and 'written';
- * all else belongs to the loop's thread.
+ * Lock: none. The sink runs under the port's lock and is the only writer of 'tail' and
+ * 'written'; all else belongs to the loop's thread.
  */
 #include "control/console.h"
 
@@ -31,15 +31,15 @@
 #include "dev/serial.h"
 #include "host/loop.h"
 
-#define TAIL_SIZE 8192
-#define FEED_SIZE 262144
-#define TICK_MS 20
-#define OPEN_TICKS 2           /* the driver is there when seen so often */
-#define QUIET_TERMINAL 1000    /* ms of silence until input goes out all the same */
-#define QUIET_OTHER 10000
-#define QUIET_EOF 2000         /* ms of silence until the next Ctrl-D */
-#define EOF_TRIES 10
-#define CONTROL_D 4
+#define TAIL_SIZE      8192
+#define FEED_SIZE      262144
+#define TICK_MS        20
+#define OPEN_TICKS     2    /* the driver is there when seen so often */
+#define QUIET_TERMINAL 1000 /* ms of silence until input goes out all the same */
+#define QUIET_OTHER    10000
+#define QUIET_EOF      2000 /* ms of silence until the next Ctrl-D */
+#define EOF_TRIES      10
+#define CONTROL_D      4
 
 struct console {
 	struct writer *out;
@@ -55,7 +55,7 @@ struct console {
 	bool terminal, held, eof;
 	bool announces; /* console_ready_sink() was asked for */
 	bool ready;     /* atomic: something came there */
-	u8 last; /* byte typed */
+	u8 last;        /* byte typed */
 	unsigned open_ticks, quiet_ms, eof_tries;
 	u64 seen; /* 'written' at the last tick */
 	void (*key)(void *opaque, u8 c);
@@ -264,8 +264,9 @@ static void tick(void *opaque, unsigned events)
 		type_eof(c);
 }
 
-int console_input(struct console *c, int fd, bool terminal, const u8 *first, size_t len, bool eof,
-		  void (*key)(void *opaque, u8 c), void *opaque, struct error *err)
+int console_input(struct console *c, int fd, bool terminal, const u8 *first, size_t len,
+		  bool eof, void (*key)(void *opaque, u8 c), void *opaque,
+		  struct error *err)
 {
 	c->terminal = terminal;
 	c->key = key;

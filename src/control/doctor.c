@@ -36,8 +36,8 @@ struct finding {
 	char text[256];
 };
 
-__attribute__((format(printf, 3, 4))) static void found(struct finding *f, enum verdict verdict,
-							const char *fmt, ...)
+__attribute__((format(printf, 3, 4))) static void
+found(struct finding *f, enum verdict verdict, const char *fmt, ...)
 {
 	va_list ap;
 
@@ -58,22 +58,26 @@ static void check_kvm(struct finding *f)
 
 	if (fd < 0) {
 		if (errno == ENOENT)
-			found(f, NO, "no /dev/kvm: no module, or not passed into this container");
+			found(f, NO,
+			      "no /dev/kvm: no module, or not passed into this "
+			      "container");
 		else if (errno == EACCES || errno == EPERM)
-			found(f, NO, "/dev/kvm is there, but permission is denied (group kvm?)");
+			found(f, NO,
+			      "/dev/kvm is there, but permission is denied (group kvm?)");
 		else
 			found(f, NO, "/dev/kvm: %s", strerror(errno));
 		return;
 	}
 	version = ioctl(fd, KVM_GET_API_VERSION, 0);
 	if (version != KVM_API_VERSION) {
-		found(f, NO, "/dev/kvm speaks version %d of its interface, not %d", version,
-		      KVM_API_VERSION);
+		found(f, NO, "/dev/kvm speaks version %d of its interface, not %d",
+		      version, KVM_API_VERSION);
 		goto close_fd;
 	}
 	vm = ioctl(fd, KVM_CREATE_VM, 0);
 	if (vm < 0) {
-		found(f, NO, "/dev/kvm is there, but makes no machine: %s", strerror(errno));
+		found(f, NO, "/dev/kvm is there, but makes no machine: %s",
+		      strerror(errno));
 		goto close_fd;
 	}
 	close(vm);
@@ -143,7 +147,8 @@ static void check_userfaultfd(struct finding *f)
 	long fd = syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */);
 
 	if (fd < 0) {
-		found(f, NOTE, "not available (%s); nothing needs it yet", strerror(errno));
+		found(f, NOTE, "not available (%s); nothing needs it yet",
+		      strerror(errno));
 		return;
 	}
 	close((int)fd);
@@ -156,7 +161,8 @@ static void check_io_uring(struct finding *f)
 	long fd = syscall(SYS_io_uring_setup, 1, params);
 
 	if (fd < 0) {
-		found(f, NOTE, "not available (%s); nothing needs it yet", strerror(errno));
+		found(f, NOTE, "not available (%s); nothing needs it yet",
+		      strerror(errno));
 		return;
 	}
 	close((int)fd);
@@ -169,8 +175,8 @@ static void check_xsave(struct finding *f)
 		enum cpu_feature feature;
 		const char *name;
 	} names[] = {
-		{ FEAT_AVX, "avx" },	   { FEAT_AVX2, "avx2" },     { FEAT_AVX512F, "avx512f" },
-		{ FEAT_AES, "aes" },	   { FEAT_SHA, "sha" },    { FEAT_BMI2, "bmi2" },
+		{ FEAT_AVX, "avx" }, { FEAT_AVX2, "avx2" }, { FEAT_AVX512F, "avx512f" },
+		{ FEAT_AES, "aes" }, { FEAT_SHA, "sha" },   { FEAT_BMI2, "bmi2" },
 		{ FEAT_FMA, "fma" },
 	};
 	struct host_cpu host;
@@ -182,7 +188,8 @@ static void check_xsave(struct finding *f)
 		return;
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		if (!(host.features[names[i].feature / 32] >> (names[i].feature % 32) & 1))
+		if (!(host.features[names[i].feature / 32] >> (names[i].feature % 32) &
+		      1))
 			continue;
 		strcat(list, " ");
 		strcat(list, names[i].name);
@@ -253,10 +260,14 @@ static const struct {
 	void (*check)(struct finding *f);
 	bool needed; /* without it no machine runs */
 } checks[] = {
-	{ "memory", check_memory, false },	 { "memfd", check_memfd, true },
-	{ "code", check_execmem, true },	 { "xsave", check_xsave, false },
-	{ "hugepages", check_hugepages, false }, { "userfaultfd", check_userfaultfd, false },
-	{ "io_uring", check_io_uring, false },	 { "guest", check_guest, false },
+	{ "memory", check_memory, false },
+	{ "memfd", check_memfd, true },
+	{ "code", check_execmem, true },
+	{ "xsave", check_xsave, false },
+	{ "hugepages", check_hugepages, false },
+	{ "userfaultfd", check_userfaultfd, false },
+	{ "io_uring", check_io_uring, false },
+	{ "guest", check_guest, false },
 };
 
 int doctor_main(int argc, char **argv)
@@ -270,17 +281,20 @@ int doctor_main(int argc, char **argv)
 			    !strcmp(argv[1], "-h");
 
 		if (!help) {
-			log_error("doctor: '%s' is not an option; it takes none", argv[1]);
+			log_error("doctor: '%s' is not an option; it takes none",
+				  argv[1]);
 			return STATUS_USAGE;
 		}
 		printf("Usage: umbra doctor\n"
-		       "Say which engines work on this host, and what of the host they can use.\n"
+		       "Say which engines work on this host, and what of the host they "
+		       "can use.\n"
 		       "Ends with 1 when no machine can run here.\n");
 		return STATUS_OK;
 	}
 	check_engines();
 	if (!uname(&u))
-		printf("Host: Linux %s, %ld CPUs\n", u.release, sysconf(_SC_NPROCESSORS_ONLN));
+		printf("Host: Linux %s, %ld CPUs\n", u.release,
+		       sysconf(_SC_NPROCESSORS_ONLN));
 	for (size_t i = 0; i < ARRAY_SIZE(checks); i++) {
 		struct finding f = { NOTE, "" };
 

@@ -10,12 +10,22 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "engine/check/check.h"
 #include "engine/interp/run.h"
 #include "engine/translate/run.h"
 
 static const struct engine_entry entries[] = {
 	{ &engine_translate, "binary translation, for hosts with BMI2" },
 	{ &engine_interp, "interpreter, for any x86-64 host" },
+	{ &engine_check, "both at once, and their states compared: to find errors, slow" },
+};
+
+/* For tests only: accepted, not listed, never chosen. */
+static const struct engine *const hidden[] = {
+	&engine_translate_eager,
+	&engine_translate_one,
+	&engine_translate_tiny,
+	&engine_translate_slow,
 };
 
 const struct engine_entry *engines_get(unsigned index)
@@ -52,6 +62,9 @@ const struct engine *engines_choose(const char *name, const char **why, struct e
 		if (!strcmp(name, entries[i].engine->name))
 			return probe(entries[i].engine, err) ? NULL : entries[i].engine;
 	}
+	for (unsigned i = 0; i < ARRAY_SIZE(hidden); i++)
+		if (!strcmp(name, hidden[i]->name))
+			return probe(hidden[i], err) ? NULL : hidden[i];
 	error_set(err, -EINVAL, "-engine %s: there is no such engine; -engine help lists them", name);
 	return NULL;
 }

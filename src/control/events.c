@@ -1,5 +1,6 @@
 /*
- * What happens from outside while the machine runs: keys, signals, the end of the command.
+ * What happens from outside while the machine runs: keys, signals, the end of the
+ * command.
  *
  * All on the thread that is in pc_run().
  */
@@ -143,7 +144,8 @@ void events_hello(void *opaque)
 	struct session *s = opaque;
 	struct error err = { 0 };
 
-	/* Until now Ctrl-C was a signal for us; from here on it is a key for the command. */
+	/* Until now Ctrl-C was a signal for us; from here on it is a key for the command.
+	 */
 	if (s->terminal.terminal && term_raw(STDIN_FILENO, &err))
 		log_warn("%s", err.msg);
 }
@@ -207,8 +209,8 @@ static int open_console(struct session *s, struct error *err)
 		if (s->guest.ours && port != WINSIZE_PORT && !s->console[WINSIZE_PORT])
 			s->winsize = feed_new(pc_serial(s->pc, WINSIZE_PORT), 256);
 	}
-	return console_input(s->console[port], STDIN_FILENO, s->terminal.terminal, s->first,
-			     s->first_len, s->terminal.at_end, key, s, err);
+	return console_input(s->console[port], STDIN_FILENO, s->terminal.terminal,
+			     s->first, s->first_len, s->terminal.at_end, key, s, err);
 }
 
 int events_open(struct session *s, struct error *err)
@@ -225,8 +227,8 @@ int events_open(struct session *s, struct error *err)
 		return open_console(s, err);
 	if (!s->agent)
 		return 0;
-	s->input = input_new(pc_loop(s->pc), STDIN_FILENO, s->terminal.terminal, &command_input, s,
-			     err);
+	s->input = input_new(pc_loop(s->pc), STDIN_FILENO, s->terminal.terminal,
+			     &command_input, s, err);
 	return s->input ? 0 : -EINVAL;
 }
 

@@ -1,9 +1,9 @@
 /*
  * A ring of bytes for a serial port's receiver.
  *
- * The port tells on the vCPU's thread that its FIFO has room, and is refilled right there: a trip
- * through the event loop for every 16 bytes would be slow. Only when the ring itself runs low
- * is the loop told, to bring more.
+ * The port tells on the vCPU's thread that its FIFO has room, and is refilled right
+ * there: a trip through the event loop for every 16 bytes would be slow. Only when the
+ * ring itself runs low is the loop told, to bring more.
  *
  * Lock: 'lock' covers all; the port's own lock is taken inside it (serial_rx), so
  * nothing here may be called from a port's sink.
@@ -36,7 +36,8 @@ static void pump(struct feed *f)
 
 	while (f->len && !f->held) {
 		size_t run = MIN(f->len, f->size - f->tail);
-		size_t n = serial_rx(f->port, f->buf + f->tail, MIN(run, serial_rx_room(f->port)));
+		size_t n = serial_rx(f->port, f->buf + f->tail,
+				     MIN(run, serial_rx_room(f->port)));
 
 		if (!n)
 			break;

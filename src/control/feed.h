@@ -1,6 +1,6 @@
 /*
- * Bytes on their way into a serial port of the guest, which takes 16 at a time: the rest waits
- * here and is handed over as the guest reads.
+ * Bytes on their way into a serial port of the guest, which takes 16 at a time: the rest
+ * waits here and is handed over as the guest reads.
  */
 #pragma once
 

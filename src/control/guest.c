@@ -1,9 +1,10 @@
 /*
  * What to boot, and the kernel command line for it.
  *
- * Without -kernel it is the guest of tools/guest: in guest/ beside the program, as in a build
- * directory, or in ../share/umbra/guest when the program is installed. The parameters umbra.*
- * are those of tools/initrd/init. One thread, before there is a machine.
+ * Without -kernel it is the guest of tools/guest: in guest/ beside the program, as in a
+ * build directory, or in ../share/umbra/guest when the program is installed. The
+ * parameters umbra.* are those of tools/initrd/init. One thread, before there is a
+ * machine.
  */
 #include "control/guest.h"
 
@@ -73,8 +74,9 @@ static int our_file(char **path, const char *file, const char *option, struct er
 
 	if (!dir) {
 		dir = guest_directory();
-		error_set(err, -ENOENT, "there is no %s/%s: `make run` fetches it, or say -%s FILE", dir,
-			  file, option);
+		error_set(err, -ENOENT,
+			  "there is no %s/%s: `make run` fetches it, or say -%s FILE",
+			  dir, file, option);
 		free(dir);
 		return -ENOENT;
 	}
@@ -130,7 +132,8 @@ static void add_terminal(char **line, const struct guest_terminal *t)
 		return;
 	}
 	if (t->rows && t->cols)
-		add(line, "umbra.rows=%u umbra.cols=%u umbra.winsize=ttyS1", t->rows, t->cols);
+		add(line, "umbra.rows=%u umbra.cols=%u umbra.winsize=ttyS1", t->rows,
+		    t->cols);
 	/* A word of the command line has no spaces or quotes in it. */
 	if (t->type && *t->type && !strpbrk(t->type, " \t\n\"\\"))
 		add(line, "umbra.term=%s", t->type);
@@ -161,8 +164,8 @@ static char *command_line(const struct guest *g, const struct run_options *o,
 	return line;
 }
 
-int guest_find(struct guest *g, const struct run_options *o, const struct guest_terminal *t,
-	       struct error *err)
+int guest_find(struct guest *g, const struct run_options *o,
+	       const struct guest_terminal *t, struct error *err)
 {
 	bool our_initrd = !o->initrd && (!o->kernel || o->command);
 	int ret = 0;

@@ -20,8 +20,8 @@ struct guest_terminal {
 };
 
 /* 0, or -errno and a message. */
-int guest_find(struct guest *g, const struct run_options *o, const struct guest_terminal *t,
-	       struct error *err);
+int guest_find(struct guest *g, const struct run_options *o,
+	       const struct guest_terminal *t, struct error *err);
 void guest_fini(struct guest *g);
 
 /* The directory in which the guest is looked for first, for messages. To be freed. */

@@ -1,9 +1,9 @@
 /*
  * Standard input on the event loop.
  *
- * The descriptor's flags are left alone (others may share the open file), so one read is done
- * for each report that it is ready, which does not block. While its consumer has no room
- * it is not watched. Everything runs on the loop's thread; no lock.
+ * The descriptor's flags are left alone (others may share the open file), so one read is
+ * done for each report that it is ready, which does not block. While its consumer has no
+ * room it is not watched. Everything runs on the loop's thread; no lock.
  */
 #include "control/input.h"
 
@@ -90,8 +90,8 @@ static void ready(void *opaque, unsigned events)
 		in->ops->take(in->opaque, buf, MIN((size_t)n, room));
 }
 
-struct input *input_new(struct loop *loop, int fd, bool escapes, const struct input_ops *ops,
-			void *opaque, struct error *err)
+struct input *input_new(struct loop *loop, int fd, bool escapes,
+			const struct input_ops *ops, void *opaque, struct error *err)
 {
 	struct input *in = xzalloc(sizeof(*in));
 

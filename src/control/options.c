@@ -1,9 +1,9 @@
 /*
  * The options of `umbra run`: one table for parsing, help and suggestions.
  *
- * Spellings and meanings are those of QEMU's qemu-system-x86_64 (its manual, "Invocation");
- * both -option and --option, and the value as the next word or behind '='. Options that
- * QEMU has and Umbra does not have yet are known by name, to say so.
+ * Spellings and meanings are those of QEMU's qemu-system-x86_64 (its manual,
+ * "Invocation"); both -option and --option, and the value as the next word or behind '='.
+ * Options that QEMU has and Umbra does not have yet are known by name, to say so.
  *
  * Only words are looked at here; files and sizes are checked by who uses them. One
  * thread, before there is a machine.
@@ -115,18 +115,22 @@ static int set_memory(struct run_options *o, const char *val, struct error *err)
 		if (first && !size)
 			size = key;
 		else if (strcmp(key, "size"))
-			return error_set(err, -EINVAL, "-m %s: '%s' is not supported, only a size is", val,
-					 key);
+			return error_set(err, -EINVAL,
+					 "-m %s: '%s' is not supported, only a size is",
+					 val, key);
 		first = false;
 		if (!size || !options_size(size, &o->ram_size))
-			return error_set(err, -EINVAL, "-m '%s': a size like 512M or 2G is needed", val);
+			return error_set(err, -EINVAL,
+					 "-m '%s': a size like 512M or 2G is needed",
+					 val);
 	}
 	return 0;
 }
 
 static int set_smp(struct run_options *o, const char *val, struct error *err)
 {
-	static const char *const keys[] = { "cpus", "sockets", "cores", "threads", "maxcpus" };
+	static const char *const keys[] = { "cpus", "sockets", "cores", "threads",
+					    "maxcpus" };
 	unsigned n[ARRAY_SIZE(keys)] = { 0 };
 	char *copy = strdupa(val), *list = copy;
 	const char *key, *num;
@@ -145,26 +149,31 @@ static int set_smp(struct run_options *o, const char *val, struct error *err)
 			i++;
 		if (i == ARRAY_SIZE(keys))
 			return error_set(err, -EINVAL,
-					 "-smp %s: '%s' is not one of cpus, sockets, cores, threads", val,
-					 key);
+					 "-smp %s: '%s' is not one of cpus, sockets, "
+					 "cores, threads",
+					 val, key);
 		if (!parse_number(num, 1, VM_MAX_VCPUS, &n[i]))
-			return error_set(err, -EINVAL, "-smp %s: %s is a number from 1 to %u", val, key,
+			return error_set(err, -EINVAL,
+					 "-smp %s: %s is a number from 1 to %u", val, key,
 					 VM_MAX_VCPUS);
 	}
 	product = MAX(n[1], 1u) * MAX(n[2], 1u) * MAX(n[3], 1u);
 	o->cpus = n[0] ? n[0] : n[4] ? n[4] : product;
 	if (product > VM_MAX_VCPUS || o->cpus % product ||
 	    (n[1] && n[2] && n[3] && product != o->cpus))
-		return error_set(err, -EINVAL,
-				 "-smp %s: sockets * cores * threads = %u does not make %u CPUs", val,
-				 product, o->cpus);
+		return error_set(
+			err, -EINVAL,
+			"-smp %s: sockets * cores * threads = %u does not make %u CPUs",
+			val, product, o->cpus);
 	if (n[4] && n[4] != o->cpus)
-		return error_set(err, -EINVAL, "-smp %s: CPUs cannot be added later, so maxcpus is cpus",
-				 val);
+		return error_set(
+			err, -EINVAL,
+			"-smp %s: CPUs cannot be added later, so maxcpus is cpus", val);
 	return 0;
 }
 
-static int set_backend(struct port_option *p, const char *name, const char *val, struct error *err)
+static int set_backend(struct port_option *p, const char *name, const char *val,
+		       struct error *err)
 {
 	const char *what = val;
 
@@ -179,9 +188,12 @@ static int set_backend(struct port_option *p, const char *name, const char *val,
 		p->backend = BACKEND_FILE;
 		p->path = what + 5;
 		if (!*p->path)
-			return error_set(err, -EINVAL, "-%s %s: a path is needed behind file:", name, val);
+			return error_set(err, -EINVAL,
+					 "-%s %s: a path is needed behind file:", name,
+					 val);
 	} else {
-		return error_set(err, -EINVAL, "-%s %s: one of stdio, file:PATH, null, none is needed",
+		return error_set(err, -EINVAL,
+				 "-%s %s: one of stdio, file:PATH, null, none is needed",
 				 name, val);
 	}
 	return 0;
@@ -190,7 +202,8 @@ static int set_backend(struct port_option *p, const char *name, const char *val,
 static int set_serial(struct run_options *o, const char *val, struct error *err)
 {
 	if (o->serials == PC_SERIALS)
-		return error_set(err, -EINVAL, "-serial %s: the machine has only %u serial ports", val,
+		return error_set(err, -EINVAL,
+				 "-serial %s: the machine has only %u serial ports", val,
 				 PC_SERIALS);
 	return set_backend(&o->serial[o->serials++], "serial", val, err);
 }
@@ -210,14 +223,18 @@ static int set_machine(struct run_options *o, const char *val, struct error *err
 		if (first && !type)
 			type = key;
 		else if (strcmp(key, "type"))
-			return error_set(err, -EINVAL, "-machine %s: '%s' is not a property of this machine",
-					 val, key);
+			return error_set(
+				err, -EINVAL,
+				"-machine %s: '%s' is not a property of this machine",
+				val, key);
 		first = false;
 		if (type && !strcmp(type, "help"))
 			o->action = RUN_MACHINE_HELP;
 		else if (!type || (strcmp(type, "q35") && strcmp(type, "pc")))
-			return error_set(err, -EINVAL, "-machine %s: the machine is q35, or pc, the same one",
-					 val);
+			return error_set(
+				err, -EINVAL,
+				"-machine %s: the machine is q35, or pc, the same one",
+				val);
 	}
 	return 0;
 }
@@ -252,8 +269,9 @@ static int set_rtc(struct run_options *o, const char *val, struct error *err)
 			continue;
 		if (strcmp(key, "base"))
 			return error_set(err, -EINVAL,
-					 "-rtc %s: '%s' is not supported, base= and clock=host are", val,
-					 key);
+					 "-rtc %s: '%s' is not supported, base= and "
+					 "clock=host are",
+					 val, key);
 		if (what && !strcmp(what, "utc"))
 			o->rtc_base = RTC_BASE_UTC;
 		else if (what && !strcmp(what, "localtime"))
@@ -261,9 +279,11 @@ static int set_rtc(struct run_options *o, const char *val, struct error *err)
 		else if (what && parse_date(what, &o->rtc_date))
 			o->rtc_base = RTC_BASE_DATE;
 		else
-			return error_set(err, -EINVAL,
-					 "-rtc %s: base is utc, localtime, or a date like "
-					 "2024-02-29T12:00:00", val);
+			return error_set(
+				err, -EINVAL,
+				"-rtc %s: base is utc, localtime, or a date like "
+				"2024-02-29T12:00:00",
+				val);
 	}
 	return 0;
 }
@@ -282,12 +302,14 @@ static int set_stats(struct run_options *o, const char *val, struct error *err)
 static int set_name(struct run_options *o, const char *val, struct error *err)
 {
 	if (strchr(val, ',') || strchr(val, '='))
-		return error_set(err, -EINVAL, "-name %s: only a plain name is supported", val);
+		return error_set(err, -EINVAL, "-name %s: only a plain name is supported",
+				 val);
 	o->name = val;
 	return 0;
 }
 
-static int set_path(const char **path, const char *name, const char *val, struct error *err)
+static int set_path(const char **path, const char *name, const char *val,
+		    struct error *err)
 {
 	if (!*val)
 		return error_set(err, -EINVAL, "-%s: an empty file name", name);
@@ -448,7 +470,8 @@ static unsigned distance(const char *a, const char *b)
 
 			best = MIN(best, d[i - 1][j] + 1);
 			best = MIN(best, d[i][j - 1] + 1);
-			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+			if (i > 1 && j > 1 && a[i - 1] == b[j - 2] &&
+			    a[i - 2] == b[j - 1])
 				best = MIN(best, d[i - 2][j - 2] + 1);
 			d[i][j] = best;
 		}
@@ -475,7 +498,8 @@ const char *options_nearest(const char *word, const char *const *names)
 
 static int unknown(const char *word, const char *name, struct error *err)
 {
-	const char *names[ARRAY_SIZE(options) + ARRAY_SIZE(only_none) + ARRAY_SIZE(missing)];
+	const char
+		*names[ARRAY_SIZE(options) + ARRAY_SIZE(only_none) + ARRAY_SIZE(missing)];
 	const char *nearest;
 	size_t n = 0;
 
@@ -488,8 +512,10 @@ static int unknown(const char *word, const char *name, struct error *err)
 	names[n] = NULL;
 	nearest = options_nearest(name, names);
 	if (nearest)
-		return error_set(err, -EINVAL, "unknown option '%s': is -%s meant?", word, nearest);
-	return error_set(err, -EINVAL, "unknown option '%s': `umbra run --help` lists them", word);
+		return error_set(err, -EINVAL, "unknown option '%s': is -%s meant?", word,
+				 nearest);
+	return error_set(err, -EINVAL,
+			 "unknown option '%s': `umbra run --help` lists them", word);
 }
 
 /* ---- parsing ---- */
@@ -507,7 +533,8 @@ static int parse_other(const char *word, const char *name, const char *inline_va
 			*used += !inline_val;
 			return 0;
 		}
-		return error_set(err, -EINVAL, "-%s %s is not supported yet, only -%s none", name,
+		return error_set(err, -EINVAL,
+				 "-%s %s is not supported yet, only -%s none", name,
 				 val ? val : "", name);
 	}
 	if (is_in(name, missing))
@@ -518,7 +545,8 @@ static int parse_other(const char *word, const char *name, const char *inline_va
 /* argv[0] is an option. Returns how many words it takes, or -errno. */
 static int parse_option(struct run_options *o, char **argv, struct error *err)
 {
-	const char *word = argv[0], *name = word + 1 + (word[1] == '-'), *eq = strchr(name, '=');
+	const char *word = argv[0], *name = word + 1 + (word[1] == '-'),
+		   *eq = strchr(name, '=');
 	const char *val = eq ? eq + 1 : NULL;
 	const struct option *opt;
 	int used = 1, ret;
@@ -554,9 +582,11 @@ static int check(const struct run_options *o, struct error *err)
 		return 0;
 	if (stdio)
 		return error_set(err, -EINVAL,
-				 "standard input and output belong to the command, not to a serial port");
+				 "standard input and output belong to the command, not "
+				 "to a serial port");
 	if (o->serials > 1)
-		return error_set(err, -EINVAL, "-serial: the second port is needed to run a command");
+		return error_set(err, -EINVAL,
+				 "-serial: the second port is needed to run a command");
 	return 0;
 }
 
@@ -571,12 +601,14 @@ int options_parse(struct run_options *o, int argc, char **argv, struct error *er
 		if (!strcmp(argv[i], "--")) {
 			o->command = argv + i + 1;
 			if (!*o->command)
-				return error_set(err, -EINVAL, "a command is needed behind --");
+				return error_set(err, -EINVAL,
+						 "a command is needed behind --");
 			break;
 		}
 		if (argv[i][0] != '-' || !argv[i][1])
 			return error_set(err, -EINVAL,
-					 "'%s' is not an option; a command for the guest goes behind --",
+					 "'%s' is not an option; a command for the guest "
+					 "goes behind --",
 					 argv[i]);
 		used = parse_option(o, argv + i, err);
 		if (used < 0)
@@ -596,8 +628,11 @@ void options_help(FILE *out)
 
 		if (!opt->help)
 			continue;
-		snprintf(left, sizeof(left), "%s-%s%s%s", opt->value == VALUE_MAYBE ? "-" : "",
-			 opt->name, opt->value == VALUE_MAYBE ? "=" : opt->arg ? " " : "",
+		snprintf(left, sizeof(left), "%s-%s%s%s",
+			 opt->value == VALUE_MAYBE ? "-" : "", opt->name,
+			 opt->value == VALUE_MAYBE ? "="
+			 : opt->arg                ? " "
+						   : "",
 			 opt->arg ? opt->arg : "");
 		fprintf(out, "  %-18s %s\n", left, opt->help);
 	}

@@ -1,6 +1,6 @@
 /*
- * The options of `umbra run`, in QEMU's spelling. Parsing looks at the words only: no file
- * is opened and nothing is changed.
+ * The options of `umbra run`, in QEMU's spelling. Parsing looks at the words only: no
+ * file is opened and nothing is changed.
  */
 #pragma once
 
@@ -14,8 +14,9 @@ enum backend {
 	BACKEND_DEFAULT, /* not said */
 	BACKEND_STDIO,
 	BACKEND_FILE,
-	BACKEND_NULL, /* output is thrown away */
-	BACKEND_STDERR, /* not to be asked for: the console of `run --verbose -- COMMAND` */
+	BACKEND_NULL,   /* output is thrown away */
+	BACKEND_STDERR, /* not to be asked for: the console of `run --verbose -- COMMAND`
+			 */
 };
 
 struct port_option {
@@ -28,7 +29,13 @@ enum stats_format { STATS_OFF, STATS_TEXT, STATS_JSON };
 enum rtc_base { RTC_BASE_UTC, RTC_BASE_LOCAL, RTC_BASE_DATE };
 
 /* What is to be done. */
-enum run_action { RUN_MACHINE, RUN_HELP, RUN_CPU_HELP, RUN_ENGINE_HELP, RUN_MACHINE_HELP };
+enum run_action {
+	RUN_MACHINE,
+	RUN_HELP,
+	RUN_CPU_HELP,
+	RUN_ENGINE_HELP,
+	RUN_MACHINE_HELP
+};
 
 /* Strings are borrowed from argv. */
 struct run_options {
@@ -36,7 +43,7 @@ struct run_options {
 	const char *kernel, *initrd, *append; /* NULL: not given */
 	const char *cpu, *engine, *name;      /* NULL: not given */
 	u64 ram_size;                         /* bytes */
-	unsigned cpus; /* asked for */
+	unsigned cpus;                        /* asked for */
 	struct port_option serial[PC_SERIALS];
 	unsigned serials; /* how many were given */
 	struct port_option debugcon;

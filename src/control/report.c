@@ -80,7 +80,8 @@ static const char *vector_text(u8 vector)
 		[VEC_CP] = "#CP control protection",
 	};
 
-	return vector < ARRAY_SIZE(names) && names[vector] ? names[vector] : "an interrupt";
+	return vector < ARRAY_SIZE(names) && names[vector] ? names[vector]
+							   : "an interrupt";
 }
 
 static void print_exception(FILE *out, const struct vcpu *v)
@@ -96,13 +97,14 @@ static void print_exception(FILE *out, const struct vcpu *v)
 			f->error & 2 ? f->error >> 3 : f->error & 0xfffc);
 	if (f->vector == VEC_PF)
 		fprintf(out, ": %s of %llx by %s, %s",
-			f->error & PF_I ? "execution" :
-			f->error & PF_W ? "write" :
-					  "read",
-			(unsigned long long)f->cr2, f->error & PF_U ? "user" : "supervisor",
-			f->error & PF_RSVD ? "reserved bits in a table" :
-			f->error & PF_P	   ? "not allowed" :
-					     "page not present");
+			f->error & PF_I   ? "execution"
+			: f->error & PF_W ? "write"
+					  : "read",
+			(unsigned long long)f->cr2,
+			f->error & PF_U ? "user" : "supervisor",
+			f->error & PF_RSVD ? "reserved bits in a table"
+			: f->error & PF_P  ? "not allowed"
+					   : "page not present");
 	fputc('\n', out);
 }
 
@@ -124,12 +126,12 @@ static void print_gprs(FILE *out, const struct vcpu *v)
 static void print_flags(FILE *out, const struct vcpu *v)
 {
 	static const struct bit_name names[] = {
-		{ RFLAGS_CF, "CF" },   { RFLAGS_PF, "PF" },	{ RFLAGS_AF, "AF" },
-		{ RFLAGS_ZF, "ZF" },   { RFLAGS_SF, "SF" },	{ RFLAGS_TF, "TF" },
-		{ RFLAGS_IF, "IF" },   { RFLAGS_DF, "DF" },	{ RFLAGS_OF, "OF" },
-		{ RFLAGS_NT, "NT" },   { RFLAGS_RF, "RF" },	{ RFLAGS_VM, "VM" },
-		{ RFLAGS_AC, "AC" },   { RFLAGS_VIF, "VIF" },	{ RFLAGS_VIP, "VIP" },
-		{ RFLAGS_ID, "ID" },   { 0, NULL },
+		{ RFLAGS_CF, "CF" }, { RFLAGS_PF, "PF" },   { RFLAGS_AF, "AF" },
+		{ RFLAGS_ZF, "ZF" }, { RFLAGS_SF, "SF" },   { RFLAGS_TF, "TF" },
+		{ RFLAGS_IF, "IF" }, { RFLAGS_DF, "DF" },   { RFLAGS_OF, "OF" },
+		{ RFLAGS_NT, "NT" }, { RFLAGS_RF, "RF" },   { RFLAGS_VM, "VM" },
+		{ RFLAGS_AC, "AC" }, { RFLAGS_VIF, "VIF" }, { RFLAGS_VIP, "VIP" },
+		{ RFLAGS_ID, "ID" }, { 0, NULL },
 	};
 
 	fprintf(out, "  RFLAGS IOPL=%u", vcpu_iopl(v));
@@ -138,29 +140,30 @@ static void print_flags(FILE *out, const struct vcpu *v)
 
 static void print_segments(FILE *out, const struct vcpu *v)
 {
-	static const char *const names[] = { "ES", "CS", "SS", "DS", "FS", "GS", "LDTR", "TR" };
+	static const char *const names[] = { "ES", "CS", "SS",   "DS",
+					     "FS", "GS", "LDTR", "TR" };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
 		const struct seg *s = &v->seg[i];
 
-		fprintf(out, "  %-4s %04x base %016llx limit %08x attr %04x", names[i], s->sel,
-			(unsigned long long)s->base, s->limit, s->attr & 0xffff);
+		fprintf(out, "  %-4s %04x base %016llx limit %08x attr %04x", names[i],
+			s->sel, (unsigned long long)s->base, s->limit, s->attr & 0xffff);
 		if (s->attr & SEG_UNUSABLE)
 			fprintf(out, " unusable");
 		else if (!(s->attr & SEG_P))
 			fprintf(out, " not present");
 		else if (s->attr & SEG_S)
 			fprintf(out, " %s DPL%u",
-				!(s->attr & SEG_CODE) ? "data" :
-				s->attr & SEG_L	      ? "code64" :
-				s->attr & SEG_DB      ? "code32" :
-							"code16",
+				!(s->attr & SEG_CODE) ? "data"
+				: s->attr & SEG_L     ? "code64"
+				: s->attr & SEG_DB    ? "code32"
+						      : "code16",
 				(s->attr & SEG_DPL_MASK) >> SEG_DPL_SHIFT);
 		fputc('\n', out);
 	}
 	fprintf(out, "  GDTR base %016llx limit %04x  IDTR base %016llx limit %04x\n",
-		(unsigned long long)v->gdtr.base, v->gdtr.limit, (unsigned long long)v->idtr.base,
-		v->idtr.limit);
+		(unsigned long long)v->gdtr.base, v->gdtr.limit,
+		(unsigned long long)v->idtr.base, v->idtr.limit);
 }
 
 static void print_control(FILE *out, const struct vcpu *v)
@@ -171,24 +174,25 @@ static void print_control(FILE *out, const struct vcpu *v)
 		{ CR0_NW, "NW" }, { CR0_CD, "CD" }, { CR0_PG, "PG" }, { 0, NULL },
 	};
 	static const struct bit_name cr4[] = {
-		{ CR4_VME, "VME" },	    { CR4_PVI, "PVI" },
-		{ CR4_TSD, "TSD" },	    { CR4_DE, "DE" },
-		{ CR4_PSE, "PSE" },	    { CR4_PAE, "PAE" },
-		{ CR4_MCE, "MCE" },	    { CR4_PGE, "PGE" },
-		{ CR4_PCE, "PCE" },	    { CR4_OSFXSR, "OSFXSR" },
+		{ CR4_VME, "VME" },          { CR4_PVI, "PVI" },
+		{ CR4_TSD, "TSD" },          { CR4_DE, "DE" },
+		{ CR4_PSE, "PSE" },          { CR4_PAE, "PAE" },
+		{ CR4_MCE, "MCE" },          { CR4_PGE, "PGE" },
+		{ CR4_PCE, "PCE" },          { CR4_OSFXSR, "OSFXSR" },
 		{ CR4_OSXMMEXCPT, "OSXMM" }, { CR4_UMIP, "UMIP" },
-		{ CR4_LA57, "LA57" },	    { CR4_FSGSBASE, "FSGSBASE" },
-		{ CR4_PCIDE, "PCIDE" },	    { CR4_OSXSAVE, "OSXSAVE" },
-		{ CR4_SMEP, "SMEP" },	    { CR4_SMAP, "SMAP" },
-		{ CR4_PKE, "PKE" },	    { 0, NULL },
+		{ CR4_LA57, "LA57" },        { CR4_FSGSBASE, "FSGSBASE" },
+		{ CR4_PCIDE, "PCIDE" },      { CR4_OSXSAVE, "OSXSAVE" },
+		{ CR4_SMEP, "SMEP" },        { CR4_SMAP, "SMAP" },
+		{ CR4_PKE, "PKE" },          { 0, NULL },
 	};
 	static const struct bit_name efer[] = {
-		{ EFER_SCE, "SCE" },   { EFER_LME, "LME" },   { EFER_LMA, "LMA" },
-		{ EFER_NXE, "NXE" },   { EFER_SVME, "SVME" }, { 0, NULL },
+		{ EFER_SCE, "SCE" }, { EFER_LME, "LME" },   { EFER_LMA, "LMA" },
+		{ EFER_NXE, "NXE" }, { EFER_SVME, "SVME" }, { 0, NULL },
 	};
 
-	fprintf(out, "  CR2 %016llx  CR3 %016llx  XCR0 %llx\n", (unsigned long long)v->cr2,
-		(unsigned long long)v->cr3, (unsigned long long)v->xcr0);
+	fprintf(out, "  CR2 %016llx  CR3 %016llx  XCR0 %llx\n",
+		(unsigned long long)v->cr2, (unsigned long long)v->cr3,
+		(unsigned long long)v->xcr0);
 	fprintf(out, "  CR0 %08llx", (unsigned long long)v->cr0);
 	print_bits(out, v->cr0, cr0);
 	fprintf(out, "  CR4 %08llx", (unsigned long long)v->cr4);
@@ -232,7 +236,8 @@ static void print_code(FILE *out, struct vcpu *v)
 
 		if (!n) {
 			if (!line)
-				fprintf(out, "  code at %llx cannot be read\n", (unsigned long long)ip);
+				fprintf(out, "  code at %llx cannot be read\n",
+					(unsigned long long)ip);
 			return;
 		}
 		len = decode(buf, n, v->code_size, &in) == DECODE_OK ? in.len : 1;
@@ -247,8 +252,9 @@ static void print_code(FILE *out, struct vcpu *v)
 
 void report_cpu(FILE *out, struct vcpu *v)
 {
-	fprintf(out, "  CPU %u in %s, %s, CPL %u, interrupts %s\n", v->index, mode_text(v),
-		paging_text(v), v->cpl, v->flags & RFLAGS_IF ? "on" : "off");
+	fprintf(out, "  CPU %u in %s, %s, CPL %u, interrupts %s\n", v->index,
+		mode_text(v), paging_text(v), v->cpl,
+		v->flags & RFLAGS_IF ? "on" : "off");
 	print_exception(out, v);
 	print_gprs(out, v);
 	print_flags(out, v);

@@ -1,8 +1,8 @@
 /*
  * `umbra run`: options, machine, exit status.
  *
- * Session.c puts the parts together; here is what the run meant: which status it ends with
- * and what the user is told. Main thread.
+ * Session.c puts the parts together; here is what the run meant: which status it ends
+ * with and what the user is told. Main thread.
  */
 #include "control/run.h"
 
@@ -28,8 +28,10 @@
 static void help(void)
 {
 	printf("Usage: umbra run [OPTION]... [-- COMMAND [ARGUMENT]...]\n"
-	       "Boot a machine; its console is standard input and output. With a COMMAND, run that\n"
-	       "in the guest and end with its status. Without -kernel, a small Debian guest.\n\n");
+	       "Boot a machine; its console is standard input and output. With a "
+	       "COMMAND, run that\n"
+	       "in the guest and end with its status. Without -kernel, a small Debian "
+	       "guest.\n\n");
 	options_help(stdout);
 	printf("\nAn option is written -option VALUE, --option VALUE or --option=VALUE.\n"
 	       "On a terminal, Ctrl-a x leaves and Ctrl-a h lists the other keys.\n");
@@ -121,7 +123,8 @@ static int output_status(struct session *s)
 		if (!error)
 			continue;
 		log_error("%s: %s",
-			  i < PC_SERIALS ? s->o.serial[i].path : s->o.debugcon.path, strerror(-error));
+			  i < PC_SERIALS ? s->o.serial[i].path : s->o.debugcon.path,
+			  strerror(-error));
 		return STATUS_FAILED;
 	}
 	return 0;

@@ -1,7 +1,7 @@
 /*
- * Putting together what `umbra run` needs, in an order in which nothing is left behind when
- * something is wrong: words first, then files that are only read, then the machine, and
- * last what creates files or changes the terminal.
+ * Putting together what `umbra run` needs, in an order in which nothing is left behind
+ * when something is wrong: words first, then files that are only read, then the machine,
+ * and last what creates files or changes the terminal.
  *
  * Runs on the main thread, before and after pc_run().
  */
@@ -33,15 +33,15 @@
 #define CONSOLE_BUFFER MiB(1)
 #define OUTPUT_BUFFER  65536
 /* SMP is not there yet; see check_cpus(). */
-#define CPUS_MAX 1
+#define CPUS_MAX       1
 /* The TSC counts nanoseconds. */
-#define TSC_KHZ 1000000
+#define TSC_KHZ        1000000
 /* When a signal ends us, a reader that does not read is not waited for any longer. */
-#define LAST_SECONDS 2
+#define LAST_SECONDS   2
 
 #define DEBUGCON PC_SERIALS /* its index beside those of the serial ports */
-#define COM1 0
-#define COM2 1
+#define COM1     0
+#define COM2     1
 
 /* ---- what was asked for ---- */
 
@@ -71,8 +71,8 @@ static int stdio_port(const struct session *s)
 }
 
 /*
- * Without a terminal: is there anything to read? An end of file right at the beginning is how
- * one asks for a demonstration.
+ * Without a terminal: is there anything to read? An end of file right at the beginning is
+ * how one asks for a demonstration.
  */
 static void peek_stdin(struct session *s)
 {
@@ -124,7 +124,8 @@ static int build_cpuid(struct session *s, struct error *err)
 	return cpuid_build(&s->cpuid, &req, &host, NULL, err);
 }
 
-/* Memory appears as the guest touches it, so more than is free will do, but not any size. */
+/* Memory appears as the guest touches it, so more than is free will do, but not any size.
+ */
 static int check_memory(const struct run_options *o, struct error *err)
 {
 	struct sysinfo si;
@@ -135,8 +136,10 @@ static int check_memory(const struct run_options *o, struct error *err)
 	most = ((u64)si.totalram + si.totalswap) * si.mem_unit;
 	if (o->ram_size <= most)
 		return 0;
-	return error_set(err, -ENOMEM, "-m: %llu MiB are more than the %llu MiB that this host has",
-			 (unsigned long long)o->ram_size >> 20, (unsigned long long)most >> 20);
+	return error_set(err, -ENOMEM,
+			 "-m: %llu MiB are more than the %llu MiB that this host has",
+			 (unsigned long long)o->ram_size >> 20,
+			 (unsigned long long)most >> 20);
 }
 
 /* ---- the machine ---- */
@@ -156,7 +159,8 @@ static void make_writers(struct session *s)
 	bool same = !fstat(STDOUT_FILENO, &out) && !fstat(STDERR_FILENO, &err) &&
 		    out.st_dev == err.st_dev && out.st_ino == err.st_ino;
 
-	s->out = writer_new("standard output", s->o.command ? OUTPUT_BUFFER : CONSOLE_BUFFER);
+	s->out = writer_new("standard output",
+			    s->o.command ? OUTPUT_BUFFER : CONSOLE_BUFFER);
 	/* One writer keeps the order of what goes to one place. */
 	s->err = same ? s->out : writer_new("standard error", OUTPUT_BUFFER);
 	for (unsigned i = 0; i <= DEBUGCON; i++) {
@@ -217,7 +221,8 @@ static int make_pc(struct session *s, struct error *err)
 			cfg.serial[i] = console_sink(s->console[i]);
 	if (s->agent)
 		cfg.serial[COM2] = agent_sink(s->agent);
-	else if (s->terminal.console && !s->terminal.terminal && s->guest.ours && !s->console[COM2])
+	else if (s->terminal.console && !s->terminal.terminal && s->guest.ours &&
+		 !s->console[COM2])
 		cfg.serial[COM2] = console_ready_sink(s->console[stdio_port(s)]);
 	if (s->file[DEBUGCON])
 		cfg.debugcon = writer_sink(s->file[DEBUGCON]);
@@ -228,7 +233,8 @@ static int make_pc(struct session *s, struct error *err)
 		return -EINVAL;
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		if (s->console[i])
-			console_attach(s->console[i], pc_loop(s->pc), pc_serial(s->pc, i));
+			console_attach(s->console[i], pc_loop(s->pc),
+				       pc_serial(s->pc, i));
 	if (s->agent)
 		agent_attach(s->agent, pc_loop(s->pc), pc_serial(s->pc, COM2));
 	return 0;
@@ -239,6 +245,7 @@ int session_init(struct session *s, struct error *err)
 	s->signals = -1;
 	s->failed_fd = -1;
 	memset(s->fd, -1, sizeof(s->fd));
+	term_init();
 	default_ports(&s->o);
 	s->engine = engines_choose(s->o.engine, &s->engine_why, err);
 	if (!s->engine || check_memory(&s->o, err) || build_cpuid(s, err))
@@ -262,8 +269,8 @@ static void unlink_created(struct session *s, const bool *created)
 }
 
 /*
- * The files that ports write to. All can be opened, or those that were created are removed
- * again and none was emptied.
+ * The files that ports write to. All can be opened, or those that were created are
+ * removed again and none was emptied.
  */
 static int open_files(struct session *s, struct error *err)
 {
@@ -280,7 +287,8 @@ static int open_files(struct session *s, struct error *err)
 			s->fd[i] = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
 		if (s->fd[i] < 0) {
 			error_set(err, -errno, "-%s file:%s: %s",
-				  i == DEBUGCON ? "debugcon" : "serial", path, strerror(errno));
+				  i == DEBUGCON ? "debugcon" : "serial", path,
+				  strerror(errno));
 			unlink_created(s, created);
 			return -EINVAL;
 		}
@@ -290,7 +298,8 @@ static int open_files(struct session *s, struct error *err)
 
 		if (s->fd[i] >= 0 && !fstat(s->fd[i], &st) && S_ISREG(st.st_mode) &&
 		    ftruncate(s->fd[i], 0))
-			log_warn("-serial file:%s: %s", port_option(s, i)->path, strerror(errno));
+			log_warn("-serial file:%s: %s", port_option(s, i)->path,
+				 strerror(errno));
 	}
 	return 0;
 }
@@ -349,11 +358,12 @@ static void introduce(const struct session *s)
 	if (s->o.command && !s->o.verbose)
 		return;
 	size_text(size, sizeof(size), s->o.ram_size);
-	fprintf(stderr, "umbra: %s%s%s engine (%s), %s, 1 CPU, %s%s\n", s->o.name ? s->o.name : "",
-		s->o.name ? ": " : "", s->engine->name, s->engine_why, size, s->guest.describe,
-		s->terminal.terminal && s->terminal.console ?
-			"; Ctrl-a x leaves, Ctrl-a h helps" :
-			"");
+	fprintf(stderr, "umbra: %s%s%s engine (%s), %s, 1 CPU, %s%s\n",
+		s->o.name ? s->o.name : "", s->o.name ? ": " : "", s->engine->name,
+		s->engine_why, size, s->guest.describe,
+		s->terminal.terminal && s->terminal.console
+			? "; Ctrl-a x leaves, Ctrl-a h helps"
+			: "");
 	if (s->o.verbose)
 		fprintf(stderr, "umbra: %s, command line: %s\n", pc_describe_boot(s->pc),
 			s->guest.cmdline);

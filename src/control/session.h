@@ -1,6 +1,6 @@
 /*
- * One run of a machine and all that is connected to it: its consoles, the command in it, the
- * user's terminal and signals.
+ * One run of a machine and all that is connected to it: its consoles, the command in it,
+ * the user's terminal and signals.
  */
 #pragma once
 
@@ -21,7 +21,7 @@ enum status {
 	STATUS_OK = 0,
 	STATUS_FAILED = 1, /* the host or the engine failed */
 	STATUS_USAGE = 2,
-	STATUS_CRASHED = 3, /* the guest did: triple fault or panic */
+	STATUS_CRASHED = 3,   /* the guest did: triple fault or panic */
 	STATUS_NO_EXIT = 125, /* the machine ended before the command */
 	STATUS_TOO_LONG = 126,
 	STATUS_PIPE = 128 + 13, /* nobody reads our output: what SIGPIPE would give */
@@ -39,9 +39,11 @@ struct session {
 
 	struct clock *clock;
 	struct pc *pc;
-	struct writer *out, *err;            /* standard output and error; may be the same */
-	struct console *console[PC_SERIALS]; /* of each port that is connected, and COM1 */
-	struct writer *file[PC_SERIALS + 1]; /* of each port with a file, and of the debug port */
+	struct writer *out, *err; /* standard output and error; may be the same */
+	struct console
+		*console[PC_SERIALS]; /* of each port that is connected, and COM1 */
+	struct writer *file[PC_SERIALS +
+			    1]; /* of each port with a file, and of the debug port */
 	int fd[PC_SERIALS + 1];
 	struct agent *agent; /* when there is a command */
 	struct input *input; /* of the command */
@@ -58,7 +60,8 @@ struct session {
 
 /* ---- session.c: making it and running it ---- */
 
-/* Everything that can be wrong with what the user asked for is found in here. 0 or an enum status. */
+/* Everything that can be wrong with what the user asked for is found in here. 0 or an
+ * enum status. */
 int session_init(struct session *s, struct error *err);
 /* Opens what has to be opened last, and takes the terminal. 0 or an enum status. */
 int session_open(struct session *s, struct error *err);

@@ -17,6 +17,8 @@ struct stats_context {
 /* Several lines, grouped; counters that are 0 are left out. */
 void stats_print(FILE *out, const struct vcpu_stats *s, const struct stats_context *c);
 /* One line: a JSON object with all counters. */
-void stats_print_json(FILE *out, const struct vcpu_stats *s, const struct stats_context *c);
+void stats_print_json(FILE *out, const struct vcpu_stats *s,
+		      const struct stats_context *c);
 /* One line in words, for a running machine. */
-void stats_line(char *buf, size_t size, const struct vcpu_stats *s, const struct stats_context *c);
+void stats_line(char *buf, size_t size, const struct vcpu_stats *s,
+		const struct stats_context *c);

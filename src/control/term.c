@@ -1,12 +1,12 @@
 /*
  * The user's terminal and the signals that come from it.
  *
- * Mutable globals, against the rule: the terminal's mode must be restored by signal handlers
- * when the process crashes, and these have no argument. The saved mode is written before
- * 'raw' is set and never after.
+ * Mutable globals, against the rule: the terminal's mode must be restored by signal
+ * handlers when the process crashes, and these have no argument. The saved mode is
+ * written before 'raw' is set and never after.
  *
- * A process in the background may not touch its terminal (it would be stopped by SIGTTOU),
- * and need not: its shell took the terminal over, with the shell's own mode.
+ * A process in the background may not touch its terminal (it would be stopped by
+ * SIGTTOU), and need not: its shell took the terminal over, with the shell's own mode.
  */
 #include "control/term.h"
 
@@ -26,11 +26,13 @@
 
 static struct termios saved, raw_mode;
 static int term_fd = -1;
-static bool raw;       /* atomic: the terminal is in raw_mode, or is to be after SIGCONT */
+static bool raw; /* atomic: the terminal is in raw_mode, or is to be after SIGCONT */
 static bool installed; /* crash handlers and atexit */
 
-static const int crashes[] = { SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP };
-static const int requests[] = { SIGINT,	 SIGTERM, SIGHUP,  SIGQUIT,
+static const int crashes[] = {
+	SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGSYS, SIGTRAP
+};
+static const int requests[] = { SIGINT,  SIGTERM, SIGHUP,  SIGQUIT,
 				SIGTSTP, SIGCONT, SIGWINCH };
 
 static bool in_foreground(void)
@@ -54,25 +56,25 @@ void term_restore(void)
 	errno = saved_errno;
 }
 
-/* SA_RESETHAND has made the action the default one again: die of it, with a core dump. */
+/*
+ * Die of it, with a core dump: at once or, when host/sig.c passed it on to us and has the
+ * signal blocked, when its handler returns.
+ */
 static void crashed(int sig)
 {
 	term_restore();
+	signal(sig, SIG_DFL);
 	raise(sig);
 }
 
-static void install(void)
+void term_init(void)
 {
-	struct sigaction sa = { .sa_handler = crashed, .sa_flags = SA_RESETHAND | SA_NODEFER };
+	struct sigaction sa = { .sa_handler = crashed, .sa_flags = SA_NODEFER };
 
-	for (size_t i = 0; i < ARRAY_SIZE(crashes); i++) {
-		struct sigaction old;
-
-		/* What somebody else handles (faults of generated code) comes to us from there. */
-		if (!sigaction(crashes[i], NULL, &old) && old.sa_handler == SIG_DFL &&
-		    !(old.sa_flags & SA_SIGINFO))
-			sigaction(crashes[i], &sa, NULL);
-	}
+	if (installed)
+		return;
+	for (size_t i = 0; i < ARRAY_SIZE(crashes); i++)
+		sigaction(crashes[i], &sa, NULL);
 	atexit(term_restore);
 	installed = true;
 }
@@ -81,8 +83,7 @@ int term_raw(int fd, struct error *err)
 {
 	if (tcgetattr(fd, &saved) < 0)
 		return error_set(err, -errno, "terminal: %s", strerror(errno));
-	if (!installed)
-		install();
+	term_init();
 	term_fd = fd;
 	raw_mode = saved;
 	cfmakeraw(&raw_mode);
@@ -131,7 +132,8 @@ static void request_set(sigset_t *set)
 	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
 		struct sigaction sa;
 
-		/* A blocked signal is kept even when it is ignored; it must stay ignored (nohup). */
+		/* A blocked signal is kept even when it is ignored; it must stay ignored
+		 * (nohup). */
 		if (sigaction(requests[i], NULL, &sa) || sa.sa_handler != SIG_IGN)
 			sigaddset(set, requests[i]);
 	}

@@ -10,8 +10,13 @@
 #include "base/types.h"
 
 /*
- * Put the terminal at 'fd' in raw mode. It is put back by term_restore(), at exit(), and before a
- * crash (SIGSEGV, SIGABRT ...) ends the process.
+ * Handle crashes. Before the machine is made: faults of generated code are handled by
+ * engines, which pass on to us what is none of theirs.
+ */
+void term_init(void);
+/*
+ * Put the terminal at 'fd' in raw mode. It is put back by term_restore(), at exit(), and
+ * before a crash (SIGSEGV, SIGABRT ...) ends the process.
  */
 int term_raw(int fd, struct error *err);
 /* Any thread, and signal handlers. Does nothing when the mode is not raw. */
@@ -21,13 +26,15 @@ bool term_is_raw(void);
 /* Rows and columns of the terminal at 'fd'. False: it is none, or has no size. */
 bool term_size(int fd, u16 *rows, u16 *cols);
 
-/* Lines for the user on standard error, with the line ends that the terminal needs now. */
+/* Lines for the user on standard error, with the line ends that the terminal needs now.
+ */
 __attribute__((format(printf, 1, 2))) void term_say(const char *fmt, ...);
 
 /*
- * The signals that ask the process to do something: SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT,
- * SIGWINCH. From term_signals_open() on they are blocked, in all threads started later, and
- * come out of the returned descriptor (signalfd), but for those that were ignored. -errno on failure.
+ * The signals that ask the process to do something: SIGINT, SIGTERM, SIGHUP, SIGQUIT,
+ * SIGTSTP, SIGCONT, SIGWINCH. From term_signals_open() on they are blocked, in all
+ * threads started later, and come out of the returned descriptor (signalfd), but for
+ * those that were ignored. -errno on failure.
  */
 int term_signals_open(struct error *err);
 /* Closes the descriptor and lets pending ones take effect. */

@@ -1,12 +1,13 @@
 /*
  * A ring of bytes and the thread that writes them to a file descriptor.
  *
- * The descriptor may be anything and blocking or not: it came from whoever started us, and
- * others may use the same open file, so its flags are left alone. After it was woken the
- * thread waits a moment for more: a serial port brings single bytes.
+ * The descriptor may be anything and blocking or not: it came from whoever started us,
+ * and others may use the same open file, so its flags are left alone. After it was woken
+ * the thread waits a moment for more: a serial port brings single bytes.
  *
  * Lock: 'lock' covers all but the notifications and 'fd', which are set before the thread
- * exists. It is not held while writing: bytes in [tail, tail + busy) belong to the thread.
+ * exists. It is not held while writing: bytes in [tail, tail + busy) belong to the
+ * thread.
  */
 #include "control/writer.h"
 
@@ -57,8 +58,8 @@ struct writer *writer_new(const char *what, size_t size)
 	return w;
 }
 
-void writer_set_notify(struct writer *w, void (*room)(void *opaque), void (*failed)(void *opaque),
-		       void *opaque)
+void writer_set_notify(struct writer *w, void (*room)(void *opaque),
+		       void (*failed)(void *opaque), void *opaque)
 {
 	w->room = room;
 	w->failed = failed;

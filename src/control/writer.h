@@ -1,6 +1,6 @@
 /*
- * Bytes on their way to a file descriptor of the host, written by a thread of their own, so
- * that a slow reader holds up neither a vCPU nor the event loop.
+ * Bytes on their way to a file descriptor of the host, written by a thread of their own,
+ * so that a slow reader holds up neither a vCPU nor the event loop.
  */
 #pragma once
 
@@ -18,18 +18,19 @@ void writer_free(struct writer *w);
 int writer_start(struct writer *w, int fd, struct error *err);
 
 /*
- * room: the writer was full and is not any more. failed: it cannot write and takes and drops
- * everything from now on. Both are called on the writer's thread without its lock. Before
- * writer_start(); may be NULL.
+ * room: the writer was full and is not any more. failed: it cannot write and takes and
+ * drops everything from now on. Both are called on the writer's thread without its lock.
+ * Before writer_start(); may be NULL.
  */
-void writer_set_notify(struct writer *w, void (*room)(void *opaque), void (*failed)(void *opaque),
-		       void *opaque);
+void writer_set_notify(struct writer *w, void (*room)(void *opaque),
+		       void (*failed)(void *opaque), void *opaque);
 
 /* ---- Any thread ---- */
 
 /* Take up to 'len' bytes; how many were taken. */
 size_t writer_put(struct writer *w, const u8 *buf, size_t len);
-/* Wait until everything is written, or cannot be, or for so many seconds (0: for ever). */
+/* Wait until everything is written, or cannot be, or for so many seconds (0: for ever).
+ */
 void writer_drain(struct writer *w, unsigned seconds);
 /* -errno of the failure so far, 0 if none. */
 int writer_error(struct writer *w);

@@ -12,6 +12,7 @@
 #include "x86/cr.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
+#include "x86/trial.h"
 
 /* No libc here: it may use vector registers while the guest's are live. */
 static void copy(void *dst, const void *src, size_t n)
@@ -126,6 +127,10 @@ static bool translate_span(struct vcpu *v, gva_t lin, unsigned len, enum access 
 /* One access to what is not RAM. */
 static u64 bus_load(struct vcpu *v, gpa_t gpa, unsigned size)
 {
+	if (unlikely(v->trial)) {
+		v->trial->impure = true;
+		return 0;
+	}
 	vcpu_park(v);
 	v->stats->mmio_reads++;
 	if ((gpa & PAGE_MASK) == v->apic_page && v->apic_ops)
@@ -133,8 +138,24 @@ static u64 bus_load(struct vcpu *v, gpa_t gpa, unsigned size)
 	return phys_load(v->phys, gpa, size);
 }
 
+/* RAM comes here too, when a read-modify-write crosses pages. */
+static void trial_store(struct vcpu *v, gpa_t gpa, u64 val, unsigned size)
+{
+	bool apic = (gpa & PAGE_MASK) == v->apic_page && v->apic_ops;
+	u8 *host = apic ? NULL : phys_host(v->phys, gpa, size, true);
+
+	if (!host)
+		v->trial->impure = true;
+	else if (trial_write(v->trial, host, gpa, size, false))
+		le_store(host, val, size);
+}
+
 static void bus_store(struct vcpu *v, gpa_t gpa, u64 val, unsigned size)
 {
+	if (unlikely(v->trial)) {
+		trial_store(v, gpa, val, size);
+		return;
+	}
 	vcpu_park(v);
 	v->stats->mmio_writes++;
 	if ((gpa & PAGE_MASK) == v->apic_page && v->apic_ops)
@@ -178,6 +199,8 @@ static void bus_write(struct vcpu *v, gpa_t gpa, const u8 *buf, unsigned len)
 static void piece_read(struct vcpu *v, const struct piece *p, u8 *buf)
 {
 	if (p->hit.host) {
+		if (unlikely(v->trial))
+			trial_read(v->trial, p->hit.host, p->hit.gpa, p->len);
 		copy(buf, p->hit.host, p->len);
 		return;
 	}
@@ -187,6 +210,9 @@ static void piece_read(struct vcpu *v, const struct piece *p, u8 *buf)
 static void piece_write(struct vcpu *v, const struct piece *p, const u8 *buf)
 {
 	if (p->hit.host) {
+		if (unlikely(v->trial) &&
+		    !trial_write(v->trial, p->hit.host, p->hit.gpa, p->len, false))
+			return;
 		copy(p->hit.host, buf, p->len);
 		if (p->hit.code)
 			phys_note_write(v->phys, p->hit.gpa, p->len);
@@ -205,6 +231,8 @@ bool lin_read_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enum
 		return false;
 	watch(v, lin, size, false);
 	if (likely(!p[1].len)) {
+		if (unlikely(v->trial) && p[0].hit.host)
+			trial_read(v->trial, p[0].hit.host, p[0].hit.gpa, size);
 		*val = p[0].hit.host ? le_load(p[0].hit.host, size)
 				     : bus_load(v, p[0].hit.gpa, size);
 		return true;
@@ -226,6 +254,9 @@ bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enu
 	watch(v, lin, size, true);
 	if (likely(!p[1].len)) {
 		if (p[0].hit.host) {
+			if (unlikely(v->trial) &&
+			    !trial_write(v->trial, p[0].hit.host, p[0].hit.gpa, size, false))
+				return true;
 			le_store(p[0].hit.host, val, size);
 			if (p[0].hit.code)
 				phys_note_write(v->phys, p[0].hit.gpa, size);
@@ -320,6 +351,12 @@ bool rmw_begin(struct vcpu *v, unsigned sreg, u64 off, unsigned size, struct rmw
 	if (likely(!p[1].len && p[0].hit.host)) {
 		m->p = p[0].hit.host;
 		m->note = p[0].hit.code;
+		if (likely(!v->trial))
+			return true;
+		trial_read(v->trial, p[0].hit.host, p[0].hit.gpa, size);
+		if (trial_write(v->trial, p[0].hit.host, p[0].hit.gpa, size, false))
+			return true;
+		m->p = m->buf;
 		return true;
 	}
 	m->direct = false;
@@ -353,7 +390,7 @@ void *mem_fast_ptr(struct vcpu *v, unsigned sreg, u64 off, unsigned len, enum ac
 		return NULL;
 	if (in_long_mode(v) && !is_canonical(v, lin))
 		return NULL;
-	if (v->dr[7] & 0xff)
+	if ((v->dr[7] & 0xff) || (v->trial && acc == ACC_WRITE))
 		return NULL;
 	if (!translate(v, lin, len, acc, v->mmu_idx, &p) || p.hit.code)
 		return NULL;

@@ -13,6 +13,7 @@
 #include "x86/cr.h"
 
 #include "x86/access.h"
+#include "x86/msr.h"
 #include "x86/seg.h"
 
 /* CR4 bits that are part of what a cached translation means. */
@@ -321,7 +322,8 @@ bool invpcid(struct vcpu *v, u64 type, const u64 desc[2])
 		return raise_gp0(v);
 	if (type < 2 && pcid && !(v->cr4 & CR4_PCIDE))
 		return raise_gp0(v);
-	if (type == 0 && !is_canonical(v, desc[1]))
+	/* By what the CPU has, not by CR4.LA57. */
+	if (type == 0 && !msr_canonical(v, desc[1]))
 		return raise_gp0(v);
 	if (type == 2) {
 		tlb_flush_all(v);

@@ -33,31 +33,28 @@ struct prefixes {
 	u8 flags;
 };
 
-static struct prefixes scan_prefixes(const u8 *p, unsigned len, unsigned code_size)
+/* All of them count, wherever they are; it is REX alone that must come last to count. */
+static struct prefixes scan_prefixes(const ZydisDecodedInstruction *zi, unsigned code_size)
 {
 	struct prefixes r = { .seg = SREG_NONE };
 
-	for (unsigned i = 0; i < len; i++) {
-		switch (p[i]) {
-		case 0x26: r.seg = ES; break;
-		case 0x2e: r.seg = CS; break;
-		case 0x36: r.seg = SS; break;
-		case 0x3e: r.seg = DS; break;
+	for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
+		switch (zi->raw.prefixes[i].value) {
+		/* 64-bit mode does not see these. */
+		case 0x26: r.seg = code_size == 8 ? r.seg : ES; break;
+		case 0x2e: r.seg = code_size == 8 ? r.seg : CS; break;
+		case 0x36: r.seg = code_size == 8 ? r.seg : SS; break;
+		case 0x3e: r.seg = code_size == 8 ? r.seg : DS; break;
 		case 0x64: r.seg = FS; break;
 		case 0x65: r.seg = GS; break;
 		case 0x66: r.flags |= INSN_OPSIZE; break;
-		case 0x67: break;
 		case 0xf0: r.flags |= INSN_LOCK; break;
 		/* The last of the two counts. */
 		case 0xf2: r.flags = (r.flags & ~INSN_REP) | INSN_REPNE; break;
 		case 0xf3: r.flags = (r.flags & ~INSN_REPNE) | INSN_REP; break;
-		default: goto out;
+		default: break;
 		}
-		/* The 64-bit mode ignores overrides other than FS and GS. */
-		if (code_size == 8 && r.seg < FS)
-			r.seg = SREG_NONE;
 	}
-out:
 	return r;
 }
 
@@ -106,10 +103,9 @@ static u8 byte_reg(unsigned reg, bool rex)
 	return (u8)(!rex && reg >= 4 && reg < 8 ? (reg - 4) * 8 + 1 : reg * 8);
 }
 
-static void fill(struct insn *in, const ZydisDecodedInstruction *zi, const u8 *bytes,
-		 unsigned code_size)
+static void fill(struct insn *in, const ZydisDecodedInstruction *zi, unsigned code_size)
 {
-	struct prefixes p = scan_prefixes(bytes, zi->length, code_size);
+	struct prefixes p = scan_prefixes(zi, code_size);
 	bool legacy = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	bool rex = legacy && (zi->attributes & ZYDIS_ATTRIB_HAS_REX);
 	u8 r = rex ? zi->raw.rex.R : 0, x = rex ? zi->raw.rex.X : 0, b = rex ? zi->raw.rex.B : 0;
@@ -180,7 +176,7 @@ enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size, str
 	decoder_init(&d, code_size);
 	s = ZydisDecoderDecodeInstruction(&d, &ctx, bytes, MIN(len, 15u), &zi);
 	if (ZYAN_SUCCESS(s)) {
-		fill(in, &zi, bytes, code_size);
+		fill(in, &zi, code_size);
 		return DECODE_OK;
 	}
 	if (s == ZYDIS_STATUS_NO_MORE_DATA)

@@ -283,7 +283,12 @@ bool far_call(struct vcpu *v, u16 sel, u64 off, unsigned opsize, u64 next)
 		return false;
 	if (!attr_is_code(d.attr))
 		return to_system(v, sel, &d, true, next);
-	if (!check_code(v, sel, &d) || !stack_room(v, &s, 2, opsize) ||
+	if (!check_code(v, sel, &d))
+		return false;
+	/* Processors push as the new segment has it: without SS when it is a 64-bit one. */
+	if (in_long_mode(v) && (d.attr & SEG_L))
+		s = stack_long(v, v->gpr[RSP], v->cpl);
+	if (!stack_room(v, &s, 2, opsize) ||
 	    !seg_check_rip(v, &d, off) || !desc_set_accessed(v, &d) ||
 	    !stack_push(v, &s, opsize, v->seg[CS].sel) ||
 	    !stack_push(v, &s, opsize, next))

@@ -72,6 +72,9 @@ static bool check_target(struct vcpu *v, struct target *t)
 {
 	if (t->load_ss && !check_ss(v, t))
 		return false;
+	/* Compatibility mode takes 32 bits of it, as SDM 2 says of JMP. */
+	if (in_long_mode(v) && !(t->cs.attr & SEG_L))
+		t->rip = (u32)t->rip;
 	if (!seg_check_rip(v, &t->cs, t->rip) || !desc_set_accessed(v, &t->cs))
 		return false;
 	return !t->load_ss || t->null_ss || desc_set_accessed(v, &t->ss);

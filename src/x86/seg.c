@@ -369,7 +369,7 @@ bool seg_lar(struct vcpu *v, u16 sel, u32 *rights, bool *ok)
 	if (!desc_inspect(v, sel, in_long_mode(v) ? LAR_LONG : LAR_LEGACY, &d, ok))
 		return false;
 	if (*ok)
-		*rights = (u32)(d.raw >> 32) & 0x00f0ff00;
+		*rights = (u32)(d.raw >> 32) & 0x00ffff00; /* with limit bits 19..16 */
 	return true;
 }
 

@@ -12,6 +12,7 @@
 #include "x86/cr.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
+#include "x86/trial.h"
 
 bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, struct tlb_hit *hit)
 {
@@ -22,6 +23,8 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, stru
 	struct walk w;
 	u8 *flags;
 
+	if (unlikely(v->trial))
+		return trial_fill(v, lin, acc, idx, hit);
 	v->stats->tlb_misses++;
 	if (!walk(v, lin, acc, idx, &w)) {
 		v->fault = (struct fault){ .vector = VEC_PF, .has_error = true, .error = w.pf_error,
@@ -59,6 +62,15 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, stru
 	return true;
 }
 
+/* A stand-in has nothing to flush, but stops looking at the TLB of the other. */
+static bool on_trial(struct vcpu *v)
+{
+	if (likely(!v->trial))
+		return false;
+	v->trial->flushed = true;
+	return true;
+}
+
 static void flushed(struct vcpu *v, u64 page)
 {
 	if (v->tlb_flushed)
@@ -72,6 +84,8 @@ static void drop(struct tlb_way *t, unsigned slot)
 
 void tlb_flush_all(struct vcpu *v)
 {
+	if (on_trial(v))
+		return;
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
 		for (unsigned s = 0; s < TLB_SIZE; s++)
@@ -83,6 +97,8 @@ void tlb_flush_all(struct vcpu *v)
 
 void tlb_flush_nonglobal(struct vcpu *v)
 {
+	if (on_trial(v))
+		return;
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		for (unsigned s = 0; s < TLB_SIZE; s++)
@@ -105,6 +121,8 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 {
 	bool large = false;
 
+	if (on_trial(v))
+		return;
 	v->stats->tlb_flush_pages++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
 		struct tlb_way *t = &v->tlb.way[i];

@@ -146,7 +146,7 @@ bool trial_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	hit->gpa = w.gpa;
 	hit->host = NULL;
 	hit->code = false;
-	if ((w.gpa & PAGE_MASK) == v->apic_page)
+	if ((w.gpa & PAGE_MASK) == v->apic_page && v->apic_ops)
 		return true;
 	r = phys_find(v->phys, w.gpa);
 	if (r && (r->kind == PHYS_RAM || (r->kind == PHYS_ROM && acc != ACC_WRITE)))

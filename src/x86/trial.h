@@ -27,7 +27,7 @@ struct trial_span {
 };
 
 struct trial {
-	const struct vcpu *real;
+	struct vcpu *real;
 	gpa_t code; /* the instructions that are executed, */
 	u32 code_len;
 	bool code_written; /* and they have been written to */

@@ -81,6 +81,7 @@ struct io_ports;
 struct cpuid_table;
 struct vcpu_stats;
 struct native;
+struct trial;
 
 struct vcpu {
 	/* ---- architectural ---- */
@@ -155,6 +156,7 @@ struct vcpu {
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);
 	struct native *native; /* stubs for vector and x87 instructions (engine/interp/native.c) */
+	struct trial *trial; /* NULL, or this is a stand-in whose writes are taken back (x86/trial.h) */
 	struct tlb tlb;
 };
 
@@ -205,9 +207,10 @@ static inline unsigned vcpu_iopl(const struct vcpu *v)
 	return (v->flags & RFLAGS_IOPL) >> RFLAGS_IOPL_SHIFT;
 }
 
+/* In 16-bit code too IP goes on behind FFFFh, to be caught by the segment's limit. */
 static inline u64 ip_mask(const struct vcpu *v)
 {
-	return size_mask(v->code_size);
+	return size_mask(v->code_size == 8 ? 8 : 4);
 }
 
 static inline bool is_canonical(const struct vcpu *v, u64 a)

@@ -12,6 +12,7 @@
 
 #include "mem/phys.h"
 #include "x86/stats.h"
+#include "x86/trial.h"
 
 #define PTE_P BIT(0)
 #define PTE_W BIT(1)
@@ -55,6 +56,10 @@ static u64 entry_read(struct vcpu *v, gpa_t gpa, unsigned size, void **host)
 	if (likely(*host))
 		return size == 8 ? __atomic_load_n((u64 *)*host, __ATOMIC_RELAXED)
 				 : __atomic_load_n((u32 *)*host, __ATOMIC_RELAXED);
+	if (unlikely(v->trial)) {
+		v->trial->impure = true;
+		return 0;
+	}
 	vcpu_park(v);
 	return phys_load(v->phys, gpa, size);
 }
@@ -66,6 +71,8 @@ static bool entry_set(struct vcpu *v, gpa_t gpa, void *host, unsigned size, u64 
 	u8 *flags;
 
 	if (want == *entry || !host)
+		return true;
+	if (unlikely(v->trial) && !trial_write(v->trial, host, gpa, size, true))
 		return true;
 	if (size == 8) {
 		if (!__atomic_compare_exchange_n((u64 *)host, entry, want, false, __ATOMIC_SEQ_CST,
@@ -80,7 +87,7 @@ static bool entry_set(struct vcpu *v, gpa_t gpa, void *host, unsigned size, u64 
 	}
 	*entry = want;
 	flags = phys_page_flags(v->phys, gpa);
-	if (unlikely(flags && (*flags & PAGE_CODE)))
+	if (unlikely(flags && (*flags & PAGE_CODE) && !v->trial))
 		phys_note_write(v->phys, gpa, size);
 	return true;
 }

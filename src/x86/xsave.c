@@ -197,7 +197,25 @@ static bool aligned(struct vcpu *v, unsigned sreg, u64 off, enum access acc,
 
 	if (!seg_linear(v, sreg, off, 1, acc, &lin))
 		return false;
+	/* Where alignment is checked it comes first: SDM 2 FXSAVE, XSAVE. */
+	if (v->ac_check && (lin & 3) && is_canonical(v, lin))
+		return raise_err(v, VEC_AC, 0);
 	return lin & (align - 1) ? raise_gp0(v) : true;
+}
+
+/* FNSTENV and its kin: alignment is checked by the operand size. SDM 3 table 6-7. */
+static bool env_aligned(struct vcpu *v, unsigned sreg, u64 off, enum access acc,
+			unsigned opsize)
+{
+	gva_t lin;
+
+	if (!v->ac_check)
+		return true;
+	if (!seg_linear(v, sreg, off, 1, acc, &lin))
+		return false;
+	if ((lin & (opsize == 2 ? 1 : 3)) && is_canonical(v, lin))
+		return raise_err(v, VEC_AC, 0);
+	return true;
 }
 
 static bool xsave_allowed(struct vcpu *v, enum cpu_feature f)
@@ -348,7 +366,9 @@ bool xsave_save(struct vcpu *v, unsigned sreg, u64 off, enum xsave_kind kind, u6
 	} else {
 		pieces_of(v, &l, which, ~UINT64_C(0), false,
 			  rfbm & (XCR0_SSE | XCR0_AVX));
-		if (!mem_read_bytes(v, sreg, off + XSAVE_XSTATE_BV, header, 8))
+		/* It is read in order to be written. */
+		if (!mem_probe_write(v, sreg, off + XSAVE_XSTATE_BV, 8) ||
+		    !mem_read_bytes(v, sreg, off + XSAVE_XSTATE_BV, header, 8))
 			return false;
 		header[0] = (header[0] & ~rfbm) | bv;
 	}
@@ -623,7 +643,7 @@ bool fnstenv(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize)
 {
 	u8 env[28];
 
-	if (!x87_allowed(v))
+	if (!x87_allowed(v) || !env_aligned(v, sreg, off, ACC_WRITE, opsize))
 		return false;
 	env_format(v, env, opsize);
 	if (!mem_write_bytes(v, sreg, off, env, env_size(opsize)))
@@ -639,7 +659,8 @@ bool fldenv(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize)
 {
 	u8 env[28];
 
-	if (!x87_allowed(v) || !mem_read_bytes(v, sreg, off, env, env_size(opsize)))
+	if (!x87_allowed(v) || !env_aligned(v, sreg, off, ACC_READ, opsize) ||
+	    !mem_read_bytes(v, sreg, off, env, env_size(opsize)))
 		return false;
 	env_load(v, env, opsize);
 	return true;
@@ -659,7 +680,7 @@ bool fnsave(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize)
 	u8 img[28 + 80];
 	unsigned n = env_size(opsize);
 
-	if (!x87_allowed(v))
+	if (!x87_allowed(v) || !env_aligned(v, sreg, off, ACC_WRITE, opsize))
 		return false;
 	env_format(v, img, opsize);
 	for (unsigned i = 0; i < 8; i++)
@@ -675,7 +696,8 @@ bool frstor(struct vcpu *v, unsigned sreg, u64 off, unsigned opsize)
 	u8 img[28 + 80];
 	unsigned n = env_size(opsize);
 
-	if (!x87_allowed(v) || !mem_read_bytes(v, sreg, off, img, n + 80))
+	if (!x87_allowed(v) || !env_aligned(v, sreg, off, ACC_READ, opsize) ||
+	    !mem_read_bytes(v, sreg, off, img, n + 80))
 		return false;
 	env_load(v, img, opsize);
 	for (unsigned i = 0; i < 8; i++) {

@@ -42,8 +42,8 @@ powers_off() {
 
 complaints='WARNING|Oops|BUG:|Call Trace|unchecked MSR|Firmware Bug|[Uu]nknown NMI|soft lockup'
 
-# What `make run </dev/null` shows.
-for engine in $("$umbra" doctor | sed -n '/^Engines/,/^Host/s/^  yes  \([^ ]*\).*/\1/p'); do
+# What `make run </dev/null` shows. (The engine "check" would take minutes.)
+for engine in $("$umbra" doctor | sed -n '/^Engines/,/^Host/s/^  yes  \([^ ]*\).*/\1/p' | grep -v check); do
 	run run -engine "$engine"
 	tr -d '\r' <"$tmp/out" >"$tmp/plain"
 	mv "$tmp/plain" "$tmp/out"

@@ -173,6 +173,22 @@ static void gen_opmasks(struct rng *rng, u8 *x)
 	}
 }
 
+/* Where a component is not in use its bytes say so too: that is how x86/xsave.h has it. */
+static void clear_unused(u8 *x, u64 bv)
+{
+	if (!(bv & XCR0_X87)) {
+		memset(x, 0, XSAVE_MXCSR);
+		x[0] = 0x7f;
+		x[1] = 3;
+		memset(x + XSAVE_ST, 0, 128);
+	}
+	if (!(bv & XCR0_SSE))
+		memset(x + XSAVE_XMM, 0, 256);
+	for (unsigned i = 2; i < 8; i++)
+		if (xcomp_layout[i].size && !(bv & BIT(i)))
+			memset(x + xcomp_layout[i].offset, 0, xcomp_layout[i].size);
+}
+
 static void gen_xsave(struct rng *rng, u8 *x)
 {
 	u32 mxcsr = 0x1f80 | (u32)(rng64(rng) & (rng_below(rng, 2) ? 0x603f : 0xe07f));
@@ -197,6 +213,7 @@ static void gen_xsave(struct rng *rng, u8 *x)
 	if (rng_one_in(rng, 8))
 		bv &= rng64(rng);
 	memcpy(x + XSAVE_XSTATE_BV, &bv, 8);
+	clear_unused(x, bv);
 }
 
 static void gen_segments(struct rng *rng, struct state *s, enum mode mode)
@@ -265,7 +282,7 @@ static void vary_legacy(struct rng *rng, struct enc *e, enum mode mode)
 		}
 		e->rex = rng_one_in(rng, 4);
 	}
-	if (e->prefixes < sizeof(e->prefix) && rng_one_in(rng, 5))
+	while (e->prefixes < sizeof(e->prefix) && rng_one_in(rng, 5))
 		e->prefix[e->prefixes++] = segs[rng_below(rng, ARRAY_SIZE(segs))];
 	if (e->prefixes < sizeof(e->prefix) && rng_one_in(rng, 8))
 		e->prefix[e->prefixes++] = 0x67;
@@ -362,12 +379,29 @@ static void set_gpr(struct state *s, ZydisRegister r, u64 val)
 	*g = (*g & ~mask) | (val & mask);
 }
 
+/*
+ * Other overrides do not cancel one of FS or GS in 64-bit mode: Zydis looks at the last prefix alone.
+ * Only operands that can be overridden come here, or with ES, or from the stack without any.
+ */
+static unsigned override64(const struct test *t, unsigned n)
+{
+	for (unsigned i = 0; i < t->d.zi.raw.prefix_count; i++) {
+		u8 p = t->d.zi.raw.prefixes[i].value;
+
+		if (p == 0x64 || p == 0x65)
+			n = p == 0x64 ? FS : GS;
+	}
+	return n;
+}
+
 static u64 seg_base_of(const struct test *t, ZydisRegister seg)
 {
 	unsigned n = (unsigned)(seg - ZYDIS_REGISTER_ES);
 
 	if (n > GS)
 		n = DS;
+	if (t->mode == MODE64 && n != ES)
+		n = override64(t, n);
 	if (t->mode == MODE64)
 		return n == FS ? t->start.fs_base : n == GS ? t->start.gs_base : 0;
 	return sel_base(t->start.sel[n]);
@@ -410,6 +444,13 @@ static u64 gen_target(struct rng *rng, const struct test *t, unsigned size, bool
 	return (1ull << 47) + (rng_below(rng, 2) ? rng_below(rng, 64) : (u64)-rng_below(rng, size));
 }
 
+/* SIB without base: mod 0, base 5. */
+static bool no_base(const ZydisDecodedInstruction *zi)
+{
+	return (zi->attributes & ZYDIS_ATTRIB_HAS_SIB) && !zi->raw.modrm.mod &&
+	       zi->raw.sib.base == 5;
+}
+
 /* Make the operand's address 'target' by choosing registers or the displacement. */
 static bool place(struct rng *rng, struct test *t, const ZydisDecodedOperand *o, u64 target)
 {
@@ -419,6 +460,14 @@ static bool place(struct rng *rng, struct test *t, const ZydisDecodedOperand *o,
 	unsigned bytes = has_base ? width_of(m->base) : zi->address_width / 8;
 	u64 mask = size_mask(bytes), off = (target - seg_base_of(t, m->segment)) & mask;
 	u64 disp = (u64)m->disp.value, index = 0;
+
+	/* Zydis 4.0 has a base here if the bit that would extend it is set. */
+	if (no_base(zi)) {
+		has_base = false;
+		bytes = zi->address_width / 8;
+		mask = size_mask(bytes);
+		off = (target - seg_base_of(t, m->segment)) & mask;
+	}
 
 	/* Does the address width let us get there at all? */
 	if (((off + seg_base_of(t, m->segment)) & (t->mode == MODE64 ? ~0ull : 0xffffffff)) != target)
@@ -642,7 +691,8 @@ static bool place_operands(struct rng *rng, struct test *t, struct placed *p)
 			 o->mem.base == ZYDIS_REGISTER_EBP || o->mem.base == ZYDIS_REGISTER_BP);
 		if (stack) {
 			/* place_stack() did it. */
-			p->lin[i] = t->start.gpr[gpr_of(o->mem.base)] + seg_base_of(t, o->mem.segment);
+			p->lin[i] = t->start.gpr[gpr_of(o->mem.base)] +
+				    (t->mode == MODE64 ? 0 : sel_base(t->start.sel[SS]));
 			continue;
 		}
 		for (unsigned try = 0; try < 4 && !done; try++) {

@@ -14,6 +14,7 @@
 
 #include "base/alloc.h"
 #include "cpu/hostcpu.h"
+#include "engines.h"
 #include "mem/phys.h"
 #include "x86/access.h"
 #include "x86/cpuid.h"
@@ -230,9 +231,12 @@ struct guest *guest_open(const struct engine *engine)
 	fill_descriptors(g);
 	fill_idt(g);
 	hostcpu_read(&cpu);
+	/* How wide a canonical address is depends on it. */
+	if (!(cpu.features[FEAT_LA57 / 32] >> FEAT_LA57 % 32 & 1))
+		req.cpu = "max,-la57";
 	if (cpuid_build(&g->cpuid, &req, &cpu, NULL, &err) < 0)
 		goto fail;
-	g->v = xzalloc_aligned(64, sizeof(*g->v));
+	g->v = engine_vcpu_new(engine);
 	g->v->phys = g->phys;
 	g->v->stats = &g->stats;
 	g->v->apic_page = ~UINT64_C(0);
@@ -255,7 +259,7 @@ void guest_close(struct guest *g)
 {
 	g->engine->vcpu_close(g->v);
 	phys_free(g->phys);
-	free(g->v);
+	engine_vcpu_free(g->engine, g->v);
 	free(g);
 }
 

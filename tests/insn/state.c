@@ -81,7 +81,7 @@ void state_normalize(struct state *s, enum mode mode)
 	if (s->vector != VEC_PF)
 		s->cr2 = 0;
 	/* Linux says "present" of all kernel addresses, to hide which are. */
-	if (s->vector == VEC_PF && s->cr2 >> 47)
+	if (s->vector == VEC_PF && s->cr2 >= (UINT64_C(1) << 47) - 0x1000)
 		s->error |= PF_P;
 }
 

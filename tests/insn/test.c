@@ -98,11 +98,148 @@ static bool many_parts(const struct test *t)
 	case ZYDIS_MNEMONIC_POPA:
 	case ZYDIS_MNEMONIC_POPAD:
 	case ZYDIS_MNEMONIC_ENTER:
+	case ZYDIS_MNEMONIC_CALL:
+	case ZYDIS_MNEMONIC_FBSTP:
 		return true;
+	case ZYDIS_MNEMONIC_RET:
+		return t->d.zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
 	default:
 		return t->d.zi.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
 		       t->d.zi.raw.evex.aaa;
 	}
+}
+
+/*
+ * String instructions with 32-bit addresses in 64-bit mode: registers are zero-extended when they
+ * change. Whether also when nothing was done, because the count is 0 or the first element
+ * faults, is up to the processor.
+ */
+static void string_registers(struct test *t)
+{
+	static const u8 regs[] = { RCX, RSI, RDI };
+
+	if (t->mode != MODE64 || t->d.zi.address_width != 32 ||
+	    t->d.zi.meta.category != ZYDIS_CATEGORY_STRINGOP)
+		return;
+	for (unsigned i = 0; i < ARRAY_SIZE(regs); i++) {
+		u64 was = t->start.gpr[regs[i]], *g = &t->guest.gpr[regs[i]];
+
+		if (*g == was && t->host.gpr[regs[i]] == (u32)was)
+			*g = (u32)was;
+	}
+}
+
+static u8 *vector_part(struct state *s, unsigned reg, unsigned at)
+{
+	if (reg >= 16)
+		return s->xsave + XSAVE_HI16_ZMM + (reg - 16) * 64 + at;
+	if (at < 16)
+		return s->xsave + XSAVE_XMM + reg * 16 + at;
+	if (at < 32)
+		return s->xsave + XSAVE_YMM + reg * 16 + at - 16;
+	return s->xsave + XSAVE_ZMM_HI256 + reg * 32 + at - 32;
+}
+
+/* Do not compare 8 bytes of a vector register. */
+static void test_ignore_vector(struct test *t, unsigned reg, unsigned at)
+{
+	memcpy(vector_part(&t->guest, reg, at), vector_part(&t->host, reg, at), 8);
+}
+
+/* A faulting MMX store leaves TOP as it is, or 0. */
+static void mmx_store_top(struct test *t)
+{
+	if (t->host.vector == VEC_BP || t->d.zi.operand_count_visible < 2 ||
+	    t->d.op[1].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    ZydisRegisterGetClass(t->d.op[1].reg.value) != ZYDIS_REGCLASS_MMX)
+		return;
+	if (t->host.xsave[XSAVE_FSW + 1] & 0x38)
+		return;
+	/* The image has the registers in stack order. */
+	t->guest.xsave[XSAVE_FSW + 1] &= (u8)~0x38;
+	memcpy(t->guest.xsave + XSAVE_ST, t->host.xsave + XSAVE_ST, 128);
+}
+
+/* What a gather loads: half of its destination when there are fewer indexes than elements. */
+static unsigned gather_bytes(const struct test *t)
+{
+	const ZydisDecodedOperand *mem = &t->d.op[t->d.op[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? 1 : 2];
+	unsigned index = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, mem->mem.index) / 8;
+
+	switch (t->d.zi.mnemonic) {
+	case ZYDIS_MNEMONIC_VGATHERQPS:
+	case ZYDIS_MNEMONIC_VPGATHERQD: return index / 2;
+	default: return t->d.op[0].size / 8;
+	}
+}
+
+/*
+ * A gather that faults: what becomes of the bits above its own length, of the destination and of a mask
+ * in a vector register, differs from one instruction to the next even on one processor.
+ */
+static void gather_upper(struct test *t)
+{
+	const ZydisDecodedOperand *dst = &t->d.op[0], *mask = &t->d.op[2];
+
+	if (t->host.vector == VEC_BP || t->d.op[1].type != ZYDIS_OPERAND_TYPE_MEMORY)
+		mask = &t->d.op[1];
+	if (t->host.vector == VEC_BP || t->d.zi.meta.category == ZYDIS_CATEGORY_SCATTER)
+		return;
+	if (t->d.zi.meta.category != ZYDIS_CATEGORY_GATHER &&
+	    t->d.zi.meta.category != ZYDIS_CATEGORY_AVX2GATHER)
+		return;
+	for (unsigned at = 8; at < 64; at += 8) {
+		if (at >= gather_bytes(t))
+			test_ignore_vector(t, (unsigned)ZydisRegisterGetId(dst->reg.value), at);
+		if (at >= gather_bytes(t) && t->d.zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+			test_ignore_vector(t, (unsigned)ZydisRegisterGetId(mask->reg.value), at);
+	}
+}
+
+/* POPA that faults has loaded some registers or none. */
+static void popa_registers(struct test *t)
+{
+	if (t->host.vector == VEC_BP || t->host.vector == VEC_DB ||
+	    (t->d.zi.mnemonic != ZYDIS_MNEMONIC_POPA &&
+	     t->d.zi.mnemonic != ZYDIS_MNEMONIC_POPAD))
+		return;
+	for (unsigned i = 0; i < 8; i++)
+		if (i != RSP && t->guest.gpr[i] == t->start.gpr[i])
+			t->guest.gpr[i] = t->host.gpr[i];
+}
+
+/* RETF imm16 on a 16-bit stack: whether the addition carries into the upper half of ESP. */
+static void retf_carry(struct test *t)
+{
+	if (t->d.zi.mnemonic == ZYDIS_MNEMONIC_RET && t->d.zi.opcode == 0xca &&
+	    t->start.sel[SS] == SEL_LDT_DS16)
+		t->guest.gpr[RSP] = (t->guest.gpr[RSP] & 0xffff) |
+				    (t->host.gpr[RSP] & ~UINT64_C(0xffff));
+}
+
+static bool end_of_lower_half(const struct state *s)
+{
+	return s->vector == VEC_PF && s->cr2 >> 12 == (UINT64_C(1) << 35) - 1;
+}
+
+static bool memory_fault(const struct state *s)
+{
+	return s->vector == VEC_PF || s->vector == VEC_GP || s->vector == VEC_SS;
+}
+
+static bool across_canonical(const struct state *a, const struct state *b)
+{
+	return memory_fault(a) && memory_fault(b) &&
+	       (end_of_lower_half(a) || end_of_lower_half(b));
+}
+
+/* XRSTOR that faults has loaded some components or none: SDM 1 section 13.8. */
+static void xrstor_state(struct test *t)
+{
+	if (t->host.vector != VEC_BP && t->host.vector != VEC_DB &&
+	    (t->d.zi.mnemonic == ZYDIS_MNEMONIC_XRSTOR ||
+	     t->d.zi.mnemonic == ZYDIS_MNEMONIC_XRSTOR64))
+		memcpy(t->guest.xsave, t->host.xsave, sizeof(t->guest.xsave));
 }
 
 void test_run(struct box *b, struct test *t)
@@ -115,10 +252,25 @@ void test_run(struct box *b, struct test *t)
 	compare_memory(b, t);
 	state_normalize(&t->guest, t->mode);
 	state_normalize(&t->host, t->mode);
+	/* The parts that were written before the fault are up to the processor as well. */
+	if (many_parts(t) && t->host.vector != VEC_BP && t->host.vector != VEC_DB)
+		t->memory = false;
+	/* Not canonical, or not present: whichever part is looked at first. */
+	if (many_parts(t) && across_canonical(&t->guest, &t->host)) {
+		t->guest.vector = t->host.vector;
+		t->guest.error = t->host.error;
+		t->guest.cr2 = t->host.cr2;
+	}
 	if (many_parts(t)) {
 		t->guest.cr2 &= PAGE_MASK;
 		t->host.cr2 &= PAGE_MASK;
 	}
+	string_registers(t);
+	mmx_store_top(t);
+	gather_upper(t);
+	popa_registers(t);
+	retf_carry(t);
+	xrstor_state(t);
 	if (t->own && t->guest.vector == t->host.vector)
 		copy_own_results(t);
 	t->diff = NULL;

@@ -324,6 +324,20 @@ static void invlpg_drops_one_page(void **state)
 	assert_false(flushed(b));
 	assert_true(invlpg(v, DS, 0x100fff));
 	assert_true(flushed(b));
+	/* Bases: of FS and GS alone in 64-bit mode. */
+	cache(b, GLOBAL_PAGE);
+	v->seg[FS].base = 0x80000;
+	v->seg[DS].base = 0x1000;
+	assert_true(invlpg(v, DS, 0xff000));
+	assert_true(invlpg(v, FS, 0x100000));
+	assert_false(flushed(b));
+	assert_true(invlpg(v, FS, 0x80000));
+	assert_true(flushed(b));
+	box_compat(b, 0);
+	cache(b, GLOBAL_PAGE);
+	v->seg[DS].base = 0x200000;
+	assert_true(invlpg(v, DS, 0xfff00000));
+	assert_true(flushed(b));
 }
 
 static void invpcid_checks_and_flushes(void **state)

@@ -622,6 +622,60 @@ static void pushes_to_the_inner_stack_are_supervisor_accesses(void **state)
 	assert_state_kept(b);
 }
 
+static void missing_tables_are_supervisor_page_faults(void **state)
+{
+	struct box *b = *state;
+	struct vcpu *v = b->v;
+	static const struct {
+		gva_t page, cr2;
+		unsigned ist;
+	} cases[] = {
+		{ IDT, IDT + 0x200 * 2, 0 }, /* vector 40h, gates of 16 bytes */
+		{ GDT, GDT + CODE64(0), 0 },
+		{ TSS, TSS + 4, 0 },
+		{ TSS, TSS + 0x24, 1 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+		long_with_idt(b, 3);
+		box_map_small(b);
+		set_idt64(b, 0x40,
+			  make_gate(DESC_INT32, 3, true, CODE64(0), 0x1234, cases[i].ist),
+			  0);
+		set_pte(b, cases[i].page, 0);
+		box_remember(b);
+		assert_false(except_soft_int(v, 0x40, SOFT_INT_N, 0));
+		assert_fault(b, VEC_PF, 0);
+		assert_int_equal(v->fault.cr2, cases[i].cr2);
+		assert_all_kept(b);
+		/* For the CPU itself the U/S bit does not matter. */
+		set_pte(b, cases[i].page, 0x63);
+		assert_true(except_soft_int(v, 0x40, SOFT_INT_N, 0));
+	}
+}
+
+/* The second half of a 16-byte gate on a page that is not there. */
+static void gate_over_two_pages(void **state)
+{
+	struct box *b = *state;
+	struct vcpu *v = b->v;
+
+	long_with_idt(b, 3);
+	box_map_small(b);
+	v->idtr.base = 0x6000 - 0x40 * 16 - 8;
+	poke(b, 0x5ff8, make_gate(DESC_INT32, 3, true, CODE64(0), 0x1234, 0), 8);
+	poke(b, 0x6000, 0xffff8000, 8);
+	set_pte(b, 0x6000, 0);
+	box_remember(b);
+	assert_false(except_soft_int(v, 0x40, SOFT_INT_N, 0));
+	assert_fault(b, VEC_PF, 0);
+	assert_int_equal(v->fault.cr2, 0x6000);
+	assert_all_kept(b);
+	set_pte(b, 0x6000, 0x67);
+	assert_true(except_soft_int(v, 0x40, SOFT_INT_N, 0));
+	assert_int_equal(v->rip, 0xffff800000001234);
+}
+
 /* A frame over two pages, the lower of which is missing. */
 static void fault_in_the_middle_of_a_frame_changes_no_register(void **state)
 {
@@ -1010,6 +1064,8 @@ int main(void)
 		TEST(noncanonical_stack_of_the_same_level_is_ss_0),
 		TEST(idt_limit_counts_whole_gates),
 		TEST(pushes_to_the_inner_stack_are_supervisor_accesses),
+		TEST(missing_tables_are_supervisor_page_faults),
+		TEST(gate_over_two_pages),
 		TEST(fault_in_the_middle_of_a_frame_changes_no_register),
 		TEST(double_fault_table_is_obeyed),
 		TEST(page_fault_during_page_fault_is_double),

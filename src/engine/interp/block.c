@@ -361,6 +361,9 @@ static bool fill_single(struct vcpu *v, struct block *b, gva_t lin)
 
 		if (!in_long_mode(v))
 			next = (u32)next;
+		/* The segment's limit comes before the page. */
+		if (v->code_size != 8 && v->rip + first > v->seg[CS].limit)
+			return raise_gp0(v);
 		if (!fetch_translate(v, next, &gpa2))
 			return false;
 		phys_read_all(v->phys, gpa2, bytes + first, sizeof(bytes) - first);
@@ -419,6 +422,10 @@ struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
 	struct jump *j;
 	gpa_t gpa, gpa2;
 
+	if (v->code_size != 8 && v->rip > v->seg[CS].limit) {
+		raise_gp0(v);
+		return NULL;
+	}
 	if (!fetch_translate(v, lin, &gpa))
 		return NULL;
 	for (b = c->hash[block_hash(gpa)]; b; b = b->hash_next)

@@ -181,6 +181,8 @@ static void put_flags_store(struct emit *e)
 {
 	put(e, 0x9f);             /* lahf */
 	PUT(e, 0x0f, 0x90, 0xc0); /* seto al */
+	put(e, 0x25); /* and eax, d501h: without the bit of EFLAGS that is always 1 */
+	put32(e, 0xd501);
 	PUT(e, 0x0f, 0xb6, 0xcc); /* movzx ecx, ah */
 	PUT(e, 0x0f, 0xb6, 0xc0); /* movzx eax, al */
 	PUT(e, 0xc1, 0xe0, 0x0b); /* shl eax, 11 */
@@ -373,7 +375,8 @@ static bool same_operand(const ZydisDecodedOperand *a, const ZydisDecodedOperand
 		/* The width of rFLAGS is that of the mode. */
 		if (ZydisRegisterGetClass(a->reg.value) == ZYDIS_REGCLASS_FLAGS)
 			return true;
-		return a->size == b->size &&
+		/* Zydis has RAX without a size in 32-bit code: VPCMPESTRI with W, which is ignored. */
+		return (a->size == b->size || (!a->size && is_gpr(a) && b->size == 32)) &&
 		       (is_gpr(a) ? is_gpr(b) : a->reg.value == b->reg.value);
 	case ZYDIS_OPERAND_TYPE_MEMORY:
 		return a->size == b->size && a->mem.type == b->mem.type &&

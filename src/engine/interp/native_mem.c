@@ -3,7 +3,8 @@
  *
  * An operand that crosses pages, lies in MMIO, code pages or watched pages is brought
  * into a bounce buffer of the same alignment. A vector store changes no register, so it
- * is executed first and written then; an x87 store may pop, so it is checked before. With
+ * is executed first and written then; an x87 store may pop, and an MMX store enters MMX
+ * mode, so they are checked before. With
  * a mask only active elements are touched (fault suppression, SDM volume 2 sections 2.7.6
  * and VMASKMOV, VPMASKMOV). Gathers and scatters are done here altogether, element by
  * element from the least significant: on a fault those before are complete and their mask
@@ -36,9 +37,18 @@ static bool check_align(struct vcpu *v, const struct stub *s, gva_t lin)
 	return true;
 }
 
-static bool check_ac(struct vcpu *v, const struct stub *s, gva_t lin)
+/* After the segment's limits and an address that is not canonical, before a missing page. */
+static bool check_ac(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off)
 {
-	if (v->ac_check && (lin & s->ac))
+	enum access acc = s->flags & STUB_WRITE ? ACC_WRITE : ACC_READ;
+	gva_t lin;
+
+	if (likely(!v->ac_check))
+		return true;
+	/* A masked operand may go beyond the limit where it is not accessed. */
+	if (!seg_linear(v, in->seg, off, s->mem_size, acc, &lin))
+		return s->mask != MASK_NONE && !(s->flags & STUB_NOSUPP);
+	if ((lin & s->ac) && is_canonical(v, lin))
 		return raise_err(v, VEC_AC, 0);
 	return true;
 }
@@ -69,7 +79,7 @@ static u64 run(struct vcpu *v, const struct stub *s, void *mem)
 static bool whole_in(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off,
 		     void *buf)
 {
-	if (s->cls == NC_X87 && (s->flags & STUB_WRITE) &&
+	if ((s->cls == NC_X87 || (s->flags & STUB_WAIT)) && (s->flags & STUB_WRITE) &&
 	    !mem_probe_write(v, in->seg, off, s->mem_size))
 		return false;
 	/* x87 stores leave memory alone on some unmasked errors, so it must come back as
@@ -86,8 +96,8 @@ static enum op_result slow_whole(struct vcpu *v, const struct insn *in,
 	gva_t lin = lin_of(v, in, off);
 	u8 *buf = v->native->bounce + (lin & 63);
 
-	if (!check_wait(v, s) || !check_align(v, s, lin) ||
-	    !whole_in(v, in, s, off, buf) || !check_ac(v, s, lin))
+	if (!check_wait(v, s) || !check_align(v, s, lin) || !check_ac(v, in, s, off) ||
+	    !whole_in(v, in, s, off, buf))
 		return OP_FAULT;
 	trap = run(v, s, buf);
 	if (trap)
@@ -215,9 +225,10 @@ static enum op_result slow_masked(struct vcpu *v, const struct insn *in,
 	vcpu_park(v);
 	active = active_elements(v, s);
 	/* With no active element even the alignment does not matter. */
-	if (active && !check_align(v, s, lin))
+	if ((active || (s->flags & STUB_NOSUPP)) &&
+	    (!check_align(v, s, lin) || !check_ac(v, in, s, off)))
 		return OP_FAULT;
-	if (!masked_in(v, in, s, off, active, buf) || (active && !check_ac(v, s, lin)))
+	if (!masked_in(v, in, s, off, active, buf))
 		return OP_FAULT;
 	trap = run(v, s, buf);
 	if (trap)
@@ -253,15 +264,13 @@ static u64 gather_off(const struct insn *in, const struct stub *s, const struct 
 static bool gather_one(struct vcpu *v, const struct insn *in, const struct stub *s,
 		       struct gather *g, unsigned i)
 {
-	u64 off = gather_off(in, s, g, i), val;
+	u64 off = gather_off(in, s, g, i);
 	u8 *p = g->data + i * s->elem;
 
+	/* Elements are not checked for alignment. */
 	if (s->flags & STUB_SCATTER)
-		return mem_write(v, in->seg, off, s->elem, le_load(p, s->elem));
-	if (!mem_read(v, in->seg, off, s->elem, &val))
-		return false;
-	le_store(p, val, s->elem);
-	return true;
+		return mem_write_bytes(v, in->seg, off, p, s->elem);
+	return mem_read_bytes(v, in->seg, off, p, s->elem);
 }
 
 /* The mask register after the elements in g->mask are all that is left. */
@@ -269,16 +278,16 @@ static void gather_put_mask(struct vcpu *v, const struct stub *s, const struct g
 {
 	u8 m[64];
 
+	/* Bits above the lanes stay until all is done. */
 	if (s->mask == MASK_K) {
-		vec_k_put(v, s->mask_reg, g->mask);
+		u64 keep = g->mask ? vec_k_get(v, s->mask_reg) & ~low_bits(s->lanes) : 0;
+
+		vec_k_put(v, s->mask_reg, keep | g->mask);
 		return;
 	}
 	for (unsigned i = 0; i < s->lanes * s->elem; i++)
 		m[i] = g->mask >> (i / s->elem) & 1 ? 0xff : 0;
-	if (g->mask)
-		vec_merge(v, s->mask_reg, m, s->lanes * s->elem);
-	else
-		vec_put(v, s->mask_reg, m, s->lanes * s->elem);
+	vec_put(v, s->mask_reg, m, s->lanes * s->elem);
 }
 
 enum op_result native_gather(struct vcpu *v, const struct insn *in)
@@ -305,7 +314,7 @@ enum op_result native_gather(struct vcpu *v, const struct insn *in)
 		if (ok)
 			g.mask &= ~BIT(i);
 	}
-	if (!ok && g.mask == all)
+	if (!ok && g.mask == all && s->mask == MASK_K)
 		return OP_FAULT;
 	gather_put_mask(v, s, &g);
 	if (!(s->flags & STUB_SCATTER)) {
@@ -314,7 +323,33 @@ enum op_result native_gather(struct vcpu *v, const struct insn *in)
 		else
 			vec_merge(v, s->data, g.data, len);
 	}
+	/* A single-step trap comes first when there was progress: SDM 2 VPGATHERDD. */
+	if (!ok && g.mask != all && (v->flags & RFLAGS_TF))
+		return OP_AGAIN;
 	return op_done(ok);
+}
+
+/* ---- VZEROUPPER, VZEROALL outside 64-bit mode ---- */
+
+/* Registers 8 to 15 cannot be named there, and stay. */
+enum op_result native_vzero(struct vcpu *v, const struct insn *in)
+{
+	const struct stub *s = stub_of(v, in);
+	bool all = s->flags & STUB_ZERO_ALL;
+	u8 low[16];
+
+	if (unlikely(!state_ok(v, s))) {
+		native_state_fault(v, s);
+		return OP_FAULT;
+	}
+	vcpu_park(v);
+	clear(low, sizeof(low));
+	for (unsigned i = 0; i < 8; i++) {
+		if (!all)
+			vec_get(v, i, low, sizeof(low));
+		vec_put(v, i, low, sizeof(low));
+	}
+	return OP_NEXT;
 }
 
 /* ---- MOVDIR64B ---- */

@@ -85,6 +85,9 @@ static u8 x87_flags(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_FNCLEX:
 	case ZYDIS_MNEMONIC_FNSTSW:
 	case ZYDIS_MNEMONIC_FNSTCW: return 0;
+	case ZYDIS_MNEMONIC_FENI8087_NOP:
+	case ZYDIS_MNEMONIC_FDISI8087_NOP:
+	case ZYDIS_MNEMONIC_FSETPM287_NOP:
 	case ZYDIS_MNEMONIC_FLDCW:
 	case ZYDIS_MNEMONIC_FWAIT: return STUB_WAIT;
 	default: return STUB_WAIT | STUB_X87;
@@ -246,7 +249,6 @@ static void set_opmask(const struct native_insn *x, struct stub *s)
 	s->lanes =
 		(u8)(x->zi.avx.broadcast.mode ? broadcast_lanes(x->zi.avx.broadcast.mode)
 					      : elems);
-	s->ac = ac_of(elem);
 }
 
 /* VMASKMOVPS and the like, MASKMOVDQU, MASKMOVQ: sign bits of a register. */
@@ -266,6 +268,7 @@ static void set_signmask(const struct native_insn *x, struct stub *s)
 		/* SDM 2: faults of bytes that are not stored are up to the processor;
 		 * ours check all. */
 		s->flags |= STUB_NOSUPP;
+		s->ac = 7; /* of either size, whatever the mask */
 		break;
 	default: return;
 	}
@@ -275,7 +278,6 @@ static void set_signmask(const struct native_insn *x, struct stub *s)
 	s->mask_reg = (u8)ZydisRegisterGetId(x->op[1].reg.value);
 	s->elem = (u8)elem;
 	s->elems = s->lanes = (u8)(s->mem_size / elem);
-	s->ac = ac_of(elem);
 }
 
 /* MASKMOVDQU, MASKMOVQ: the operand at [rDI] that is not in ModRM. */
@@ -285,6 +287,21 @@ static const ZydisDecodedOperand *hidden_mem(const struct native_insn *x)
 		if (x->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
 			return &x->op[i];
 	return NULL;
+}
+
+/* EVEX: disp8 counts in units of the operand, which decode() does not know. */
+static void set_disp8(const struct native_insn *x, struct insn *in)
+{
+	if (x->zi.raw.disp.size == 8)
+		in->disp = (i32)x->mem->mem.disp.value;
+}
+
+/* Exception class 11: SDM 2 table 2-27. */
+static bool never_ac(const struct native_insn *x)
+{
+	return x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11 ||
+	       x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_E11 ||
+	       x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_E11NF;
 }
 
 static bool set_mem(const struct native_insn *x, struct stub *s, struct insn *in)
@@ -301,15 +318,13 @@ static bool set_mem(const struct native_insn *x, struct stub *s, struct insn *in
 	if (m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 		s->flags |= STUB_WRITE;
 	s->align = align_of(x, s);
-	s->ac = ac_of(s->mem_size);
+	s->ac = never_ac(x) ? 0 : ac_of(s->mem_size);
 	if (!x->mem) {
 		in->base = RDI;
 		in->index = GPR_ZERO;
 		in->disp = 0;
 	} else if (x->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
-		/* decode() does not scale disp8. */
-		if (in->base != GPR_RIP)
-			in->disp = (i32)m->mem.disp.value;
+		set_disp8(x, in);
 		if (x->zi.raw.evex.aaa)
 			set_opmask(x, s);
 	}
@@ -373,7 +388,7 @@ static bool set_gather(const struct native_insn *x, struct stub *s, struct insn 
 	in->index = GPR_ZERO;
 	in->scale = 0;
 	if (evex)
-		in->disp = (i32)x->mem->mem.disp.value;
+		set_disp8(x, in);
 	return true;
 }
 
@@ -473,6 +488,8 @@ static bool build(struct vcpu *v, struct native_insn *x, struct insn *in)
 			s.flags = STUB_WAIT;
 		if (!set_mem(x, &s, in))
 			return false;
+		if (x->zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+			s.flags |= STUB_ZERO_ALL;
 		s.code_len = (u8)emit_stub(x, code);
 		if (!s.code_len)
 			return false;
@@ -482,6 +499,9 @@ static bool build(struct vcpu *v, struct native_insn *x, struct insn *in)
 		return false;
 	if (vsib)
 		in->fn = native_gather;
+	else if (x->code_size != 8 && (x->zi.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER ||
+				       x->zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL))
+		in->fn = native_vzero;
 	else if (x->zi.mnemonic == ZYDIS_MNEMONIC_FNINIT)
 		in->fn = native_fninit;
 	else if (x->zi.mnemonic == ZYDIS_MNEMONIC_FWAIT)

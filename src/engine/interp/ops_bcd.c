@@ -2,8 +2,10 @@
  * Decimal adjustment: AAA, AAS, AAM, AAD, DAA, DAS. Invalid in 64-bit mode.
  *
  * SDM volume 2. The host, in 64-bit mode, does not have them, so these few are computed. Flags the
- * manual calls undefined are set as Intel processors do: from the result, OF clear.
+ * manual calls undefined are set as Intel processors do: from the result, OF clear; AAD is
+ * an addition.
  */
+#include "engine/interp/flags.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/ops.h"
 
@@ -62,10 +64,10 @@ enum op_result op_aam(struct vcpu *v, const struct insn *in)
 
 enum op_result op_aad(struct vcpu *v, const struct insn *in)
 {
-	u8 al = (u8)(v->gpr[RAX] + (v->gpr[RAX] >> 8 & 0xff) * (u8)in->imm);
+	u8 al = (u8)v->gpr[RAX], tens = (u8)((v->gpr[RAX] >> 8) * (u8)in->imm);
 
-	reg_set(v, RAX, 2, al);
-	v->cc = szp(al);
+	flags_of_add(v, al, tens, 1);
+	reg_set(v, RAX, 2, (u8)(al + tens));
 	return OP_NEXT;
 }
 

@@ -402,10 +402,10 @@ static enum op_result pop_m(struct vcpu *v, const struct insn *in)
 
 static enum op_result pop_sreg(struct vcpu *v, const struct insn *in)
 {
-	unsigned sreg = opcode_sreg(in), read = in->opsize == 8 ? 8 : 2;
+	unsigned sreg = opcode_sreg(in);
 	u64 sel;
 
-	if (!stack_peek(v, read, &sel) || !seg_load(v, sreg, (u16)sel))
+	if (!stack_peek(v, 2, &sel) || !seg_load(v, sreg, (u16)sel))
 		return OP_FAULT;
 	sp_set(v, v->gpr[RSP] + in->opsize);
 	return sreg_loaded(v, sreg, true);

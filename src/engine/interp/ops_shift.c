@@ -27,7 +27,7 @@
 
 /* ---- shifts and rotates ---- */
 
-#define DEFINE_SHIFT(op, text)                                                     \
+#define DEFINE_SHIFT_RUN(op, text)                                                 \
 	static u64 op##_run(struct vcpu *v, u64 a, unsigned size, u64 count)       \
 	{                                                                          \
 		switch (size) {                                                    \
@@ -36,11 +36,54 @@
 		case 4: { u32 x = (u32)a; RUN(u32, text "l %%cl, %0", x, count); return x; } \
 		default: RUN(u64, text "q %%cl, %0", a, count); return a;          \
 		}                                                                  \
-	}                                                                          \
+	}
+
+#define DEFINE_SHIFT(op, text)                                                     \
+	DEFINE_SHIFT_RUN(op, text)                                                 \
 	enum op_result op_##op(struct vcpu *v, const struct insn *in)              \
 	{                                                                          \
 		return shift(v, in, op##_run);                                     \
 	}
+
+/*
+ * OF of a rotation by more than 1 is undefined, and some processors have it differ when a register
+ * is rotated by an immediate count. It is then taken from such a rotation with the
+ * same result: by 2, of the result rotated back by 2.
+ */
+#define DEFINE_ROTATE(op, back, text)                                              \
+	DEFINE_SHIFT_RUN(op, text)                                                 \
+	static u64 op##_imm(struct vcpu *v, u64 a, unsigned size, u64 count)       \
+	{                                                                          \
+		unsigned n = (unsigned)count & (size == 8 ? 63 : 31);              \
+		if (n < 2)                                                         \
+			return op##_run(v, a, size, count);                        \
+		a = rotate_##back(rotate_##op(a, n, size), 2, size);               \
+		switch (size) {                                                    \
+		case 1: { u8 x = (u8)a; RUN(u8, text "b $2, %0", x, 0); return x; } \
+		case 2: { u16 x = (u16)a; RUN(u16, text "w $2, %0", x, 0); return x; } \
+		case 4: { u32 x = (u32)a; RUN(u32, text "l $2, %0", x, 0); return x; } \
+		default: RUN(u64, text "q $2, %0", a, 0); return a;                \
+		}                                                                  \
+	}                                                                          \
+	enum op_result op_##op(struct vcpu *v, const struct insn *in)              \
+	{                                                                          \
+		return shift(v, in, in->opcode < 0xd0 && !(in->flags & INSN_MEM)   \
+					? op##_imm : op##_run);            \
+	}
+
+static u64 rotate_rol(u64 a, unsigned n, unsigned size)
+{
+	unsigned bits = size * 8;
+
+	a &= size_mask(size);
+	n %= bits;
+	return n ? (a << n | a >> (bits - n)) & size_mask(size) : a;
+}
+
+static u64 rotate_ror(u64 a, unsigned n, unsigned size)
+{
+	return rotate_rol(a, size * 8 - n % (size * 8), size);
+}
 
 typedef u64 shift_fn(struct vcpu *v, u64 a, unsigned size, u64 count);
 
@@ -65,8 +108,8 @@ static enum op_result shift(struct vcpu *v, const struct insn *in, shift_fn *run
 	return OP_NEXT;
 }
 
-DEFINE_SHIFT(rol, "rol")
-DEFINE_SHIFT(ror, "ror")
+DEFINE_ROTATE(rol, ror, "rol")
+DEFINE_ROTATE(ror, rol, "ror")
 DEFINE_SHIFT(rcl, "rcl")
 DEFINE_SHIFT(rcr, "rcr")
 DEFINE_SHIFT(shl, "shl")
@@ -454,16 +497,12 @@ enum op_result op_cmpxchg(struct vcpu *v, const struct insn *in)
 	if (!(in->flags & INSN_MEM)) {
 		rm_read(v, in, size, &val);
 		flags_of_compare(v, acc, val, size);
-		if (acc == val) {
+		if (acc == val)
 			rm_write(v, in, size, src);
-		} else if (size == 1) {
+		else if (size == 1)
 			reg8_set(v, 0, val);
-		} else {
+		else
 			reg_set(v, RAX, size, val);
-			/* The destination is written back with its own value: that clears bits 63:32. */
-			if (size == 4)
-				reg_set(v, in->rm, 4, in->rm == RAX ? val : v->gpr[in->rm]);
-		}
 		return OP_NEXT;
 	}
 	if (!rmw_begin(v, in->seg, ea(v, in), size, &m))

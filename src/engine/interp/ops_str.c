@@ -88,8 +88,9 @@ static bool cmps_one(struct vcpu *v, const struct insn *in)
 	unsigned size = in->opsize, ad = in->adsize;
 	u64 a, b, step = step_of(v, size);
 
-	if (!mem_read(v, in->seg, index_get(v, RSI, ad), size, &a) ||
-	    !mem_read(v, ES, index_get(v, RDI, ad), size, &b))
+	/* Intel processors fault on the second operand first. */
+	if (!mem_read(v, ES, index_get(v, RDI, ad), size, &b) ||
+	    !mem_read(v, in->seg, index_get(v, RSI, ad), size, &a))
 		return false;
 	flags_of_compare(v, a, b, size);
 	index_add(v, RSI, ad, step);
@@ -173,23 +174,31 @@ static enum op_result rep(struct vcpu *v, const struct insn *in, string_fn *one)
 	return rep_end(left);
 }
 
-/* REPE and REPNE: until the comparison says otherwise. */
+/*
+ * REPE and REPNE: until the comparison says otherwise. Until then, at a fault or an interrupt, the flags
+ * are those before the instruction: SDM 2, REP.
+ */
 static enum op_result rep_while(struct vcpu *v, const struct insn *in, string_fn *one)
 {
 	u64 left = index_get(v, RCX, in->adsize), n;
 	bool want = in->flags & INSN_REP;
+	u64 cc = v->cc;
 
 	if (!has_rep(in))
 		return op_done(one(v, in));
 	if (!left)
 		return OP_NEXT;
 	for (n = chunk(v, left); n; n--) {
-		if (!one(v, in))
+		if (!one(v, in)) {
+			v->cc = cc;
 			return OP_FAULT;
+		}
 		reg_set(v, RCX, in->adsize, --left);
 		if (!!(v->cc & RFLAGS_ZF) != want)
 			return OP_NEXT;
 	}
+	if (left)
+		v->cc = cc;
 	return rep_end(left);
 }
 

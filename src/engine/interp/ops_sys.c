@@ -145,7 +145,8 @@ static enum op_result load_table(struct vcpu *v, const struct insn *in, struct d
 	if (!cpl0(v) || !mem_read(v, in->seg, off, 2, &limit) ||
 	    !mem_read(v, in->seg, (off + 2) & mask, size, &base))
 		return OP_FAULT;
-	if (size == 8 && !is_canonical(v, base))
+	/* By what the CPU has, not by CR4.LA57, as MSRs. */
+	if (size == 8 && !msr_canonical(v, base))
 		return op_gp0(v);
 	/* With 16-bit operands only 24 bits of the base count. */
 	if (size == 4 && in->opsize == 2)
@@ -530,15 +531,17 @@ enum op_result op_swapgs(struct vcpu *v, const struct insn *in)
 enum op_result op_fsgsbase(struct vcpu *v, const struct insn *in)
 {
 	unsigned sreg = in->modrm >> 3 & 1 ? GS : FS;
+	unsigned size = in->flags & INSN_REXW ? 8 : 4;
 	u64 val;
 
 	if (!in_64bit(v) || !(v->cr4 & CR4_FSGSBASE))
 		return op_ud(v);
 	if (!(in->modrm >> 3 & 2)) {
-		reg_set(v, in->rm, in->opsize, v->seg[sreg].base);
+		reg_set(v, in->rm, size, v->seg[sreg].base);
 		return OP_NEXT;
 	}
-	val = reg_get(v, in->rm, in->opsize);
+	val = reg_get(v, in->rm, size);
+	/* As the paging mode has it, unlike WRMSR of the same base. */
 	if (!is_canonical(v, val))
 		return op_gp0(v);
 	v->seg[sreg].base = val;

@@ -51,15 +51,16 @@ static enum step step_fault(struct vcpu *v)
 	return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
 }
 
-/* Traps of the instruction that was just completed. */
-static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf)
+/* Traps of the instruction that was just completed; 'jumped': INTO was taken. */
+static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf, bool jumped)
 {
 	u64 db;
 
 	/* SYSCALL masks TF first: its trap is decided by the new flags. */
 	if (in->mnemonic == ZYDIS_MNEMONIC_SYSCALL)
 		tf = v->flags & RFLAGS_TF;
-	if (tf && !clears_tf(in))
+	/* After MOV SS there is no single-step trap; other traps wait for the next instruction. */
+	if (tf && !(jumped && clears_tf(in)) && !(v->shadow & SHADOW_MOVSS))
 		v->pending_db |= DR6_BS;
 	if (!v->pending_db || (v->shadow & SHADOW_MOVSS))
 		return STEP_ON;
@@ -107,14 +108,14 @@ enum step step_one(struct vcpu *v, struct block_cache *c)
 			v->flags |= RFLAGS_RF;
 			vcpu_mode_changed(v);
 		}
-		return step_traps(v, in, tf);
+		return step_traps(v, in, tf, false);
 	}
 	v->stats->insns++;
 	if (r != OP_JUMP)
 		advance(v, in);
 	if (r == OP_EXIT && !tf && !v->pending_db)
 		return STEP_EXIT;
-	if (step_traps(v, in, tf) == STEP_SHUTDOWN)
+	if (step_traps(v, in, tf, r == OP_JUMP) == STEP_SHUTDOWN)
 		return STEP_SHUTDOWN;
 	/* HLT that was single-stepped: the trap wakes it. */
 	if (r == OP_EXIT)

@@ -12,6 +12,7 @@ enum step {
 	STEP_ON,
 	STEP_EXIT,     /* HLT */
 	STEP_SHUTDOWN, /* triple fault */
+	STEP_FAILED,   /* the engine itself */
 };
 
 /* Deliver v->fault at v->rip. False: shutdown. */

@@ -32,6 +32,7 @@ enum {
 	STUB_COMPRESS = 1 << 4, /* memory holds the active elements, packed */
 	STUB_NOSUPP = 1 << 5,   /* masked, but all of the operand must be accessible */
 	STUB_SCATTER = 1 << 6,
+	STUB_ZERO_ALL = 1 << 7, /* native_vzero(): VZEROALL */
 };
 
 /* Where the mask is that says which elements of the memory operand are accessed. */
@@ -113,7 +114,7 @@ void native_decoder(ZydisDecoder *d, unsigned code_size);
 /* native_mem.c: the operand is not in one plain page, or alignment is checked. */
 enum op_result native_slow(struct vcpu *v, const struct insn *in, const struct stub *s);
 op_fn native_gather;
-op_fn native_movdir64b;
+op_fn native_movdir64b, native_vzero;
 
 /* native.c */
 enum op_result native_fault(struct vcpu *v, u64 trap);

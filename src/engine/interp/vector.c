@@ -11,6 +11,7 @@
 
 #include "engine/interp/native.h"
 #include "engine/interp/stub.h"
+#include "x86/trial.h"
 
 /*
  * What the compiler may assume about the x87 and SSE units at a function call: the ABI's
@@ -71,6 +72,9 @@ void vec_load(struct vcpu *v)
 	const struct native *n = v->native;
 	u64 *header = u64_at(v, XSAVE_XSTATE_BV);
 
+	/* The registers of the one that it stands in for may be live. */
+	if (unlikely(v->trial))
+		vcpu_park(v->trial->real);
 	/*
 	 * XRSTOR faults on reserved bits. No guest instruction can put them there, but a
 	 * state that was loaded from outside may have them.

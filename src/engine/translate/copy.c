@@ -11,6 +11,7 @@
 
 #include "engine/interp/interp.h"
 #include "engine/interp/ops.h"
+#include "engine/interp/stub.h"
 
 /* An instruction taken apart. */
 struct parts {
@@ -24,6 +25,7 @@ struct parts {
 	bool high_byte; /* AH, BH, CH, DH: no REX prefix allowed */
 	bool byte_reg;
 	bool vector;    /* touches vector registers */
+	const struct stub *stub; /* how the interpreter does it, or NULL */
 	unsigned reg, rm; /* host register numbers for the fields */
 };
 
@@ -225,6 +227,11 @@ static bool take_apart(struct front *f, struct parts *p)
 		return false;
 	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, p->bytes, p->in->len, &p->zi, p->op)))
 		return false;
+	if (native) {
+		/* Of operands, VZEROUPPER and EMMS have none. */
+		p->stub = stub_of(v, p->in);
+		p->vector = p->stub->cls != NC_NONE && p->stub->cls != NC_VEXGPR;
+	}
 	for (unsigned i = 0; i < p->zi.operand_count; i++) {
 		const ZydisDecodedOperand *o = &p->op[i];
 
@@ -243,13 +250,14 @@ static bool take_apart(struct front *f, struct parts *p)
 		return false;
 	if (p->zi.meta.isa_ext == ZYDIS_ISA_EXT_X87 || p->zi.meta.isa_ext == ZYDIS_ISA_EXT_AMX_TILE)
 		return false;
-	/* A native instruction that is neither on vectors nor on general registers alone: not this way. */
-	return true;
+	return !p->stub || !p->mem || p->stub->mem_size;
 }
 
 /* How many bytes the memory operand has. */
 static unsigned mem_size(const struct parts *p)
 {
+	if (p->stub)
+		return p->stub->mem_size;
 	if (p->zi.avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID &&
 	    !p->zi.avx.broadcast.is_static)
 		return p->mem->element_size / 8;

@@ -74,7 +74,7 @@ void check_zero(struct front *f, const struct insn *in, i32 off)
 {
 	emit_mov_rr(&f->e, T_KEEP, H_RCX);
 	emit_load_rsp(&f->e, H_RCX, off);
-	emit_jrcxz(&f->e, 5);
+	emit_jrcxz(&f->e, f->t->options.slow ? 0 : 5);
 	cold_add(f, in, emit_jmp(&f->e, 0), true);
 	emit_mov_rr(&f->e, H_RCX, T_KEEP);
 }
@@ -133,6 +133,7 @@ static void translate_insn(struct front *f, const struct insn *in)
 	u8 *start = f->e.p;
 	unsigned colds = f->colds;
 	u32 sites = f->t->site_count;
+	bool vec_checked = f->vec_checked;
 
 	if (is_nothing(in))
 		return;
@@ -143,6 +144,8 @@ static void translate_insn(struct front *f, const struct insn *in)
 	f->e.p = start;
 	f->colds = colds;
 	f->t->site_count = sites;
+	f->vec_checked = vec_checked;
+	f->call_outs++;
 	emit_call_out(f, in);
 	/* It may have parked the vectors; translate_call_out puts them back. */
 }
@@ -176,7 +179,8 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	struct front *f;
 	struct tr_code *code;
 	struct emit hot;
-	const struct insn *last = &b->insn[b->insns - 1];
+	unsigned insns = t->options.one ? 1 : b->insns;
+	const struct insn *last = &b->insn[insns - 1];
 
 	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(8) ||
 	    t->site_cap - t->site_count < COLD_MAX) {
@@ -201,19 +205,24 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	f->start = (u32)(b->gpa & ~PAGE_MASK);
 	f->vec_checked = false;
 	f->colds = 0;
+	f->call_outs = 0;
 	code = (struct tr_code *)(void *)(t->arena + t->arena_used);
 	t->arena_used += (sizeof(*code) + 15) & ~(size_t)15;
 	code->entry = emit_exec(&f->e);
 	code->links = NULL;
 
-	for (unsigned i = 0; i < b->insns; i++)
+	for (unsigned i = 0; i < insns; i++)
 		translate_insn(f, &b->insn[i]);
 	/* What runs on behind the last instruction. */
 	if (!block_insn_ends(last))
-		branch_to(f, &b->insn[b->insns], (i64)f->start + b->bytes);
+		branch_to(f, last + 1, (i64)f->start + last->ip_off + last->len);
 	hot = f->e;
 	f->e = t->cold;
+	code->cold = emit_exec(&f->e);
 	emit_cold(f);
+	code->size = (u32)(hot.p - t->hot.p);
+	code->cold_size = (u32)(f->e.p - t->cold.p);
+	code->call_outs = f->call_outs;
 	if (hot.full || f->e.full || t->full) {
 		t->full = true;
 		code = NULL;

@@ -33,7 +33,7 @@ struct front {
 	u32 start;       /* offset of the block from its page */
 	bool vec_checked;
 	struct cold cold[COLD_MAX];
-	unsigned colds;
+	unsigned colds, call_outs;
 	struct cold *access; /* of the last memop_check() */
 };
 

@@ -64,7 +64,7 @@ void memop_check(struct front *f, const struct insn *in, bool write, unsigned si
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, (i32)size - 1);
 	emit_pext_rsp(e, H_RCX, H_RCX, FRAME(f->t, page_mask));
 	emit_rsp_index(e, 0x8b, T_SLOT, T_SLOT, tlb_off(f, offsetof(struct tlb_way, addend)));
-	emit_jrcxz(e, 5);
+	emit_jrcxz(e, f->t->options.slow ? 0 : 5);
 	slow = emit_jmp(e, 0);
 	f->access = cold_add(f, in, slow, true);
 	emit_mov_rr(e, H_RCX, T_KEEP);

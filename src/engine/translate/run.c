@@ -183,6 +183,7 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 		ev = vcpu_events(v);
 		if (f->leave || v->shadow || v->step_check || v->ac_check || v->pending_db ||
 		    (unlikely(ev) && vcpu_event_ready(v, ev))) {
+			t->cut = in;
 			v->rip = next_ip(v, in);
 			return leave_with(t, TR_GO_ON);
 		}
@@ -226,17 +227,18 @@ static bool host_fault(void *opaque, struct sig_regs *r)
 /* ---- the loop ---- */
 
 /* Enter the code, and come back with the guest's state in *v. */
-static void run_code(struct translator *t, struct tr_code *code, gva_t lin)
+void translate_enter(struct translator *t, const struct tr_code *code)
 {
 	struct vcpu *v = t->v;
 	struct frame *f = t->f;
 
-	f->page_lin = lin & PAGE_MASK;
+	f->page_lin = v->rip & PAGE_MASK;
 	f->flags_in = cc_to_ax(v->cc);
 	f->vec_parked = !v->vec_live;
 	f->left_by_call = 0;
 	v->stats->code_entered++;
 	t->outcome = TR_GO_ON;
+	t->cut = NULL;
 	((void (*)(struct vcpu *, u64))t->enter)(v, code->entry);
 	if (!f->left_by_call)
 		v->cc = f->flags_out & RFLAGS_STATUS;
@@ -264,7 +266,7 @@ static void check_assumptions(struct translator *t)
 /* Code for the block, made now if it is hot. */
 static struct tr_code *code_of(struct translator *t, struct block *b)
 {
-	if (b->code || b->count++ < HOT || b->once || b->page2 != GPA_NONE || t->full)
+	if (b->code || b->count++ < (t->options.eager ? 0 : HOT) || b->once || b->page2 != GPA_NONE || t->full)
 		return b->code;
 	vcpu_park(t->v);
 	b->code = front_translate(t, b);
@@ -285,24 +287,37 @@ static enum step run_one(struct translator *t)
 	struct block *b;
 
 	t->f->link = NULL;
-
-	if (unlikely(v->shadow || v->step_check || v->pending_db))
+	if (unlikely(v->shadow || v->step_check || v->pending_db)) {
+		t->strayed = true;
 		return step_one(v, &t->cache);
+	}
 	b = block_find(&t->cache, v);
-	if (unlikely(!b))
+	if (unlikely(!b)) {
+		t->strayed = true;
 		return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
+	}
 	if (!translatable(v)) {
+		t->strayed = true;
 		if (v->code_size != 8 && v->rip + b->bytes - 1 > v->seg[CS].limit)
 			return step_one(v, &t->cache);
 		return step_block(v, b);
 	}
 	code = code_of(t, b);
-	if (!code)
+	if (!code) {
+		t->strayed = true;
 		return step_block(v, b);
-	if (link && link->target == (v->rip & ~PAGE_MASK))
-		link_to(t, link, code);
-	jumps_add(t, v->rip, code->entry);
-	run_code(t, code, v->rip);
+	}
+	if (unlikely(t->options.run_block)) {
+		/* Look-ups are hit as ever, but all lead out. */
+		jumps_add(t, v->rip, t->leave_at);
+		if (!t->options.run_block(t, b))
+			return STEP_FAILED;
+	} else {
+		if (link && link->target == (v->rip & ~PAGE_MASK))
+			link_to(t, link, code);
+		jumps_add(t, v->rip, code->entry);
+		translate_enter(t, code);
+	}
 	return t->outcome == TR_GO_ON ? STEP_ON
 				      : t->outcome == TR_STEP_EXIT ? STEP_EXIT : STEP_SHUTDOWN;
 }
@@ -331,23 +346,26 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		}
 		s = run_one(t);
 		if (unlikely(s != STEP_ON))
-			return s == STEP_EXIT ? VCPU_EXIT_HLT : VCPU_EXIT_SHUTDOWN;
+			return s == STEP_EXIT       ? VCPU_EXIT_HLT
+			       : s == STEP_SHUTDOWN ? VCPU_EXIT_SHUTDOWN
+						    : VCPU_EXIT_ERROR;
 	}
 }
 
-static enum vcpu_exit translate_run(struct vcpu *v)
+enum vcpu_exit translate_run(struct vcpu *v)
 {
 	struct translator *t = translator_of(v);
 	enum vcpu_exit why;
 
 	t->cache.owner = pthread_self();
 	t->f->link = NULL;
+	t->strayed = true;
 	why = translate_loop(t);
 	vcpu_park(v);
 	return why;
 }
 
-static void translate_kick(struct vcpu *v)
+void translate_kick(struct vcpu *v)
 {
 	struct translator *t = translator_of(v);
 
@@ -371,7 +389,7 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 
 /* ---- set-up ---- */
 
-static int translate_probe(struct error *err)
+int translate_probe(struct error *err)
 {
 	if (!__builtin_cpu_supports("bmi2"))
 		return error_set(err, -ENODEV, "the host CPU has no BMI2");
@@ -399,11 +417,13 @@ static void *map_lazily(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static int translator_new(struct translator **out, struct vcpu *v, struct error *err)
+static int translator_new(struct translator **out, struct vcpu *v, const struct translate_options *o,
+			  struct error *err)
 {
 	struct translator *t = xzalloc_aligned(64, sizeof(*t));
 
 	t->v = v;
+	t->options = *o;
 	t->sig = -1;
 	t->f = v->engine_area;
 	t->frame_off = (i32)((u8 *)t->f - (u8 *)v);
@@ -415,7 +435,7 @@ static int translator_new(struct translator **out, struct vcpu *v, struct error 
 	t->arena_size = ARENA_SIZE;
 	t->sites = map_lazily(SITES_MAX * sizeof(*t->sites));
 	t->arena = map_lazily(ARENA_SIZE);
-	t->mem = execmem_new(CODE_SIZE, err);
+	t->mem = execmem_new(o->code_size ? o->code_size : CODE_SIZE, err);
 	if (!t->mem || !t->sites || !t->arena || !pieces_emit(t)) {
 		translator_free(t);
 		return error_set(err, -ENOMEM, "no memory for translated code");
@@ -432,14 +452,14 @@ static int translator_new(struct translator **out, struct vcpu *v, struct error 
 	return 0;
 }
 
-static int translate_vcpu_open(struct vcpu *v, struct error *err)
+int translate_open(struct vcpu *v, const struct translate_options *o, struct error *err)
 {
 	struct translator *t = NULL;
 	int ret = native_open(v, err);
 
 	if (ret)
 		return ret;
-	ret = translator_new(&t, v, err);
+	ret = translator_new(&t, v, o, err);
 	if (ret)
 		goto close_native;
 	ret = block_cache_init(&t->cache, v);
@@ -460,7 +480,12 @@ close_native:
 	return ret;
 }
 
-static void translate_vcpu_close(struct vcpu *v)
+static int translate_vcpu_open(struct vcpu *v, struct error *err)
+{
+	return translate_open(v, &(struct translate_options){ 0 }, err);
+}
+
+void translate_close(struct vcpu *v)
 {
 	struct translator *t = translator_of(v);
 
@@ -471,18 +496,18 @@ static void translate_vcpu_close(struct vcpu *v)
 	translator_free(t);
 }
 
-static void translate_push(struct vcpu *v)
+void translate_push(struct vcpu *v)
 {
 	forget_code(translator_of(v));
 }
 
 const struct engine engine_translate = {
 	.name = "translate",
-	.stack = KiB(256),
+	.stack = TRANSLATE_STACK,
 	.area = sizeof(struct frame),
 	.probe = translate_probe,
 	.vcpu_open = translate_vcpu_open,
-	.vcpu_close = translate_vcpu_close,
+	.vcpu_close = translate_close,
 	.run = translate_run,
 	.kick = translate_kick,
 	.push = translate_push,

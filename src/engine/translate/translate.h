@@ -28,6 +28,7 @@
  */
 #pragma once
 
+#include "cpu/engine.h"
 #include "engine/interp/block.h"
 #include "engine/translate/emit.h"
 
@@ -59,6 +60,9 @@ struct tr_link {
 struct tr_code {
 	u64 entry;            /* executable address */
 	struct tr_link *links; /* that lead here */
+	u64 cold;             /* executable address of the part that is seldom run */
+	u32 size, cold_size;
+	u32 call_outs;        /* instructions that are not translated */
 };
 
 /* What translated code reaches from rsp besides struct vcpu. */
@@ -93,6 +97,19 @@ struct tr_site {
 
 struct execmem;
 
+struct translator;
+
+/* How to translate, for tests of the translator; all zero is the best. */
+struct translate_options {
+	size_t code_size; /* bytes of code memory, 0: plenty */
+	bool eager;       /* translate what is seen for the first time */
+	bool one;         /* one instruction a block */
+	bool slow;        /* no operand is found in the TLB, no vector state live */
+	/* Leave after each block, and have this run it. False: give up (VCPU_EXIT_ERROR). */
+	bool (*run_block)(struct translator *t, struct block *b);
+	void *opaque;
+};
+
 struct translator {
 	struct block_cache cache; /* first: shared with the interpreter's functions */
 	struct vcpu *v;
@@ -111,10 +128,24 @@ struct translator {
 	u8 *arena; /* tr_code and tr_link */
 	size_t arena_used, arena_size;
 	enum { TR_GO_ON, TR_STEP_EXIT, TR_SHUTDOWN } outcome;
+	const struct insn *cut; /* code was left behind this one, in the middle of a block */
 	bool full;
+	bool strayed; /* something else than translated code has run; for options.run_block */
+	struct translate_options options;
 };
 
 /* ---- run.c ---- */
+
+/* For engines made of this one. */
+int translate_probe(struct error *err);
+int translate_open(struct vcpu *v, const struct translate_options *o, struct error *err);
+void translate_close(struct vcpu *v);
+enum vcpu_exit translate_run(struct vcpu *v);
+void translate_kick(struct vcpu *v);
+void translate_push(struct vcpu *v);
+#define TRANSLATE_STACK KiB(256)
+/* For options.run_block: the code of the block at RIP. */
+void translate_enter(struct translator *t, const struct tr_code *code);
 
 /* Called from translated code through the 'call_out' piece: 0 go on behind the instruction, 1 leave. */
 u64 translate_call_out(struct vcpu *v, const struct insn *in);

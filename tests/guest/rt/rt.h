@@ -340,6 +340,9 @@ bool cpu_is_amd(void);
 #define HAS_1G         HAS(0x80000001, 0, d, 26)
 #define HAS_RDTSCP     HAS(0x80000001, 0, d, 27)
 
+/* For MSRs, bases and table registers: by the CPU's widest linear address, LA57 on or off. */
+#define NOT_CANONICAL (HAS_LA57 ? BIT(56) : BIT(47))
+
 static inline u8 inb(u16 port)
 {
 	u8 v;

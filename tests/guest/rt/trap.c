@@ -17,6 +17,8 @@ void user_exit(void);
 
 volatile struct trap trap;
 volatile word trap_resume, trap_sp, trap_at;
+/* The TRY is user mode's. */
+static volatile bool trap_user;
 void (*volatile hook[256])(struct frame *f);
 word user_iopl;
 
@@ -113,6 +115,9 @@ void rt_init(void)
 	tss.esp0 = (word)trap_stack + STACK_SIZE;
 	tss.ss0 = KDATA;
 #endif
+	/* Nothing that a case does not ask for. */
+	outb(0x21, 0xff);
+	outb(0xa1, 0xff);
 	tss.iomap = TSS_SIZE;
 	load_tss();
 	trap.vector = NONE;
@@ -122,6 +127,10 @@ void rt_init(void)
 
 void trap_begin(void)
 {
+	word cs;
+
+	__asm__("mov %%cs, %0" : "=r"(cs));
+	trap_user = (cs & 3) == 3;
 	trap.vector = NONE;
 	trap.count = 0;
 }
@@ -193,45 +202,50 @@ static void record(const struct frame *f)
 	trap.next = trap_resume;
 }
 
-/* Go on behind the TRY, with the stack it had. */
+#if !W64
+/* The part of a frame that all have, elsewhere. */
+static struct frame *move_frame(struct frame *f, word to)
+{
+	volatile u32 *from = (volatile u32 *)f, *dest = (volatile u32 *)to;
+	unsigned n = offsetof(struct frame, sp) / 4;
+
+	if (dest > from)
+		while (n--)
+			dest[n] = from[n];
+	else
+		for (unsigned i = 0; i < n; i++)
+			dest[i] = from[i];
+	return (struct frame *)to;
+}
+#endif
+
+/* Go on behind the TRY, at its privilege level and with the stack it had. */
 static struct frame *resume(struct frame *f)
 {
 	word ip = trap_resume, sp = trap_sp;
 
 	trap_resume = 0;
-	f->flags &= ~(word)(FL_TF | FL_RF | FL_DF | FL_NT | FL_AC);
+	f->flags &= ~(word)(FL_TF | FL_RF | FL_DF | FL_NT | FL_AC | FL_VM);
 #if W64
-	f->ip = from_user(f) ? ip + ALIAS : ip;
+	f->ip = trap_user ? ip + ALIAS : ip;
 	f->sp = sp;
-	f->ss = from_user(f) ? UDATA : KDATA;
-	f->cs = from_user(f) ? UCODE : KCODE;
-	return f;
+	f->ss = trap_user ? UDATA : KDATA;
 #else
-	f->ip = ip;
 	f->fs = f->gs = 0;
-	f->ds = f->es = from_user(f) ? UDATA : KDATA;
-	if (from_user(f)) {
-		f->cs = UCODE;
-		f->ss = UDATA;
+	f->ds = f->es = trap_user ? UDATA : KDATA;
+	/* IRET to the same level has no stack to load: the frame goes where ESP is to be. */
+	if (!trap_user)
+		f = move_frame(f, sp - offsetof(struct frame, sp));
+	else if (!from_user(f))
+		f = move_frame(f, (word)f - 8);
+	f->ip = ip;
+	if (trap_user) {
 		f->sp = sp;
-		return f;
-	}
-	/* The frame goes right below the stack of the TRY: IRET has no stack to load. */
-	f->cs = KCODE;
-	{
-		struct frame *to = (struct frame *)(sp - offsetof(struct frame, sp));
-		const volatile u32 *from = (const volatile u32 *)f;
-		unsigned n = offsetof(struct frame, sp) / 4;
-
-		if ((word)to > (word)f)
-			while (n--)
-				((volatile u32 *)to)[n] = from[n];
-		else
-			for (unsigned i = 0; i < n; i++)
-				((volatile u32 *)to)[i] = from[i];
-		return to;
+		f->ss = UDATA;
 	}
 #endif
+	f->cs = trap_user ? UCODE : KCODE;
+	return f;
 }
 
 struct frame *trap_handle(struct frame *f)

@@ -1,0 +1,337 @@
+/*
+ * String instructions that fault in the middle, wrap, or run long; LOCK and what crosses pages.
+ * SDM volume 2 REP, MOVS, CMPS; volume 3 section 8.1.2 (LOCK).
+ */
+#include "page.h"
+
+static word base; /* two pages; behind them nothing */
+static volatile u32 *next_entry;
+
+#define PAGE 4096
+
+static void map_two(void)
+{
+	paging_on(W64 ? PAGING_4 : PAGING_32, false);
+	path_set(path.levels - 1, TEST_PA, ALL);
+	next_entry = (volatile u32 *)path.entry[path.levels - 1];
+	next_entry[W64 ? 2 : 1] = (TEST_PA + PAGE) | ALL;
+	next_entry[W64 ? 4 : 2] = 0;
+	flush_tlb();
+	base = path.va;
+	for (unsigned i = 0; i < 2 * PAGE; i++)
+		((volatile u8 *)base)[i] = (u8)i;
+}
+
+static void unmap(void)
+{
+	next_entry[W64 ? 2 : 1] = 0;
+	flush_tlb();
+#if !W64
+	paging_off();
+#endif
+}
+
+/* A fault leaves the registers at the element that faulted; all before it is done. */
+static void stos_faults(void)
+{
+	word di, c;
+
+	map_two();
+	di = base + 2 * PAGE - 10;
+	c = 100;
+	TRY("", "rep stosb", : "+D"(di), "+c"(c) : "a"(0x77) : "memory");
+	want_fault(PF, 2);
+	want_equal(trap.cr2, base + 2 * PAGE);
+	want_equal(di, base + 2 * PAGE);
+	want_equal(c, 90);
+	want_equal(*(volatile u8 *)(base + 2 * PAGE - 1), 0x77);
+	want_equal(*(volatile u8 *)(base + 2 * PAGE - 11), (u8)(2 * PAGE - 11));
+	want(trap.flags & FL_RF);
+	/* Elements that cross: not half-way. */
+	di = base + 2 * PAGE - 10;
+	c = 5;
+	TRY("", "rep stosl", : "+D"(di), "+c"(c) : "a"(0x11223344) : "memory");
+	want_fault(PF, 2);
+	want_equal(trap.cr2, base + 2 * PAGE);
+	want_equal(di, base + 2 * PAGE - 2);
+	want_equal(c, 3);
+	want_equal(*(volatile u8 *)(base + 2 * PAGE - 2), 0x77);
+	/* Backwards. */
+	di = base + 3;
+	c = 10;
+	TRY("std", "rep stosb", : "+D"(di), "+c"(c) : "a"(0x55) : "memory", "cc");
+	want_fault(PF, 2);
+	want_equal(trap.cr2, base - 1);
+	want_equal(di, base - 1);
+	want_equal(c, 6);
+	unmap();
+}
+
+static void movs_faults(void)
+{
+	static u8 buffer[64];
+	word si, di, c;
+
+	map_two();
+	si = base + 2 * PAGE - 8;
+	di = (word)buffer;
+	c = 20;
+	TRY("", "rep movsb", : "+S"(si), "+D"(di), "+c"(c) : : "memory");
+	want_fault(PF, 0);
+	want_equal(si, base + 2 * PAGE);
+	want_equal(di, (word)buffer + 8);
+	want_equal(c, 12);
+	want_equal(((volatile u8 *)buffer)[7], 0xff);
+	/* The destination. The source is read first: CR2 says who it was. */
+	si = (word)buffer;
+	di = base + 2 * PAGE - 4;
+	c = 10;
+	TRY("", "rep movsb", : "+S"(si), "+D"(di), "+c"(c) : : "memory");
+	want_fault(PF, 2);
+	want_equal(si, (word)buffer + 4);
+	want_equal(c, 6);
+	/* Both at once. */
+	si = base + 2 * PAGE;
+	di = base + 2 * PAGE + 100;
+	TRY("", "movsb", : "+S"(si), "+D"(di) : : "memory");
+	want_fault(PF, 0);
+	want_equal(trap.cr2, base + 2 * PAGE);
+	unmap();
+}
+
+static void scas_cmps_faults(void)
+{
+	word si, di, c;
+
+	map_two();
+	di = base + 2 * PAGE - 6;
+	c = 100;
+	TRY("", "repne scasb", : "+D"(di), "+c"(c) : "a"(3) : "cc");
+	want_fault(PF, 0);
+	want_equal(di, base + 2 * PAGE);
+	want_equal(c, 94);
+	/* Found before the end: no fault. */
+	di = base + 2 * PAGE - 6;
+	c = 100;
+	TRY("", "repne scasb", : "+D"(di), "+c"(c) : "a"(0xfe) : "cc");
+	want_none();
+	want_equal(di, base + 2 * PAGE - 1);
+	want_equal(c, 95);
+	si = base + 2 * PAGE - 4;
+	di = base + PAGE - 4;
+	c = 100;
+	TRY("", "repe cmpsb", : "+S"(si), "+D"(di), "+c"(c) : : "cc");
+	want_fault(PF, 0);
+	want_equal(si, base + 2 * PAGE);
+	want_equal(di, base + PAGE);
+	want_equal(c, 96);
+	/* Count 0: no access, no fault, flags stay. */
+	si = di = 0;
+	c = 0;
+	TRY("stc", "repe cmpsb; jnc 1f; jmp 2f; 1: ud2; 2:", : "+S"(si), "+D"(di), "+c"(c) : : "cc");
+	want_none();
+	di = base + 2 * PAGE;
+	TRY("", "rep stosb", : "+D"(di), "+c"(c) : "a"(0) : "memory");
+	want_none();
+	unmap();
+}
+
+/* INS checks the destination before the port is read. OUTS reads memory first. */
+static void ins_outs_faults(void)
+{
+	word di, si, c;
+
+	map_two();
+	di = base + 2 * PAGE - 2;
+	c = 4;
+	TRY("", "rep insb", : "+D"(di), "+c"(c) : "d"(0x80) : "memory");
+	want_fault(PF, 2);
+	want_equal(di, base + 2 * PAGE);
+	want_equal(c, 2);
+	si = base + 2 * PAGE - 2;
+	c = 4;
+	TRY("", "rep outsb", : "+S"(si), "+c"(c) : "d"(0x80) : "memory");
+	want_fault(PF, 0);
+	want_equal(si, base + 2 * PAGE);
+	want_equal(c, 2);
+	unmap();
+}
+
+/* Overlapping forward MOVS propagates; STOS and MOVS of all sizes over a page boundary. */
+static void overlap(void)
+{
+	volatile u8 *p;
+	word si, di, c;
+
+	map_two();
+	p = (volatile u8 *)base;
+	for (unsigned size = 1; size <= (W64 ? 8u : 4u); size *= 2) {
+		for (unsigned i = 0; i < 64; i++)
+			p[PAGE - 32 + i] = (u8)(i + 1);
+		si = base + PAGE - 32;
+		di = si + size;
+		c = (64 - size) / size;
+		switch (size) {
+		case 1: __asm__ volatile("rep movsb" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
+		case 2: __asm__ volatile("rep movsw" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
+		case 4: __asm__ volatile("rep movsl" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
+#if W64
+		default: __asm__ volatile("rep movsq" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
+#endif
+		}
+		want_equal(c, 0);
+		for (unsigned i = 0; i < 64; i++)
+			if (p[PAGE - 32 + i] != (u8)(i % size + 1))
+				fail("size %u byte %u is %x", size, i, p[PAGE - 32 + i]);
+	}
+	/* By 1 of 4: not a multiple of the element. */
+	for (unsigned i = 0; i < 64; i++)
+		p[i] = (u8)i;
+	si = base;
+	di = base + 1;
+	c = 8;
+	__asm__ volatile("rep movsl" : "+S"(si), "+D"(di), "+c"(c) : : "memory");
+	for (unsigned i = 0; i < 33; i++) {
+		/* Element k reads bytes 4k to 4k+3, of which the first was written by k-1. */
+		u8 want_byte = (u8)(i == 0 ? 0 : (i - 1) % 4 == 0 ? (i - 1 ? 0 : 0) : i - 1);
+
+		if ((i - 1) % 4 == 0 && i > 1)
+			want_byte = p[i - 1];
+		if (p[i] != want_byte)
+			fail("byte %u is %x want %x", i, p[i], want_byte);
+	}
+	unmap();
+}
+
+#if W64
+/* With 32-bit addresses ESI and EDI wrap, and the upper halves become 0. */
+static void address_size(void)
+{
+	static u8 buffer[16];
+	word di = (word)buffer | 0xdead00000000, c = 0x500000003;
+
+	TRY("", "addr32 rep stosb", : "+D"(di), "+c"(c) : "a"(9) : "memory");
+	want_none();
+	want_equal(di, (word)buffer + 3);
+	want_equal(c, 0);
+	want_equal(((volatile u8 *)buffer)[2], 9);
+	want_equal(((volatile u8 *)buffer)[3], 0);
+	/* REP with ECX 0 of 32 bits: nothing, and RCX? It is kept. */
+	c = 0x500000000;
+	di = (word)buffer;
+	TRY("", "addr32 rep stosb", : "+D"(di), "+c"(c) : "a"(9) : "memory");
+	want_equal(di, (word)buffer);
+}
+#endif
+
+/* LOCK on an operand that crosses a page, a cache line. */
+static void lock_crossing(void)
+{
+	volatile u8 *p;
+	u32 old;
+
+	map_two();
+	p = (volatile u8 *)base;
+	for (unsigned at = PAGE - 3; at < PAGE; at++) {
+		*(volatile u32 *)(base + at) = 0x11223344;
+		__asm__ volatile("lock addl $0x01010101, %0" : "+m"(*(u32 *)(base + at)) : : "cc");
+		want_equal(*(volatile u32 *)(base + at), 0x12233445);
+		old = 5;
+		__asm__ volatile("lock xaddl %0, %1" : "+r"(old), "+m"(*(u32 *)(base + at)) : : "cc");
+		want_equal(old, 0x12233445);
+		want_equal(*(volatile u32 *)(base + at), 0x1223344a);
+		__asm__ volatile("xchgl %0, %1" : "+r"(old), "+m"(*(u32 *)(base + at)));
+		want_equal(old, 0x1223344a);
+		old = 0x12233445;
+		__asm__ volatile("lock cmpxchgl %2, %1"
+				 : "+a"(old), "+m"(*(u32 *)(base + at)) : "r"(77) : "cc");
+		want_equal(*(volatile u32 *)(base + at), 77);
+	}
+	for (unsigned at = PAGE - 7; at < PAGE; at++) {
+		u32 lo = 1, hi = 2;
+
+		*(volatile u32 *)(base + at) = 1;
+		*(volatile u32 *)(base + at + 4) = 2;
+		__asm__ volatile("lock cmpxchg8b %2" : "+a"(lo), "+d"(hi), "+m"(*(u64 *)(base + at))
+				 : "b"(3), "c"(4) : "cc");
+		want_equal(*(volatile u32 *)(base + at), 3);
+		want_equal(*(volatile u32 *)(base + at + 4), 4);
+	}
+	/* One page read-only: nothing changes, also when CMPXCHG does not match. */
+	*(volatile u32 *)(base + PAGE - 2) = 0x1234;
+	next_entry[W64 ? 2 : 1] = (TEST_PA + PAGE) | P;
+	flush_tlb();
+	TRY("", "lock incl (%0)", : : "r"(base + PAGE - 2) : "memory", "cc");
+	want_fault(PF, 3);
+	want_equal(*(volatile u32 *)(base + PAGE - 2), 0x1234);
+	TRY("", "lock cmpxchgl %%ecx, (%0)", : : "r"(base + PAGE), "a"(0x55), "c"(1) : "memory", "cc");
+	want_fault(PF, 3);
+	/* BT with a register reaches far. */
+	TRY("", "btl %1, (%0)", : : "r"(base), "r"(2 * PAGE * 8) : "cc");
+	want_fault(PF, 0);
+	TRY("", "btsl %1, (%0)", : : "r"(base), "r"(PAGE * 8) : "cc");
+	want_fault(PF, 3);
+	(void)p;
+	unmap();
+}
+
+#if W64
+static void cmpxchg16b(void)
+{
+	static u64 pair[4] __attribute__((aligned(16)));
+	u64 lo = 1, hi = 2;
+
+	if (!HAS(1, 0, c, 13)) {
+		skip("no CMPXCHG16B");
+		return;
+	}
+	((volatile u64 *)pair)[0] = 1;
+	((volatile u64 *)pair)[1] = 2;
+	__asm__ volatile("lock cmpxchg16b %2" : "+a"(lo), "+d"(hi), "+m"(pair[0]) : "b"(3ul), "c"(4ul) : "cc", "memory");
+	want_equal(((volatile u64 *)pair)[0], 3);
+	want_equal(((volatile u64 *)pair)[1], 4);
+	TRY("", "lock cmpxchg16b (%0)", : : "r"((u8 *)pair + 8), "a"(0l), "d"(0l), "b"(0l), "c"(0l) : "cc", "memory");
+	want_fault(GP, 0);
+}
+#endif
+
+/* Multi-access instructions are checked as a whole: PUSHA, ENTER, PUSH m, CALL m, POP m. */
+static void whole(void)
+{
+	word saved = 0x1234, m;
+
+	map_two();
+#if !W64
+	{
+		/* From an ESP near the start of the first page: half fits. */
+		volatile u32 *p = (volatile u32 *)base;
+
+		p[0] = p[1] = 0xaaaaaaaa;
+		(void)p;
+	}
+#endif
+	/* POP m: the address uses ESP after the increment; a fault leaves ESP alone. */
+	TRY("", "push %1; pop (%0); pop %1", : : "r"(base + 2 * PAGE), "r"(saved) : "memory");
+	want_vector(PF, 2);
+	m = base + 2 * PAGE - sizeof(word);
+	*(volatile word *)m = 0;
+	TRY("push %1", "pop (%0); lea -%c2(%%" W_SP "), %%" W_SP "; add %3, %%" W_SP, : : "r"(m), "r"(saved), "i"(sizeof(word)), "i"(sizeof(word)) : "memory", "cc");
+	want_none();
+	want_equal(*(volatile word *)m, saved);
+	unmap();
+}
+
+const struct test_case cases[] = {
+	CASE(stos_faults, "SDM 2 REP"),
+	CASE(movs_faults, "SDM 2 REP"),
+	CASE(scas_cmps_faults, "SDM 2 REP"),
+	CASE(ins_outs_faults, "SDM 2 INS, OUTS"),
+	CASE(overlap, "SDM 2 MOVS"),
+#if W64
+	CASE(address_size, "SDM 2 REP"),
+	CASE(cmpxchg16b, "SDM 2 CMPXCHG16B"),
+#endif
+	CASE(lock_crossing, "SDM 3 8.1.2"),
+	CASE(whole, "SDM 2 POP"),
+	CASES_END,
+};
