@@ -8,8 +8,10 @@
  *
  * A line from the host is "N COMMAND", for the shell; or "off". Answers are lines:
  *   @ready NAME=VALUE...
- *   @b                      the command begins
- *   @e STATUS WALL CPU      it has ended; nanoseconds by the clocks of this machine
+ *   @b                      nothing happens for 50 ms, for the host to look at its clocks
+ *   @s                      the command starts
+ *   @e STATUS WALL CPU      it has ended; nanoseconds by the clocks of this machine.
+ *                           Nothing happens for another 50 ms
  *   |TEXT                   a line of what it printed, the first 4 KiB
  *   @done
  * What a command prints goes to a file first, so that the port takes no part in the
@@ -38,6 +40,7 @@
 
 #define PORT       "/dev/ttyS1"
 #define OUTPUT_MAX 4096
+#define PAUSE_US   50000
 
 static FILE *port_in, *port_out;
 
@@ -256,6 +259,8 @@ static void run(const char *command)
 	if (out < 0)
 		fail("output");
 	say("@b\n");
+	usleep(PAUSE_US);
+	say("@s\n");
 	wall = now_ns();
 	pid = fork();
 	if (!pid)
@@ -268,6 +273,7 @@ static void run(const char *command)
 	    WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
 	    (unsigned long long)wall,
 	    (unsigned long long)(timeval_ns(&ru.ru_utime) + timeval_ns(&ru.ru_stime)));
+	usleep(PAUSE_US);
 	print_output(out);
 	close(out);
 	say("@done\n");

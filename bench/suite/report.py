@@ -153,5 +153,6 @@ def legend(results):
 def text(results):
     parts = [results["host"], table(results), legend(results), percentile_table(results),
              mips_line(results)]
-    parts += ["%s: %s" % (row, what) for row, what in results["wrong"]]
+    # A row that fails in each run is said once.
+    parts.append("\n".join(dict.fromkeys("%s: %s" % (row, what) for row, what in results["wrong"])))
     return "\n\n".join(p for p in parts if p) + "\n"

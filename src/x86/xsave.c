@@ -248,7 +248,7 @@ struct pieces {
 
 static void piece_add(struct pieces *l, u32 at, u32 area, u32 len)
 {
-	struct piece *last = &l->p[l->count - 1];
+	struct piece *last = l->p + (l->count ? l->count - 1 : 0);
 
 	if (!len)
 		return;

@@ -143,7 +143,7 @@ signalled() {
 		sleep 0.1
 	done
 	for signal in $signals; do
-		kill "-$signal" "$pid"
+		kill "-$signal" "$pid" || :
 		sleep 1
 	done
 	wait "$pid" || status=$?

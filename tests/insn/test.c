@@ -98,9 +98,10 @@ static bool many_parts(const struct test *t)
 	case ZYDIS_MNEMONIC_POPA:
 	case ZYDIS_MNEMONIC_POPAD:
 	case ZYDIS_MNEMONIC_ENTER:
-	case ZYDIS_MNEMONIC_CALL:
 	case ZYDIS_MNEMONIC_FBSTP:
 		return true;
+	case ZYDIS_MNEMONIC_FSTP: return t->d.op[0].size == 80;
+	case ZYDIS_MNEMONIC_CALL: return t->d.zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
 	case ZYDIS_MNEMONIC_RET:
 		return t->d.zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
 	default:
@@ -146,7 +147,7 @@ static void test_ignore_vector(struct test *t, unsigned reg, unsigned at)
 	memcpy(vector_part(&t->guest, reg, at), vector_part(&t->host, reg, at), 8);
 }
 
-/* A faulting MMX store leaves TOP as it is, or 0. */
+/* A faulting MMX store has entered MMX mode (TOP 0, all tags valid), half of it, or not. */
 static void mmx_store_top(struct test *t)
 {
 	if (t->host.vector == VEC_BP || t->d.zi.operand_count_visible < 2 ||
@@ -157,6 +158,8 @@ static void mmx_store_top(struct test *t)
 		return;
 	/* The image has the registers in stack order. */
 	t->guest.xsave[XSAVE_FSW + 1] &= (u8)~0x38;
+	if (t->host.xsave[XSAVE_FTW] == 0xff)
+		t->guest.xsave[XSAVE_FTW] = 0xff;
 	memcpy(t->guest.xsave + XSAVE_ST, t->host.xsave + XSAVE_ST, 128);
 }
 
@@ -224,13 +227,37 @@ static bool end_of_lower_half(const struct state *s)
 
 static bool memory_fault(const struct state *s)
 {
-	return s->vector == VEC_PF || s->vector == VEC_GP || s->vector == VEC_SS;
+	return s->vector == VEC_PF || s->vector == VEC_GP || s->vector == VEC_SS ||
+	       s->vector == VEC_NP || s->vector == VEC_AC;
 }
 
-static bool across_canonical(const struct state *a, const struct state *b)
+/* Both fault, for parts or reasons that no manual puts in an order. */
+static bool same_in_effect(const struct test *t)
 {
-	return memory_fault(a) && memory_fault(b) &&
-	       (end_of_lower_half(a) || end_of_lower_half(b));
+	const struct state *a = &t->guest, *b = &t->host;
+
+	if (!memory_fault(a) || !memory_fault(b))
+		return false;
+	/* Not canonical, or not present. */
+	if (end_of_lower_half(a) || end_of_lower_half(b))
+		return true;
+	switch (t->d.zi.mnemonic) {
+	/* The rest of the frame or image, or what is wrong with the first part. */
+	case ZYDIS_MNEMONIC_IRET:
+	case ZYDIS_MNEMONIC_IRETD:
+	case ZYDIS_MNEMONIC_IRETQ:
+	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+	/* Alignment, or the segment's rights. */
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64: return true;
+	/* Of two pages that are both not there. */
+	default:
+		return a->vector == b->vector && (a->cr2 >> 12) - (b->cr2 >> 12) + 1 <= 2;
+	}
 }
 
 /* XRSTOR that faults has loaded some components or none: SDM 1 section 13.8. */
@@ -255,8 +282,7 @@ void test_run(struct box *b, struct test *t)
 	/* The parts that were written before the fault are up to the processor as well. */
 	if (many_parts(t) && t->host.vector != VEC_BP && t->host.vector != VEC_DB)
 		t->memory = false;
-	/* Not canonical, or not present: whichever part is looked at first. */
-	if (many_parts(t) && across_canonical(&t->guest, &t->host)) {
+	if (many_parts(t) && same_in_effect(t)) {
 		t->guest.vector = t->host.vector;
 		t->guest.error = t->host.error;
 		t->guest.cr2 = t->host.cr2;

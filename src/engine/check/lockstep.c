@@ -54,7 +54,7 @@ static bool must_leave(const struct vcpu *v)
 }
 
 /* Execute from 'in' to where the block is left; v->rip is where it begins. */
-static enum left interpret(struct vcpu *v, const struct insn *in, const struct insn **last)
+static enum left interpret(struct vcpu *v, const struct insn *in, struct ended *e)
 {
 	enum op_result r;
 
@@ -70,13 +70,21 @@ static enum left interpret(struct vcpu *v, const struct insn *in, const struct i
 		if (r != OP_NEXT)
 			break;
 	}
-	*last = in;
+	e->last = in;
+	e->again = r == OP_AGAIN;
 	switch (r) {
 	case OP_JUMP: return LEFT_ON;
 	case OP_END: v->rip = next_ip(v, in); return LEFT_ON;
-	case OP_EXIT: v->rip = next_ip(v, in); return LEFT_EXIT;
+	case OP_EXIT:
+		if (v->activity == ACT_SHUTDOWN)
+			return LEFT_SHUTDOWN;
+		v->rip = next_ip(v, in);
+		return LEFT_EXIT;
 	case OP_AGAIN: v->rip = this_ip(v, in); return LEFT_ON;
-	default: v->rip = this_ip(v, in); return deliver(v);
+	default:
+		v->rip = this_ip(v, in);
+		v->pending_db = 0;
+		return deliver(v);
 	}
 }
 
@@ -85,12 +93,17 @@ static enum left interpret(struct vcpu *v, const struct insn *in, const struct i
 /* Left in the middle, not where the trial was left: the interpreter does the rest. */
 static void finish(struct check *c, const struct insn *cut, u64 pc)
 {
-	const struct insn *last;
+	struct ended e;
 
-	if (!cut || cut == c->last)
-		return;
-	c->v->rip = pc;
-	c->left[1] = interpret(c->v, cut + 1, &last);
+	if (cut && cut != c->ended.last) {
+		c->v->rip = pc;
+		c->left[1] = interpret(c->v, cut + 1, &e);
+	}
+	/* Set when an event is waiting (step_repeats()), of which the stand-in knows nothing. */
+	if (c->ended.again && (c->v->flags & RFLAGS_RF)) {
+		c->s->flags |= RFLAGS_RF;
+		vcpu_mode_changed(c->s);
+	}
 }
 
 static void run_real(struct translator *t, const struct tr_code *code)
@@ -142,7 +155,7 @@ static bool run_block(struct translator *t, struct block *b)
 		renew(c);
 	t->strayed = false;
 	trial_begin(&c->trial, b->gpa, b->bytes);
-	c->left[0] = interpret(s, b->insn, &c->last);
+	c->left[0] = interpret(s, b->insn, &c->ended);
 	vectors = s->vec_live;
 	vcpu_park(s);
 	trial_undo(&c->trial);
@@ -161,7 +174,7 @@ static bool run_block(struct translator *t, struct block *b)
 		vcpu_park(v);
 	d = compare(c, v->stats->call_outs != call_outs, vectors);
 	v->stats->check_blocks++;
-	v->stats->check_insns += (u64)(c->last - b->insn) + 1;
+	v->stats->check_insns += (u64)(c->ended.last - b->insn) + 1;
 	if (d != DIFF_NONE && trial_raced(&c->trial)) {
 		v->stats->check_raced++;
 		t->strayed = true;

@@ -8,6 +8,12 @@
 /* How a block was left. */
 enum left { LEFT_ON, LEFT_EXIT, LEFT_SHUTDOWN };
 
+/* Where the stand-in's run ended. */
+struct ended {
+	const struct insn *last;
+	bool again; /* in the middle of it: REP */
+};
+
 struct check {
 	struct vcpu *v;  /* the real one */
 	struct vcpu *s;  /* the stand-in */
@@ -15,7 +21,7 @@ struct check {
 	struct vcpu_stats stats; /* of the stand-in, thrown away */
 	struct io_ports *ports;  /* the same */
 	enum left left[2]; /* of the stand-in, of the real one */
-	const struct insn *last; /* that the stand-in executed */
+	struct ended ended;
 };
 
 /* Why two runs are said to differ. */

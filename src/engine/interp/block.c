@@ -392,7 +392,8 @@ static void keep(struct block_cache *c, struct block *b)
 		page_add(c, b->page2, b);
 }
 
-static struct block *make(struct block_cache *c, gva_t lin, gpa_t gpa, u8 mode)
+/* Not inlined: tools/check-vecfree stops here, as the vectors are parked. */
+__attribute__((noinline)) static struct block *make_block(struct block_cache *c, gva_t lin, gpa_t gpa, u8 mode)
 {
 	struct vcpu *v = c->v;
 	unsigned avail = (unsigned)(PAGE_SIZE - (gpa & ~PAGE_MASK));
@@ -445,7 +446,7 @@ struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
 	if (!b) {
 		/* Zydis may use vector registers. */
 		vcpu_park(v);
-		b = make(c, lin, gpa, mode);
+		b = make_block(c, lin, gpa, mode);
 		if (!b || b->once)
 			return b;
 	}

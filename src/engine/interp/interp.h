@@ -104,6 +104,14 @@ static inline enum op_result op_jumped(bool ok)
 	return likely(ok) ? OP_JUMP : OP_FAULT;
 }
 
+/* The same for one that may deliver faults itself (a task switch past its point of no return), up to shutdown. */
+static inline enum op_result op_transferred(const struct vcpu *v, bool ok)
+{
+	if (unlikely(!ok))
+		return OP_FAULT;
+	return likely(v->activity == ACT_RUNNING) ? OP_JUMP : OP_EXIT;
+}
+
 /* After an operation that may have changed modes or translations. */
 static inline enum op_result op_ended(bool ok)
 {

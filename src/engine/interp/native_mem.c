@@ -19,6 +19,11 @@ static void clear(void *p, size_t n)
 	__asm__ volatile("rep stosb" : "+D"(p), "+c"(n) : "a"(0) : "memory");
 }
 
+static void copy(void *dst, const void *src, size_t n)
+{
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+}
+
 /* Linear address without checks: for alignment only. */
 static gva_t lin_of(const struct vcpu *v, const struct insn *in, u64 off)
 {
@@ -89,6 +94,35 @@ static bool whole_in(struct vcpu *v, const struct insn *in, const struct stub *s
 	return true;
 }
 
+/*
+ * An x87 store that memory refuses: is there an unmasked error, so that nothing would be stored? Then the
+ * instruction is done, and the error is reported later. If not, all is as before.
+ */
+static bool store_suppressed(struct vcpu *v, const struct stub *s, u8 *buf)
+{
+	u64 *bv = (void *)(v->xsave + XSAVE_XSTATE_BV), was;
+	u8 x87[XSAVE_XMM];
+	u16 fcw, fsw;
+
+	if (s->cls != NC_X87 || !(s->flags & STUB_WRITE))
+		return false;
+	vcpu_park(v);
+	was = *bv;
+	copy(x87, v->xsave, sizeof(x87));
+	if (run(v, s, buf))
+		return false;
+	vcpu_park(v);
+	fcw = *(ua16 *)(v->xsave + XSAVE_FCW);
+	fsw = *(ua16 *)(v->xsave + XSAVE_FSW);
+	/* Invalid operation, overflow, underflow; after a loss of precision the result is stored. */
+	if ((*bv & XCR0_X87) && (fsw & ~fcw & 0x19))
+		return true;
+	copy(v->xsave, x87, XSAVE_MXCSR);
+	copy(v->xsave + XSAVE_ST, x87 + XSAVE_ST, XSAVE_XMM - XSAVE_ST);
+	*bv = was;
+	return false;
+}
+
 static enum op_result slow_whole(struct vcpu *v, const struct insn *in,
 				 const struct stub *s)
 {
@@ -96,9 +130,10 @@ static enum op_result slow_whole(struct vcpu *v, const struct insn *in,
 	gva_t lin = lin_of(v, in, off);
 	u8 *buf = v->native->bounce + (lin & 63);
 
-	if (!check_wait(v, s) || !check_align(v, s, lin) || !check_ac(v, in, s, off) ||
-	    !whole_in(v, in, s, off, buf))
+	if (!check_wait(v, s) || !check_align(v, s, lin) || !check_ac(v, in, s, off))
 		return OP_FAULT;
+	if (!whole_in(v, in, s, off, buf))
+		return op_done(store_suppressed(v, s, buf));
 	trap = run(v, s, buf);
 	if (trap)
 		return native_fault(v, trap);

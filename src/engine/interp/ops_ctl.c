@@ -73,7 +73,7 @@ static enum op_result jmp_far(struct vcpu *v, const struct insn *in)
 		if (!read_far(v, in, &sel, &off))
 			return OP_FAULT;
 	}
-	return op_jumped(far_jmp(v, sel, off, in->opsize, next_ip(v, in)));
+	return op_transferred(v, far_jmp(v, sel, off, in->opsize, next_ip(v, in)));
 }
 
 op_fn *bind_jmp(const struct insn *in)
@@ -83,25 +83,30 @@ op_fn *bind_jmp(const struct insn *in)
 	return in->opcode == 0xff ? jmp_rm : jmp_rel;
 }
 
-static enum op_result call_rel(struct vcpu *v, const struct insn *in)
+/* Processors store the return address first, and then look at where they go. */
+static enum op_result call(struct vcpu *v, const struct insn *in, u64 ip)
 {
-	u64 ip = relative(v, in);
+	u64 sp = (v->gpr[RSP] - in->opsize) & size_mask(v->stack_size);
 
-	if (unlikely(!target_ok(v, ip) || !push(v, in->opsize, next_ip(v, in))))
+	if (unlikely(!mem_write(v, SS, sp, in->opsize, next_ip(v, in)) || !target_ok(v, ip)))
 		return OP_FAULT;
+	sp_set(v, sp);
 	v->rip = ip;
 	return OP_JUMP;
+}
+
+static enum op_result call_rel(struct vcpu *v, const struct insn *in)
+{
+	return call(v, in, relative(v, in));
 }
 
 static enum op_result call_rm(struct vcpu *v, const struct insn *in)
 {
 	u64 ip;
 
-	if (unlikely(!rm_read(v, in, in->opsize, &ip) || !target_ok(v, ip) ||
-		     !push(v, in->opsize, next_ip(v, in))))
+	if (unlikely(!rm_read(v, in, in->opsize, &ip)))
 		return OP_FAULT;
-	v->rip = ip;
-	return OP_JUMP;
+	return call(v, in, ip);
 }
 
 static enum op_result call_far(struct vcpu *v, const struct insn *in)
@@ -115,7 +120,7 @@ static enum op_result call_far(struct vcpu *v, const struct insn *in)
 		if (!read_far(v, in, &sel, &off))
 			return OP_FAULT;
 	}
-	return op_jumped(far_call(v, sel, off, in->opsize, next_ip(v, in)));
+	return op_transferred(v, far_call(v, sel, off, in->opsize, next_ip(v, in)));
 }
 
 op_fn *bind_call(const struct insn *in)
@@ -138,7 +143,7 @@ static enum op_result ret_near(struct vcpu *v, const struct insn *in)
 
 static enum op_result ret_far(struct vcpu *v, const struct insn *in)
 {
-	return op_jumped(far_ret(v, in->opsize, in->opcode == 0xca ? (u16)in->imm : 0));
+	return op_transferred(v, far_ret(v, in->opsize, in->opcode == 0xca ? (u16)in->imm : 0));
 }
 
 op_fn *bind_ret(const struct insn *in)
@@ -148,7 +153,7 @@ op_fn *bind_ret(const struct insn *in)
 
 enum op_result op_iret(struct vcpu *v, const struct insn *in)
 {
-	return op_jumped(far_iret(v, in->opsize, next_ip(v, in)));
+	return op_transferred(v, far_iret(v, in->opsize, next_ip(v, in)));
 }
 
 /* ---- conditions: a function for each, so that the test is a constant ---- */
@@ -203,24 +208,24 @@ enum op_result op_loop(struct vcpu *v, const struct insn *in)
 
 enum op_result op_int(struct vcpu *v, const struct insn *in)
 {
-	return op_jumped(except_soft_int(v, (u8)in->imm, SOFT_INT_N, next_ip(v, in)));
+	return op_transferred(v, except_soft_int(v, (u8)in->imm, SOFT_INT_N, next_ip(v, in)));
 }
 
 enum op_result op_int3(struct vcpu *v, const struct insn *in)
 {
-	return op_jumped(except_soft_int(v, VEC_BP, SOFT_INT3, next_ip(v, in)));
+	return op_transferred(v, except_soft_int(v, VEC_BP, SOFT_INT3, next_ip(v, in)));
 }
 
 enum op_result op_int1(struct vcpu *v, const struct insn *in)
 {
-	return op_jumped(except_soft_int(v, VEC_DB, SOFT_INT1, next_ip(v, in)));
+	return op_transferred(v, except_soft_int(v, VEC_DB, SOFT_INT1, next_ip(v, in)));
 }
 
 enum op_result op_into(struct vcpu *v, const struct insn *in)
 {
 	if (!(v->cc & RFLAGS_OF))
 		return OP_NEXT;
-	return op_jumped(except_soft_int(v, VEC_OF, SOFT_INTO, next_ip(v, in)));
+	return op_transferred(v, except_soft_int(v, VEC_OF, SOFT_INTO, next_ip(v, in)));
 }
 
 enum op_result op_bound(struct vcpu *v, const struct insn *in)

@@ -450,6 +450,14 @@ enum op_result op_popa(struct vcpu *v, const struct insn *in)
 	return OP_NEXT;
 }
 
+/* The check of the new top is for an operand, but nothing is stored. */
+static bool stack_aligned(struct vcpu *v, u64 sp, unsigned size)
+{
+	gva_t lin = sp + (v->code_size == 8 ? 0 : v->seg[SS].base);
+
+	return !v->ac_check || !(lin & (size - 1)) || raise_err(v, VEC_AC, 0);
+}
+
 enum op_result op_enter(struct vcpu *v, const struct insn *in)
 {
 	unsigned size = in->opsize, level = in->imm2 & 31;
@@ -459,7 +467,8 @@ enum op_result op_enter(struct vcpu *v, const struct insn *in)
 
 	/* The manual wants the new top writable before anything is changed. */
 	frame = (sp - size) & mask;
-	if (!mem_probe_write(v, SS, frame, size) || !mem_probe_write(v, SS, last, 1))
+	if (!stack_aligned(v, frame, size) || !stack_aligned(v, last, size) ||
+	    !mem_probe_write(v, SS, frame, size) || !mem_probe_write(v, SS, last, 1))
 		return OP_FAULT;
 	if (!mem_write(v, SS, frame, size, bp & size_mask(size)))
 		return OP_FAULT;

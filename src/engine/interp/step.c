@@ -51,11 +51,18 @@ static enum step step_fault(struct vcpu *v)
 	return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
 }
 
+static enum step step_debug(struct vcpu *v)
+{
+	u64 db = v->pending_db;
+
+	v->pending_db = 0;
+	raise_db(v, db, true);
+	return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
+}
+
 /* Traps of the instruction that was just completed; 'jumped': INTO was taken. */
 static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf, bool jumped)
 {
-	u64 db;
-
 	/* SYSCALL masks TF first: its trap is decided by the new flags. */
 	if (in->mnemonic == ZYDIS_MNEMONIC_SYSCALL)
 		tf = v->flags & RFLAGS_TF;
@@ -64,10 +71,7 @@ static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf, bool
 		v->pending_db |= DR6_BS;
 	if (!v->pending_db || (v->shadow & SHADOW_MOVSS))
 		return STEP_ON;
-	db = v->pending_db;
-	v->pending_db = 0;
-	raise_db(v, db, true);
-	return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
+	return step_debug(v);
 }
 
 enum step step_one(struct vcpu *v, struct block_cache *c)
@@ -79,6 +83,9 @@ enum step step_one(struct vcpu *v, struct block_cache *c)
 	enum op_result r;
 	u64 hit;
 
+	/* Not of an instruction here: the T bit of a task (SDM 3 section 7.2.1). */
+	if (v->pending_db && !(shadow & SHADOW_MOVSS))
+		return step_debug(v);
 	v->shadow = 0;
 	if (!rf && (v->dr[7] & 0xff) && !(shadow & SHADOW_MOVSS)) {
 		hit = debug_match_exec(v, linear_rip(v));
@@ -111,6 +118,8 @@ enum step step_one(struct vcpu *v, struct block_cache *c)
 		return step_traps(v, in, tf, false);
 	}
 	v->stats->insns++;
+	if (v->activity == ACT_SHUTDOWN)
+		return STEP_SHUTDOWN;
 	if (r != OP_JUMP)
 		advance(v, in);
 	if (r == OP_EXIT && !tf && !v->pending_db)
@@ -121,6 +130,14 @@ enum step step_one(struct vcpu *v, struct block_cache *c)
 	if (r == OP_EXIT)
 		v->activity = ACT_RUNNING;
 	return STEP_ON;
+}
+
+void step_repeats(struct vcpu *v)
+{
+	if (likely(!vcpu_events(v)))
+		return;
+	v->flags |= RFLAGS_RF;
+	vcpu_mode_changed(v);
 }
 
 enum step step_block(struct vcpu *v, struct block *b)
@@ -142,11 +159,17 @@ enum step step_block(struct vcpu *v, struct block *b)
 		return STEP_ON;
 	case OP_EXIT:
 		v->stats->insns++;
+		if (v->activity == ACT_SHUTDOWN)
+			return STEP_SHUTDOWN;
 		advance(v, in);
 		return STEP_EXIT;
-	case OP_AGAIN: v->rip = this_ip(v, in); return STEP_ON;
+	case OP_AGAIN:
+		v->rip = this_ip(v, in);
+		step_repeats(v);
+		return STEP_ON;
 	default:
 		v->rip = this_ip(v, in);
+		v->pending_db = 0;
 		return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
 	}
 }

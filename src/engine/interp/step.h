@@ -21,5 +21,11 @@ bool step_deliver(struct vcpu *v);
 /* The instruction at CS:RIP, with breakpoints, single-step and shadows. */
 enum step step_one(struct vcpu *v, struct block_cache *c);
 
+/*
+ * A repeated string instruction is left in the middle: an interrupt that comes now pushes RF, so that a
+ * breakpoint on the instruction does not hit again (SDM 3 section 17.3.1.1).
+ */
+void step_repeats(struct vcpu *v);
+
 /* Run a block to where it is left: none of those is about. */
 enum step step_block(struct vcpu *v, struct block *b);

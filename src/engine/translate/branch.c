@@ -8,6 +8,8 @@
  */
 #include "engine/translate/front.h"
 
+#include "engine/interp/interp.h"
+
 static struct tr_link *link_new(struct translator *t)
 {
 	struct tr_link *l;
@@ -263,6 +265,37 @@ static bool jmp_rm(struct front *f, const struct insn *in)
 	return true;
 }
 
+/* A call of which the return address is written, and the target in the frame. */
+static enum op_result call_pushed(struct vcpu *v, const struct insn *in)
+{
+	const struct translator *t = v->engine;
+
+	(void)in;
+	if (!is_canonical(v, t->f->tmp))
+		return op_gp0(v);
+	v->gpr[RSP] -= 8;
+	v->rip = t->f->tmp;
+	return OP_JUMP;
+}
+
+/*
+ * An instruction for the miss of a call through memory: to do it all again will not do, since the return address
+ * may be where the target was.
+ */
+static const struct insn *pushed_insn(struct translator *t, const struct insn *in)
+{
+	struct insn *i = (struct insn *)(void *)(t->arena + t->arena_used);
+
+	if (t->arena_size - t->arena_used < sizeof(*i)) {
+		t->full = true;
+		return in;
+	}
+	t->arena_used += align_up(sizeof(*i), 16);
+	*i = *in;
+	i->fn = call_pushed;
+	return i;
+}
+
 static bool call_rm(struct front *f, const struct insn *in)
 {
 	if (!load_target(f, in))
@@ -270,7 +303,7 @@ static bool call_rm(struct front *f, const struct insn *in)
 	emit_store_rsp(&f->e, T_ADDR, FRAME(f->t, tmp));
 	push_return(f, in);
 	emit_load_rsp(&f->e, T_ADDR, FRAME(f->t, tmp));
-	branch_lookup(f, in, (unsigned)-8);
+	branch_lookup(f, in->flags & INSN_MEM ? pushed_insn(f->t, in) : in, (unsigned)-8);
 	return true;
 }
 

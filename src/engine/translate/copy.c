@@ -295,18 +295,37 @@ static void store_registers(struct front *f, const struct parts *p)
 		emit_store_rsp(&f->e, p->rm, gpr_slot(p->in->rm));
 }
 
+static bool is_prefix(u8 byte)
+{
+	switch (byte) {
+	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: return true;
+	default: return false;
+	}
+}
+
 /* Where the bytes of the original are. */
 static unsigned skip_prefixes(const struct parts *p)
 {
 	unsigned i = 0;
 
-	for (;; i++) {
-		switch (p->bytes[i]) {
-		case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
-		case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: continue;
-		default: return i;
-		}
-	}
+	while (is_prefix(p->bytes[i]))
+		i++;
+	return i;
+}
+
+/*
+ * A REX prefix that is not right before the opcode does not count (SDM volume 2 section 2.2.1). Ours would be
+ * in its place, and not count either.
+ */
+static bool rex_ignored(const u8 *bytes)
+{
+	unsigned i = 0;
+
+	while (i < 15 && is_prefix(bytes[i]))
+		i++;
+	return (bytes[i] & 0xf0) == 0x40 &&
+	       (is_prefix(bytes[i + 1]) || (bytes[i + 1] & 0xf0) == 0x40);
 }
 
 /* ModRM, and SIB for memory. */
@@ -425,7 +444,7 @@ bool copy_insn(struct front *f, const struct insn *in, const u8 *bytes)
 	unsigned first = f->colds;
 	bool rex_needed;
 
-	if (!take_apart(f, &p))
+	if (rex_ignored(bytes) || !take_apart(f, &p))
 		return false;
 	if (p.high_byte) {
 		rex_needed = p.mem || (p.reg_gpr && (in_memory(in->reg) || in->reg >= R8)) ||

@@ -45,7 +45,7 @@ static void jumps_init(struct frame *f)
 {
 	for (unsigned m = 0; m < 2; m++)
 		for (unsigned i = 0; i < TR_JUMPS; i++)
-			f->jumps[m].neg_lin[i] = TR_NO_JUMP;
+			f->jumps[m].neg_lin[i] = i ? TR_NO_JUMP : TR_SLOT0;
 }
 
 /* Forget all, or what is not global, for either privilege. */
@@ -195,10 +195,18 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 		return 0;
 	case OP_JUMP: return leave_with(t, TR_GO_ON);
 	case OP_END: v->rip = next_ip(v, in); return leave_with(t, TR_GO_ON);
-	case OP_EXIT: v->rip = next_ip(v, in); return leave_with(t, TR_STEP_EXIT);
-	case OP_AGAIN: v->rip = this_ip(v, in); return leave_with(t, TR_GO_ON);
+	case OP_EXIT:
+		if (v->activity == ACT_SHUTDOWN)
+			return leave_with(t, TR_SHUTDOWN);
+		v->rip = next_ip(v, in);
+		return leave_with(t, TR_STEP_EXIT);
+	case OP_AGAIN:
+		v->rip = this_ip(v, in);
+		step_repeats(v);
+		return leave_with(t, TR_GO_ON);
 	default:
 		v->rip = this_ip(v, in);
+		v->pending_db = 0;
 		return leave_with(t, step_deliver(v) ? TR_GO_ON : TR_SHUTDOWN);
 	}
 }

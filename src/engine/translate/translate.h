@@ -43,10 +43,11 @@ struct tr_jumps {
 };
 
 /*
- * No jump: only one address matches it, which is not canonical and belongs to slot 0. Slot 0 is never
- * used, and its code leads out.
+ * No jump: only one address matches it, which belongs to slot 0. Slot 0 is never used. When a kick sends all
+ * look-ups there, one address matches it, 1, which belongs to slot 1; its code leads out.
  */
 #define TR_NO_JUMP UINT64_C(0x8000000000000000)
+#define TR_SLOT0 (-UINT64_C(1))
 /* The same for a slot that is on the list of those taken; its address belongs to slot 0 too. */
 #define TR_FORGOTTEN (-UINT64_C(0x8000000008000000))
 
