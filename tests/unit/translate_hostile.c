@@ -155,13 +155,22 @@ static void call_through_the_slot_of_its_return_address(void **state)
 PROGRAM(call_not_canonical,
 	"mov rax, 0x0000800000000000\n mov r12, rsp\n mov qword ptr [rsp - 8], 77\n"
 	"nop\n 1: call rax\n int3");
+PROGRAM(call_memory_not_canonical,
+	"mov rax, 0x0000800000000000\n mov [rsp - 8], rax\n 1: call [rsp - 8]\n int3");
 
-static void a_call_that_faults_writes_nothing(void **state)
+/* The return address is written first, RSP changed last. */
+static void a_call_that_faults_has_not_moved_rsp(void **state)
 {
 	(void)state;
-	RUN(call_not_canonical, 3, NULL);
+	{
+		RUN(call_not_canonical, 3, NULL);
+		assert_int_equal(r.vector, VEC_GP);
+		assert_int_equal(ram64(&r, STACK3 + 0xff8), r.rip + 2);
+		assert_int_equal(r.rsp, STACK3 + 0x1000);
+		free(r.ram);
+	}
+	RUN(call_memory_not_canonical, 3, NULL);
 	assert_int_equal(r.vector, VEC_GP);
-	assert_int_equal(ram64(&r, STACK3 + 0xff8), 77);
 	assert_int_equal(r.rsp, STACK3 + 0x1000);
 	free(r.ram);
 }
@@ -557,7 +566,7 @@ int main(void)
 		cmocka_unit_test(segment_overrides_and_short_addresses),
 		cmocka_unit_test(pushes_pops_calls_and_returns),
 		cmocka_unit_test(call_through_the_slot_of_its_return_address),
-		cmocka_unit_test(a_call_that_faults_writes_nothing),
+		cmocka_unit_test(a_call_that_faults_has_not_moved_rsp),
 		cmocka_unit_test(jumps_to_addresses_that_mean_none),
 		cmocka_unit_test(edge_read_sign_faults),
 		cmocka_unit_test(edge_write_sign_faults),
