@@ -1,10 +1,11 @@
 /*
  * Trial runs: the record of what was written, and a TLB that is another vCPU's.
  *
- * Two runs of the same instructions, one of them on trial, then meet the same translations, also
- * where the guest has changed a page table and not yet flushed. Only if a TLB entry is
- * replaced in the middle of the real run can they differ, in A bits and for guests that rely on stale
- * entries. Missing: two vCPUs that run at the same time. Thread: the owner of both vCPUs.
+ * Two runs of the same instructions, one of them on trial, then meet the same
+ * translations, also where the guest has changed a page table and not yet flushed. Only
+ * if a TLB entry is replaced in the middle of the real run can they differ, in A bits and
+ * for guests that rely on stale entries. Missing: two vCPUs that run at the same time.
+ * Thread: the owner of both vCPUs.
  */
 #include "x86/trial.h"
 
@@ -47,12 +48,16 @@ bool trial_write(struct trial *t, u8 *host, gpa_t gpa, u64 len, bool walk)
 	struct trial_span *w = &t->write[t->writes];
 
 	/* More than any instruction writes before it is interrupted. */
-	if (t->impure || t->writes == TRIAL_WRITES || TRIAL_BYTES - t->write_bytes < len) {
+	if (t->impure || t->writes == TRIAL_WRITES ||
+	    TRIAL_BYTES - t->write_bytes < len) {
 		t->impure = true;
 		return false;
 	}
-	*w = (struct trial_span){ .host = host, .gpa = gpa, .at = t->write_bytes,
-				  .len = (u16)len, .walk = walk };
+	*w = (struct trial_span){ .host = host,
+				  .gpa = gpa,
+				  .at = t->write_bytes,
+				  .len = (u16)len,
+				  .walk = walk };
 	copy(t->old + w->at, host, len);
 	t->writes++;
 	t->write_bytes += (u32)len;
@@ -68,8 +73,9 @@ void trial_read(struct trial *t, u8 *host, gpa_t gpa, u64 len)
 
 	if (t->reads == TRIAL_READS || TRIAL_READ_BYTES - t->read_bytes < len)
 		return;
-	*r = (struct trial_span){ .host = host, .gpa = gpa, .at = t->read_bytes,
-				  .len = (u16)len };
+	*r = (struct trial_span){
+		.host = host, .gpa = gpa, .at = t->read_bytes, .len = (u16)len
+	};
 	copy(t->seen + r->at, host, len);
 	t->reads++;
 	t->read_bytes += (u32)len;
@@ -118,7 +124,9 @@ static bool look_up(const struct vcpu *real, gva_t lin, enum access acc, enum mm
 		    struct tlb_hit *hit)
 {
 	const struct tlb_way *w = &real->tlb.way[idx];
-	const u64 *tags = acc == ACC_READ ? w->read : acc == ACC_WRITE ? w->write : w->exec;
+	const u64 *tags = acc == ACC_READ    ? w->read
+			  : acc == ACC_WRITE ? w->write
+					     : w->exec;
 	unsigned slot = tlb_slot(lin);
 
 	if (tags[slot] != tlb_tag(lin & PAGE_MASK))
@@ -139,8 +147,10 @@ bool trial_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	if (!t->flushed && look_up(t->real, lin, acc, idx, hit))
 		return true;
 	if (!walk(v, lin, acc, idx, &w)) {
-		v->fault = (struct fault){ .vector = VEC_PF, .has_error = true,
-					   .error = w.pf_error, .cr2 = lin };
+		v->fault = (struct fault){ .vector = VEC_PF,
+					   .has_error = true,
+					   .error = w.pf_error,
+					   .cr2 = lin };
 		return false;
 	}
 	hit->gpa = w.gpa;

@@ -1,27 +1,29 @@
 /*
- * Trial runs: instructions executed on a vCPU in such a way that memory can be taken back.
+ * Trial runs: instructions executed on a vCPU in such a way that memory can be taken
+ * back.
  *
- * A vCPU with v->trial set stands in for another one, 'real'. It has no TLB of its own but looks at
- * that of the other, and walks the page tables where that has nothing. Its writes to RAM are
- * noted before they are made. What cannot be taken back, devices above all, is not done:
- * 'impure' is set, and the rest of the instruction works with nonsense and is of no use.
+ * A vCPU with v->trial set stands in for another one, 'real'. It has no TLB of its own
+ * but looks at that of the other, and walks the page tables where that has nothing. Its
+ * writes to RAM are noted before they are made. What cannot be taken back, devices above
+ * all, is not done: 'impure' is set, and the rest of the instruction works with nonsense
+ * and is of no use.
  *
- * Thread: the owner of both vCPUs. Other writers of guest memory are not held off; trial_raced()
- * tells whether one came in between.
+ * Thread: the owner of both vCPUs. Other writers of guest memory are not held off;
+ * trial_raced() tells whether one came in between.
  */
 #pragma once
 
 #include "x86/tlbfill.h"
 
-#define TRIAL_WRITES 20480
-#define TRIAL_BYTES KiB(256)
-#define TRIAL_READS 512
+#define TRIAL_WRITES     20480
+#define TRIAL_BYTES      KiB(256)
+#define TRIAL_READS      512
 #define TRIAL_READ_BYTES KiB(8)
 
 struct trial_span {
 	u8 *host;
 	gpa_t gpa;
-	u32 at;  /* of its bytes in 'old' and 'new', or in 'seen' */
+	u32 at; /* of its bytes in 'old' and 'new', or in 'seen' */
 	u16 len;
 	bool walk; /* made by a page walk: A and D bits */
 };
@@ -43,9 +45,11 @@ struct trial {
 void trial_begin(struct trial *t, gpa_t code, u32 len);
 /* Remember what memory holds now, and put back what it held before. */
 void trial_undo(struct trial *t);
-/* The first write whose bytes are not in memory now; NULL: memory is as the trial left it. */
+/* The first write whose bytes are not in memory now; NULL: memory is as the trial left
+ * it. */
 const struct trial_span *trial_differs(const struct trial *t);
-/* Is something that the trial read another value now, that neither it nor the real run wrote? */
+/* Is something that the trial read another value now, that neither it nor the real run
+ * wrote? */
 bool trial_raced(const struct trial *t);
 
 /* ---- for x86/ ---- */

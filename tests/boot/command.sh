@@ -136,6 +136,7 @@ signalled() {
 	name=$1 signals=$2 want=$3 text=$4
 	shift 4
 	status=0
+	: >"$tmp/out"
 	"$umbra" run -- sh -c "$@" >"$tmp/out" 2>"$tmp/err" </dev/null &
 	pid=$!
 	for i in $(seq 600); do
@@ -143,7 +144,7 @@ signalled() {
 		sleep 0.1
 	done
 	for signal in $signals; do
-		kill "-$signal" "$pid" || :
+		kill "-$signal" "$pid"
 		sleep 1
 	done
 	wait "$pid" || status=$?

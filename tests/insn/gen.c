@@ -311,8 +311,8 @@ static void vary_vector(struct rng *rng, struct enc *e, enum mode mode)
 		e->prefix[e->prefixes++] = segs[rng_below(rng, ARRAY_SIZE(segs))];
 }
 
-/* One of the samples, varied so that it stays of the form; the last resort is the sample. */
-static bool vary(struct rng *rng, const struct form *f, struct test *t)
+/* The last resort is one of the samples as it is. */
+bool gen_code(struct rng *rng, const struct form *f, struct test *t)
 {
 	const struct enc *sample = &f->sample[rng_below(rng, MIN(f->seen, FORM_SAMPLES))];
 	enum mode mode = (enum mode)f->mode;
@@ -1046,7 +1046,7 @@ bool gen_test(struct box *b, struct rng *rng, const struct form *f, struct test 
 	t->form = f;
 	t->mode = (enum mode)f->mode;
 	t->own = f->cls == FORM_OWN;
-	if (!vary(rng, f, t) || forbidden(t))
+	if (!gen_code(rng, f, t) || forbidden(t))
 		return false;
 	gen_state(rng, &t->start, t->mode);
 	choose_place(b, rng, t);

@@ -38,9 +38,17 @@ void box_fill(struct box *b, struct rng *rng);
 void gen_state(struct rng *rng, struct state *s, enum mode mode);
 u64 gen_value(struct rng *rng);
 
+/* An encoding of this form at random: t->code, t->len, t->d. False: none was found. */
+bool gen_code(struct rng *rng, const struct form *f, struct test *t);
+
 /* Make a test of this form. False: no encoding was found that can be tried. */
 bool gen_test(struct box *b, struct rng *rng, const struct form *f, struct test *t);
 
 /* Execute on both sides and compare: t->diff. */
 void test_run(struct box *b, struct test *t);
+/*
+ * The second half of it: t->guest and t->host are there, and t->d is the instruction at which
+ * they ended.
+ */
+void test_compare(struct box *b, struct test *t);
 void test_print(const struct test *t);

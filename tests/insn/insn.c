@@ -8,15 +8,12 @@
  * that a program can see. A table says what was covered; what was not is listed by name.
  * Fails for a difference, or below 95%.
  */
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "classify.h"
 #include "cpu/hostcpu.h"
 #include "engines.h"
 #include "gen.h"
@@ -24,7 +21,6 @@
 
 #define NEED_PERCENT 95.0
 #define DEFAULT_ROUNDS 48
-#define PATIENCE 20 /* seconds without a test done */
 
 struct options {
 	const struct engine *engine;
@@ -32,12 +28,6 @@ struct options {
 	unsigned rounds;
 	const char *form; /* only forms whose name has this */
 	bool verbose, all; /* print failed tests, all tests */
-};
-
-/* Seen by the parent, for when the child hangs or dies. */
-struct progress {
-	u64 tests;
-	char now[160];
 };
 
 static struct progress *progress;
@@ -65,6 +55,9 @@ static void run_form(struct box *b, struct rng *rng, struct form *f, const struc
 	unsigned tries = 0;
 
 	snprintf(progress->now, sizeof(progress->now), "%u-bit %s", 64u >> f->mode, f->name);
+	/* What a form's tests start from does not depend on which forms came before. */
+	box_fill(b, rng);
+	b->slot = rng_below(rng, 128);
 	for (unsigned i = 0; i < opt->rounds || (!f->completed && i < opt->rounds * 8); i++) {
 		if (!gen_test(b, rng, f, &t)) {
 			if (++tries > opt->rounds)
@@ -86,8 +79,6 @@ static void run_form(struct box *b, struct rng *rng, struct form *f, const struc
 	}
 	if (rng_one_in(rng, 4))
 		guest_flush(b->guest);
-	if (rng_one_in(rng, 16))
-		box_fill(b, rng);
 }
 
 /* ---- report ---- */
@@ -206,21 +197,6 @@ static bool report(const struct form_list *l)
 
 /* ---- */
 
-static void classify(struct form_list *l, const u32 *host, const u32 *guest)
-{
-	for (unsigned i = 0; i < l->count; i++) {
-		struct form *f = &l->form[i];
-		struct decoded d;
-		u8 bytes[40];
-
-		if (!form_decode((enum mode)f->mode, bytes, enc_bytes(&f->sample[0], bytes), &d))
-			continue;
-		f->cls = (u8)form_class_of(host, &d);
-		if (f->cls != FORM_ABSENT && !isa_present(guest, &d.zi))
-			f->cls = FORM_REFUSED;
-	}
-}
-
 static bool wanted(const struct form *f)
 {
 	if (f->cls != FORM_USER && f->cls != FORM_OWN && f->cls != FORM_FAULTS)
@@ -241,9 +217,7 @@ static int run_all(const struct options *opt)
 	hostcpu_read(&cpu);
 	b.features = cpu.features;
 	box_fill(&b, &rng);
-	for (unsigned m = 0; m < MODE_COUNT; m++)
-		form_walk(&forms, (enum mode)m, &rng);
-	classify(&forms, cpu.features, guest_features(b.guest));
+	forms_find(&forms, cpu.features, guest_features(b.guest), &rng);
 	for (unsigned i = 0; i < forms.count; i++) {
 		/* Each form has random numbers of its own: leaving some out changes nothing. */
 		struct rng own = { opt->seed ^ forms.form[i].key };
@@ -257,35 +231,6 @@ static int run_all(const struct options *opt)
 	form_free(&forms);
 	guest_close(b.guest);
 	return good ? 0 : 1;
-}
-
-/* The tests run in a child, so that one that hangs or kills it can be named. */
-static int watch(pid_t child)
-{
-	u64 seen = 0;
-	time_t since = time(NULL);
-	int status;
-
-	for (;;) {
-		pid_t got = waitpid(child, &status, WNOHANG);
-
-		if (got == child && WIFEXITED(status))
-			return WEXITSTATUS(status);
-		if (got == child) {
-			printf("not ok died of signal %d in: %s\n", WTERMSIG(status), progress->now);
-			return 1;
-		}
-		if (progress->tests != seen) {
-			seen = progress->tests;
-			since = time(NULL);
-		} else if (time(NULL) - since > PATIENCE) {
-			kill(child, SIGKILL);
-			waitpid(child, &status, 0);
-			printf("not ok hangs in: %s\n", progress->now);
-			return 1;
-		}
-		usleep(20000);
-	}
 }
 
 static int usage(void)
@@ -327,15 +272,15 @@ int main(int argc, char **argv)
 	}
 	if (!opt.engine)
 		return usage();
-	progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-			-1, 0);
-	if (progress == MAP_FAILED)
+	progress = progress_new();
+	if (!progress)
 		return 77;
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	/* In a child, so that a test that hangs or kills it can be named. */
 	child = fork();
 	if (child < 0)
 		return 77;
 	if (child == 0)
 		exit(run_all(&opt));
-	return watch(child);
+	return progress_watch(progress, child);
 }

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/hostcpu.h"
 #include "engines.h"
 #include "gen.h"
 #include "host.h"
@@ -29,7 +30,7 @@ static const struct regress cases[] = {
 	/* decoding */
 	{ "segment_prefix_counts_behind_ignored_rex", MODE64, "48 65 8b 03", "rbx=100 gs=RW" },
 	{ "ignored_segment_prefix_keeps_fs", MODE64, "64 3e 48 8b 03", "rbx=100 fs=RW" },
-	{ "evex_sib_without_base_ignores_extension", MODE64, "62 d1 85 08 fb 04 1d 00 21 02 10", "rbx=20" },
+	{ "evex_sib_without_base_ignores_extension", MODE64, "67 62 41 85 85 fb 34 1d 00 21 02 10", "rbx=20 k5=ff" },
 	{ "vpcmpestri_ignores_w_in_32bit_code", MODE32, "c4 e3 f9 61 e3 81", "rax=80000005 rdx=3" },
 	/* integer */
 	{ "rotate_register_by_immediate_overflow_flag", MODE64, "c0 c0 03", "rax=91" },
@@ -68,7 +69,7 @@ static const struct regress cases[] = {
 	{ "ac_of_masked_vector_none", MODE64, "62 f1 7c 49 58 03", "rbx=RW+1 k1=ffff +ac" },
 	{ "ac_of_masked_narrow_operand", MODE64, "62 f1 7c 09 5a 03", "rbx=RW+4 k1=ffff +ac" },
 	{ "ac_of_broadcast_without_suppression", MODE64, "62 f1 7c 59 14 03", "rbx=RW+1 k1=0 +ac" },
-	{ "ac_of_gather_none", MODE64, "62 f2 7d 49 92 04 03", "rbx=RW+801 k1=1 zmm=0 +ac" },
+	{ "ac_of_gather_none", MODE64, "62 f2 7d 49 92 0c 03", "rbx=RW+801 k1=1 zmm=0 +ac" },
 	{ "ac_of_maskmovdqu", MODE64, "66 0f f7 c1", "rdi=RW+4 xmm1=0 +ac" },
 	{ "ac_of_maskmovdqu_halves", MODE64, "66 0f f7 c1", "rdi=RW+8 xmm1=0 +ac" },
 	{ "ac_of_vcvtps2ph_none", MODE64, "c4 e3 79 1d 03 00", "rbx=RW+1 +ac" },
@@ -79,9 +80,9 @@ static const struct regress cases[] = {
 	/* vectors */
 	{ "vzeroupper_in_32bit_code_keeps_ymm8", MODE32, "c5 f8 77", "" },
 	{ "vzeroall_in_32bit_code_keeps_ymm8", MODE32, "c5 fc 77", "" },
-	{ "evex_gather_fault_keeps_upper_mask", MODE64, "62 f2 7d 49 92 04 03", "rbx=END-4 k1=ffffffffffff0003 zmm=1" },
-	{ "vex_gather_fault_spreads_mask", MODE64, "c4 e2 71 92 04 13", "rbx=END zmm=1 xmm1=80000000000000008000000000000000" },
-	{ "gather_progress_traps_before_fault", MODE64, "62 f2 7d 49 92 04 03", "rbx=END-4 k1=3 zmm=1 +tf" },
+	{ "evex_gather_fault_keeps_upper_mask", MODE64, "62 f2 7d 49 92 0c 03", "rbx=END-4 k1=ffffffffffff0003 zmm=1" },
+	{ "vex_gather_fault_spreads_mask", MODE64, "c4 e2 71 92 04 13", "rbx=END zmm=1 xmm1=00000080000000000000008000000000" },
+	{ "gather_progress_traps_before_fault", MODE64, "62 f2 7d 49 92 0c 03", "rbx=END-4 k1=3 zmm=1 +tf" },
 	{ "xsaveopt_faults_as_a_write", MODE64, "0f ae 33", "rbx=END rax=7 rdx=0" },
 	{ "masked_store_beyond_limit", MODE32, "62 f1 7c 49 11 03", "ds=2f rbx=3fe0 k1=ff +ac" },
 };

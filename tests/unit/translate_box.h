@@ -1,7 +1,8 @@
 /*
  * One program in a small machine, run by every engine, and the results compared with the
- * interpreter's. A program is assembled into this test, copied to CODE, and runs to its first exception; it
- * ends itself with INT3. Tables are x86_box.h's; each vector's handler is one HLT.
+ * interpreter's. A program is assembled into this test, copied to CODE, and runs to its
+ * first exception; it ends itself with INT3. Tables are x86_box.h's; each vector's
+ * handler is one HLT.
  */
 #pragma once
 
@@ -18,9 +19,9 @@
 #define DATA  0x60000u /* 64 KiB for data */
 
 /* PROGRAM(name, "assembly in Intel syntax"): bytes from name to name_end. */
-#define PROGRAM(name, text)                                                   \
-	__asm__(".pushsection .rodata\n.intel_syntax noprefix\n" #name ":\n" text \
-		"\n" #name "_end:\n.att_syntax\n.popsection\n");                  \
+#define PROGRAM(name, text)                                                              \
+	__asm__(".pushsection .rodata\n.intel_syntax noprefix\n" #name ":\n" text        \
+		"\n" #name "_end:\n.att_syntax\n.popsection\n");                         \
 	extern const u8 name[], name##_end[]
 
 struct end {
@@ -41,7 +42,7 @@ struct program {
 
 /* The first is what the others are compared with. */
 static const struct engine *const all_engines[] = {
-	&engine_interp,	       &engine_translate,      &engine_translate_eager,
+	&engine_interp,        &engine_translate,      &engine_translate_eager,
 	&engine_translate_one, &engine_translate_tiny, &engine_translate_slow,
 	&engine_check,
 };
@@ -55,7 +56,8 @@ static size_t engine_front(const struct engine *e)
 static struct vcpu *engine_vcpu_new(const struct engine *e)
 {
 	size_t own = align_up(sizeof(struct vcpu), 64);
-	u8 *p = xzalloc_aligned(PAGE_SIZE, engine_front(e) + align_up(own + e->area, PAGE_SIZE));
+	u8 *p = xzalloc_aligned(PAGE_SIZE,
+				engine_front(e) + align_up(own + e->area, PAGE_SIZE));
 	struct vcpu *v = (struct vcpu *)(void *)(p + engine_front(e));
 
 	v->engine_area = (u8 *)v + own;
@@ -85,7 +87,9 @@ static int no_msr_write(void *opaque, u32 msr, u64 val)
 }
 
 static const struct vcpu_platform box_platform = {
-	.tsc = no_tsc, .msr_read = no_msr_read, .msr_write = no_msr_write,
+	.tsc = no_tsc,
+	.msr_read = no_msr_read,
+	.msr_write = no_msr_write,
 };
 
 /* A box whose vCPU is laid out for the engine and opened; NULL: it does not work here. */
@@ -127,7 +131,8 @@ static void engine_box_start(const struct engine *e, struct box *b, unsigned cpl
 	box_long(b, cpl);
 	box_map_small(b);
 	for (unsigned i = 0; i < 256; i++) {
-		set_idt64(b, i, make_gate(14, 3, true, CODE64(0), HANDLERS + 16 * i, 0), 0);
+		set_idt64(b, i, make_gate(14, 3, true, CODE64(0), HANDLERS + 16 * i, 0),
+			  0);
 		b->ram[HANDLERS + 16 * i] = 0xf4;
 	}
 	b->v->cr0 |= CR0_MP;
@@ -184,12 +189,13 @@ static void engine_box_run(const struct engine *e, struct box *b, struct end *r)
 		why = e->run(b->v);
 	while (why == VCPU_EXIT_EVENT);
 	if (why != VCPU_EXIT_HLT)
-		fail_msg("%s: left with %u at %llx", e->name, why, (unsigned long long)b->v->rip);
+		fail_msg("%s: left with %u at %llx", e->name, why,
+			 (unsigned long long)b->v->rip);
 	get_end(b, r);
 }
 
-static void assert_same_end(const char *engine, const struct program *p, const struct end *a,
-			    const struct end *want)
+static void assert_same_end(const char *engine, const struct program *p,
+			    const struct end *a, const struct end *want)
 {
 	if (a->vector != want->vector || a->rip != want->rip || a->error != want->error ||
 	    a->flags != want->flags || a->cr2 != want->cr2)
@@ -202,15 +208,15 @@ static void assert_same_end(const char *engine, const struct program *p, const s
 			 (unsigned long long)want->flags, (unsigned long long)want->cr2);
 	for (unsigned i = 0; i < 16; i++)
 		if (a->gpr[i] != want->gpr[i])
-			fail_msg("%s on %s: register %u is %llx, interpreter %llx", p->name,
-				 engine, i, (unsigned long long)a->gpr[i],
+			fail_msg("%s on %s: register %u is %llx, interpreter %llx",
+				 p->name, engine, i, (unsigned long long)a->gpr[i],
 				 (unsigned long long)want->gpr[i]);
 	if (memcmp(a->xmm, want->xmm, 512))
 		fail_msg("%s on %s: vector registers differ", p->name, engine);
 	for (u32 i = 0; i < RAM_SIZE; i++)
 		if (a->ram[i] != want->ram[i])
-			fail_msg("%s on %s: memory at %x is %02x, interpreter %02x", p->name,
-				 engine, i, a->ram[i], want->ram[i]);
+			fail_msg("%s on %s: memory at %x is %02x, interpreter %02x",
+				 p->name, engine, i, a->ram[i], want->ram[i]);
 }
 
 /* Run on all engines; the interpreter's end, for the test to look at. Free r->ram. */

@@ -1,12 +1,12 @@
 /*
- * Programs that are hard for a translator: each must end on every engine as on the interpreter,
- * which is checked against what the manual says. One case for each error that was found, and for
- * each place where one is likely.
+ * Programs that are hard for a translator: each must end on every engine as on the
+ * interpreter, which is checked against what the manual says. One case for each error
+ * that was found, and for each place where one is likely.
  */
 #include "translate_box.h"
 
-#define RUN(prog, level, prep)                                               \
-	struct end r;                                                        \
+#define RUN(prog, level, prep)                                                           \
+	struct end r;                                                                    \
 	run_program(&(struct program){ #prog, prog, prog##_end, level, prep }, &r)
 
 /* What most want: the end by INT3. */
@@ -39,8 +39,28 @@ static void a_rex_that_is_ignored_stays_ignored(void **state)
 	free(r.ram);
 }
 
+/* An opcode that is 0FH itself; and the vector state is live when it comes. */
+PROGRAM(opcode_0f,
+	"mov rbx, 0x60000\n mov rax, 0x1122334455667788\n mov [rbx], rax\n movq xmm1, "
+	"rax\n movq xmm0, rax\n"
+	"pslldq xmm0, 5\n palignr xmm0, xmm1, 3\n palignr xmm8, xmm9, 0x7d\n movq mm0, "
+	"rax\n"
+	"palignr mm5, mm0, 0x7d\n .byte 0x45, 0x0f, 0x3a, 0x0f, 0xed, 0x7d\n palignr "
+	"xmm1, [rbx], 0xeb\n"
+	"mov r9d, 3\n bswap r9d\n movzx ecx, byte ptr [rbx + 1]\n emms\n int3");
+
+static void an_opcode_that_looks_like_an_escape(void **state)
+{
+	(void)state;
+	RUN(opcode_0f, 3, NULL);
+	assert_done(r);
+	assert_int_equal(r.gpr[RCX], 0x77);
+	free(r.ram);
+}
+
 PROGRAM(high_bytes,
-	"mov rbx, 0x60000\n mov rax, 0x1122334455667788\n mov rcx, rax\n mov rdx, 0x99aabbccddeeff00\n"
+	"mov rbx, 0x60000\n mov rax, 0x1122334455667788\n mov rcx, rax\n mov rdx, "
+	"0x99aabbccddeeff00\n"
 	"mov r8, rax\n mov r11, 0x60000\n"
 	"mov ah, cl\n xchg ch, dl\n add bh, ah\n mov [rbx + 0x1000], ch\n"
 	"mov rbx, 0x60000\n mov dh, [rbx + 0x1000]\n mov [r11 + 8], r8b\n movzx esi, ah\n"
@@ -57,13 +77,18 @@ static void high_byte_registers_are_themselves(void **state)
 
 PROGRAM(memory_registers,
 	"mov r8, 0x60000\n mov r9, 1\n mov r10, 2\n mov r11, 3\n"
-	"xchg r8, r8\n xchg r9, r10\n xchg r9d, r9d\n xadd r10, r10\n xadd r11, r9\n xadd rax, r11\n"
+	"xchg r8, r8\n xchg r9, r10\n xchg r9d, r9d\n xadd r10, r10\n xadd r11, r9\n "
+	"xadd rax, r11\n"
 	"lock xadd [r8], r9\n xchg [r8], r10\n lock cmpxchg [r8], r11\n cmpxchg r9, r9\n"
 	"mov eax, 0x80000000\n mov r9d, eax\n movsxd r10, r9d\n cmove r11d, r9d\n"
-	"lea r8, [r8 + r9*2 + 5]\n lea r9d, [r8 + r8]\n lea r10w, [r9 + 3]\n lea r11, [r10d + r9d*8]\n"
-	"shld r8, r9, 5\n shrd r10w, r9w, 3\n bt r8, r9\n btc r10, r11\n bsf r8, r10\n bswap r9\n"
-	"bswap r11d\n neg r8b\n not r9w\n rcl r10, cl\n mul r11\n imul r8, r9, 77\n sete r8b\n"
-	"push r8\n push r11\n pop r8\n pop r11\n mov [rsp - 16], r10\n popcnt r9, [rsp - 16]\n int3");
+	"lea r8, [r8 + r9*2 + 5]\n lea r9d, [r8 + r8]\n lea r10w, [r9 + 3]\n lea r11, "
+	"[r10d + r9d*8]\n"
+	"shld r8, r9, 5\n shrd r10w, r9w, 3\n bt r8, r9\n btc r10, r11\n bsf r8, r10\n "
+	"bswap r9\n"
+	"bswap r11d\n neg r8b\n not r9w\n rcl r10, cl\n mul r11\n imul r8, r9, 77\n sete "
+	"r8b\n"
+	"push r8\n push r11\n pop r8\n pop r11\n mov [rsp - 16], r10\n popcnt r9, [rsp - "
+	"16]\n int3");
 
 static void registers_kept_in_memory_behave(void **state)
 {
@@ -75,12 +100,15 @@ static void registers_kept_in_memory_behave(void **state)
 
 PROGRAM(scratch_addresses,
 	"mov r8d, 0x60000\n mov r9d, 16\n mov r10d, 0x60100\n mov r11d, 2\n mov ecx, 8\n"
-	"mov [r8 + r9], rcx\n mov [r10 + r11*8], r8\n mov r9, [r8 + r9]\n add [r8 + rcx*2], rcx\n"
-	"add rcx, [r8 + rcx*2]\n lock add [r8 + r11*4 + 0x20], r11\n xchg [r8 + rcx], rcx\n"
+	"mov [r8 + r9], rcx\n mov [r10 + r11*8], r8\n mov r9, [r8 + r9]\n add [r8 + "
+	"rcx*2], rcx\n"
+	"add rcx, [r8 + rcx*2]\n lock add [r8 + r11*4 + 0x20], r11\n xchg [r8 + rcx], "
+	"rcx\n"
 	"cmpxchg [r10 + r11], rcx\n mov rcx, [r10d + r11d*8]\n mov r11, [r8d]\n"
 	"add r10, [rip + 1f]\n mov dword ptr [rip + 2f], 0x12345678\n"
 	"cmp dword ptr [rip + 2f], 0x12345678\n sete al\n imul rdx, [rip + 1f], -3\n"
-	"test byte ptr [rip + 1f], 0x10\n mov ecx, 0x80000001\n sar dword ptr [r8 + 64], cl\n int3\n"
+	"test byte ptr [rip + 1f], 0x10\n mov ecx, 0x80000001\n sar dword ptr [r8 + 64], "
+	"cl\n int3\n"
 	".balign 8\n 1: .quad 0x123456789abcdef0\n 2: .quad 0");
 
 static void addresses_in_scratch_registers(void **state)
@@ -120,11 +148,13 @@ static void segment_overrides_and_short_addresses(void **state)
 /* ---- the stack ---- */
 
 PROGRAM(stack_ops,
-	"push rsp\n pop rax\n mov r12, rsp\n push 0x60008\n pop rsp\n lea rbx, [rsp]\n mov rsp, r12\n"
+	"push rsp\n pop rax\n mov r12, rsp\n push 0x60008\n pop rsp\n lea rbx, [rsp]\n "
+	"mov rsp, r12\n"
 	"push rbp\n mov rbp, rsp\n sub rsp, 64\n push [rbp]\n push -5\n pop [rsp]\n"
 	"mov [rsp], rsp\n xchg rsp, [rsp]\n leave\n"
 	"push 1\n push 2\n push 3\n call 1f\n mov r13, rsp\n jmp 2f\n 1: ret 16\n"
-	"2: call 3f\n 3: pop r14\n lea rsp, [rsp - 8]\n call 4f\n jmp 5f\n 4: mov rdi, [rsp]\n"
+	"2: call 3f\n 3: pop r14\n lea rsp, [rsp - 8]\n call 4f\n jmp 5f\n 4: mov rdi, "
+	"[rsp]\n"
 	"ret\n 5: push fs\n pop rdx\n mov esp, esp\n int3");
 
 static void pushes_pops_calls_and_returns(void **state)
@@ -137,10 +167,12 @@ static void pushes_pops_calls_and_returns(void **state)
 	free(r.ram);
 }
 
-/* The return address goes where the target was: it must have been read before, and once. */
+/* The return address goes where the target was: it must have been read before, and once.
+ */
 PROGRAM(call_overwrites_target,
 	"lea rax, [rip + 1f]\n mov [rsp - 8], rax\n call [rsp - 8]\n 2: int3\n"
-	"1: mov rbx, [rsp]\n lea rcx, [rip + 2b]\n xor eax, eax\n cmp rbx, rcx\n sete al\n"
+	"1: mov rbx, [rsp]\n lea rcx, [rip + 2b]\n xor eax, eax\n cmp rbx, rcx\n sete "
+	"al\n"
 	"lea rdx, [rip + 3f]\n push rdx\n call [rsp]\n int3\n 3: mov rsi, [rsp]\n int3");
 
 static void call_through_the_slot_of_its_return_address(void **state)
@@ -202,16 +234,18 @@ static void jumps_to_addresses_that_mean_none(void **state)
 
 /* ---- addresses at the edges ---- */
 
-#define EDGE(name, address, text)                                            \
-	PROGRAM(edge_##name, "mov rbx, " address "\n mov ecx, 5\n stc\n 1: " text "\n int3"); \
-	static void edge_##name##_faults(void **state)                        \
-	{                                                                     \
-		(void)state;                                                  \
-		RUN(edge_##name, 3, NULL);                                    \
-		assert_in_set(r.vector, ((LargestIntegralType[]){ VEC_GP, VEC_PF, VEC_SS }), 3); \
-		assert_int_equal(r.gpr[RCX], 5);                              \
-		assert_int_equal(r.flags & 1, 1);                             \
-		free(r.ram);                                                  \
+#define EDGE(name, address, text)                                                        \
+	PROGRAM(edge_##name,                                                             \
+		"mov rbx, " address "\n mov ecx, 5\n stc\n 1: " text "\n int3");         \
+	static void edge_##name##_faults(void **state)                                   \
+	{                                                                                \
+		(void)state;                                                             \
+		RUN(edge_##name, 3, NULL);                                               \
+		assert_in_set(r.vector,                                                  \
+			      ((LargestIntegralType[]){ VEC_GP, VEC_PF, VEC_SS }), 3);   \
+		assert_int_equal(r.gpr[RCX], 5);                                         \
+		assert_int_equal(r.flags & 1, 1);                                        \
+		free(r.ram);                                                             \
 	}
 
 EDGE(read_sign, "0x8000000000000000", "mov rax, [rbx]")
@@ -227,15 +261,16 @@ EDGE(push_sign, "0x8000000000000008", "mov rsp, rbx; push rcx; nop")
 /* 64-byte lines of the last page, which is mapped here. */
 static void map_last_page(struct box *b)
 {
-	/* The top 2 GiB are the RAM from 0: the last page is beyond it; put it at DATA. */
+	/* The top 2 GiB are the RAM from 0: the last page is beyond it; put it at DATA.
+	 */
 	poke(b, PD + 511 * 8, 0x15000 | 0x27, 8);
 	poke(b, 0x15000 + 511 * 8, DATA | 0x67, 8);
 	tlb_flush_all(b->v);
 }
 
-PROGRAM(wraps_round,
-	"mov rbx, -8\n mov rax, 0x1111\n mov [rbx], rax\n mov rcx, [rbx]\n mov ecx, [rbx + 4]\n"
-	"inc dword ptr [rbx + 4]\n 1: mov rdx, [rbx + 4]\n int3");
+PROGRAM(wraps_round, "mov rbx, -8\n mov rax, 0x1111\n mov [rbx], rax\n mov rcx, [rbx]\n "
+		     "mov ecx, [rbx + 4]\n"
+		     "inc dword ptr [rbx + 4]\n 1: mov rdx, [rbx + 4]\n int3");
 
 static void accesses_at_the_top_do_not_wrap_by_accident(void **state)
 {
@@ -274,7 +309,8 @@ static void a_fault_in_the_middle_is_exact(void **state)
 		assert_int_equal(r.vector, VEC_PF);
 		assert_int_equal(r.cr2, DATA + 0x1000);
 		assert_int_equal(r.gpr[R9], 8);
-		assert_int_equal(r.flags & RFLAGS_STATUS, RFLAGS_OF | RFLAGS_SF | RFLAGS_PF | RFLAGS_AF);
+		assert_int_equal(r.flags & RFLAGS_STATUS,
+				 RFLAGS_OF | RFLAGS_SF | RFLAGS_PF | RFLAGS_AF);
 		free(r.ram);
 	}
 	{
@@ -295,25 +331,26 @@ static void a_fault_in_the_middle_is_exact(void **state)
 	free(r.ram);
 }
 
-PROGRAM(divide_error,
-	"mov r8, 0x60000\n mov r9, 0\n mov rax, 7\n mov rdx, 0\n mov r11, 3\n stc\n 1: div r9\n int3");
-PROGRAM(divide_memory,
-	"mov r8, 0x60000\n mov r10, 9\n mov eax, 1\n mov rdx, 8\n mov rcx, 0x55\n sub ecx, ecx\n"
-	"1: idiv dword ptr [r8 + rcx]\n int3");
+PROGRAM(divide_error, "mov r8, 0x60000\n mov r9, 0\n mov rax, 7\n mov rdx, 0\n mov r11, "
+		      "3\n stc\n 1: div r9\n int3");
+PROGRAM(divide_memory, "mov r8, 0x60000\n mov r10, 9\n mov eax, 1\n mov rdx, 8\n mov "
+		       "rcx, 0x55\n sub ecx, ecx\n"
+		       "1: idiv dword ptr [r8 + rcx]\n int3");
 PROGRAM(misaligned, "mov rbx, 0x60008\n mov rcx, 5\n stc\n movaps xmm1, [rbx + 8]\n"
 		    "1: movaps xmm0, [rbx]\n int3");
 PROGRAM(misaligned_store, "mov r8, 0x60008\n mov rcx, 5\n 1: movaps [r8], xmm0\n int3");
 PROGRAM(cmpxchg16, "mov r8, 0x60008\n mov rcx, 5\n lock cmpxchg16b [r8 + 8]\n"
 		   "1: lock cmpxchg16b [r8]\n int3");
 PROGRAM(simd_exception,
-	"mov rbx, 0x60000\n mov dword ptr [rbx], 0x1d80\n ldmxcsr [rbx]\n xorps xmm0, xmm0\n"
+	"mov rbx, 0x60000\n mov dword ptr [rbx], 0x1d80\n ldmxcsr [rbx]\n xorps xmm0, "
+	"xmm0\n"
 	"mov eax, 0x3f800000\n movd xmm1, eax\n 1: divss xmm1, xmm0\n int3");
 
-#define HOST_FAULT(prog, want)                                \
-	do {                                                  \
-		RUN(prog, 3, NULL);                           \
-		assert_int_equal(r.vector, want);             \
-		free(r.ram);                                  \
+#define HOST_FAULT(prog, want)                                                           \
+	do {                                                                             \
+		RUN(prog, 3, NULL);                                                      \
+		assert_int_equal(r.vector, want);                                        \
+		free(r.ram);                                                             \
 	} while (0)
 
 static void what_faults_on_the_host_faults_in_the_guest(void **state)
@@ -329,10 +366,9 @@ static void what_faults_on_the_host_faults_in_the_guest(void **state)
 
 /* ---- vectors ---- */
 
-PROGRAM(vzero,
-	"vpcmpeqd ymm0, ymm0, ymm0\n vmovaps ymm15, ymm0\n vmovaps ymm3, ymm0\n"
-	"xor eax, eax\n xor ecx, ecx\n xgetbv\n" /* parks */
-	"jmp 1f\n 1: vzeroupper\n jmp 2f\n 2: int3");
+PROGRAM(vzero, "vpcmpeqd ymm0, ymm0, ymm0\n vmovaps ymm15, ymm0\n vmovaps ymm3, ymm0\n"
+	       "xor eax, eax\n xor ecx, ecx\n xgetbv\n" /* parks */
+	       "jmp 1f\n 1: vzeroupper\n jmp 2f\n 2: int3");
 
 static void vzeroupper_needs_the_registers(void **state)
 {
@@ -354,9 +390,10 @@ static void task_switched(struct box *b)
 	vcpu_sync(b->v);
 }
 
-PROGRAM(clts_between,
-	"mov rax, cr0\n and rax, ~8\n mov cr0, rax\n pcmpeqd xmm0, xmm0\n or rax, 8\n mov cr0, rax\n"
-	"clts\n paddd xmm0, xmm0\n mov cr0, rax\n mov ecx, 3\n 1: paddd xmm0, xmm0\n int3");
+PROGRAM(clts_between, "mov rax, cr0\n and rax, ~8\n mov cr0, rax\n pcmpeqd xmm0, xmm0\n "
+		      "or rax, 8\n mov cr0, rax\n"
+		      "clts\n paddd xmm0, xmm0\n mov cr0, rax\n mov ecx, 3\n 1: paddd "
+		      "xmm0, xmm0\n int3");
 
 static void task_switched_flag_is_seen_at_once(void **state)
 {
@@ -373,10 +410,13 @@ static void no_crossing_page(struct box *b)
 }
 
 PROGRAM(evex,
-	"mov rbx, 0x60fc0\n mov eax, 0xff\n kmovw k1, eax\n vpternlogd zmm0, zmm0, zmm0, 0xff\n"
-	"vmovdqu32 [rbx + 32]{k1}, zmm0\n vpaddd zmm1{k1}{z}, zmm0, dword ptr [rbx + 60]{1to16}\n"
+	"mov rbx, 0x60fc0\n mov eax, 0xff\n kmovw k1, eax\n vpternlogd zmm0, zmm0, zmm0, "
+	"0xff\n"
+	"vmovdqu32 [rbx + 32]{k1}, zmm0\n vpaddd zmm1{k1}{z}, zmm0, dword ptr [rbx + "
+	"60]{1to16}\n"
 	"mov r9, rbx\n vpaddd zmm17, zmm0, [r9]\n vmovdqa64 zmm2, [r9]\n kmovw r10d, k1\n"
-	"vpextrd [r9 + 4], xmm17, 1\n vmovd r11d, xmm17\n 1: vmovdqu32 zmm3, [rbx + 32]\n int3");
+	"vpextrd [r9 + 4], xmm17, 1\n vmovd r11d, xmm17\n 1: vmovdqu32 zmm3, [rbx + "
+	"32]\n int3");
 
 static void evex_enabled(struct box *b)
 {
@@ -399,10 +439,11 @@ static void masks_and_broadcasts(void **state)
 
 /* ---- code that changes ---- */
 
-PROGRAM(smc_ahead,
-	"lea rbx, [rip + 1f]\n mov eax, 1\n mov byte ptr [rbx + 1], 9\n 1: mov eax, 5\n mov r8d, eax\n"
-	"mov ecx, 30\n 3: lea rdx, [rip + 2f]\n inc byte ptr [rdx + 1]\n 2: mov al, 0\n movzx esi, al\n add rdi, rsi\n"
-	"loop 3b\n int3");
+PROGRAM(smc_ahead, "lea rbx, [rip + 1f]\n mov eax, 1\n mov byte ptr [rbx + 1], 9\n 1: "
+		   "mov eax, 5\n mov r8d, eax\n"
+		   "mov ecx, 30\n 3: lea rdx, [rip + 2f]\n inc byte ptr [rdx + 1]\n 2: "
+		   "mov al, 0\n movzx esi, al\n add rdi, rsi\n"
+		   "loop 3b\n int3");
 
 static void code_changed_ahead_is_seen(void **state)
 {
@@ -415,9 +456,9 @@ static void code_changed_ahead_is_seen(void **state)
 }
 
 /* The code behind is of another block; what is written is data of the same page. */
-PROGRAM(smc_data_beside,
-	"mov ecx, 100\n 1: inc qword ptr [rip + 2f]\n lea rax, [rip + 3f]\n call rax\n dec ecx\n jnz 1b\n"
-	"mov rax, [rip + 2f]\n int3\n .balign 8\n 2: .quad 0\n 3: ret");
+PROGRAM(smc_data_beside, "mov ecx, 100\n 1: inc qword ptr [rip + 2f]\n lea rax, [rip + "
+			 "3f]\n call rax\n dec ecx\n jnz 1b\n"
+			 "mov rax, [rip + 2f]\n int3\n .balign 8\n 2: .quad 0\n 3: ret");
 
 static void data_beside_code(void **state)
 {
@@ -446,11 +487,12 @@ static void two_code_pages(struct box *b)
 	poke(b, PT + 0x80 * 8, (CODE2 + 0x1000) | 0x67, 8);
 }
 
-PROGRAM(remap,
-	"xor ebx, ebx\n xor eax, eax\n mov ecx, 60\n mov esi, 0x80000\n"
-	"1: call rsi\n xor qword ptr [0x13000 + 0x80*8], 0x1000\n invlpg [rsi]\n dec ecx\n jnz 1b\n"
-	"mov ecx, 60\n 2: call rsi\n xor qword ptr [0x13000 + 0x80*8], 0x1000\n mov rax, cr3\n"
-	"mov cr3, rax\n xor eax, eax\n dec ecx\n jnz 2b\n int3");
+PROGRAM(remap, "xor ebx, ebx\n xor eax, eax\n mov ecx, 60\n mov esi, 0x80000\n"
+	       "1: call rsi\n xor qword ptr [0x13000 + 0x80*8], 0x1000\n invlpg [rsi]\n "
+	       "dec ecx\n jnz 1b\n"
+	       "mov ecx, 60\n 2: call rsi\n xor qword ptr [0x13000 + 0x80*8], 0x1000\n "
+	       "mov rax, cr3\n"
+	       "mov cr3, rax\n xor eax, eax\n dec ecx\n jnz 2b\n int3");
 
 static void remap_prepare(struct box *b)
 {
@@ -469,9 +511,9 @@ static void a_page_remapped_under_a_loop(void **state)
 	free(r.ram);
 }
 
-PROGRAM(protect,
-	"mov ecx, 40\n mov esi, 0x48000\n 1: call rsi\n dec ecx\n jnz 1b\n"
-	"bts qword ptr [0x13000 + 0x48*8], 63\n invlpg [rsi]\n mov edx, 7\n 2: call rsi\n int3");
+PROGRAM(protect, "mov ecx, 40\n mov esi, 0x48000\n 1: call rsi\n dec ecx\n jnz 1b\n"
+		 "bts qword ptr [0x13000 + 0x48*8], 63\n invlpg [rsi]\n mov edx, 7\n 2: "
+		 "call rsi\n int3");
 
 static void two_pages(struct box *b)
 {
@@ -491,10 +533,11 @@ static void code_that_may_not_be_executed_any_more(void **state)
 /* An instruction across two pages, and a block that ends with a page. */
 static void at_page_end(struct box *b)
 {
-	static const u8 code[] = { 0xff, 0xc0,			 /* inc eax */
-				   0x48, 0xbb, 1, 2, 3, 4, 5, 6, 7, 8, /* mov rbx, imm64 */
-				   0xff, 0xc9,			 /* dec ecx */
-				   0x75, 0xf0,			 /* jnz */
+	static const u8 code[] = { 0xff, 0xc0, /* inc eax */
+				   0x48, 0xbb, 1, 2, 3,
+				   4,    5,    6, 7, 8, /* mov rbx, imm64 */
+				   0xff, 0xc9,          /* dec ecx */
+				   0x75, 0xf0,          /* jnz */
 				   0xcc };
 
 	memcpy(b->ram + CODE2 + 0x1000 - 4, code, sizeof(code));
@@ -523,9 +566,9 @@ static void blocks_at_the_end_of_a_page(void **state)
 
 /* ---- flags that end things ---- */
 
-PROGRAM(trap_flag,
-	"mov ecx, 50\n 1: dec ecx\n jnz 1b\n pushfq\n or dword ptr [rsp], 0x100\n popfq\n 2: nop\n"
-	"mov eax, 1\n int3");
+PROGRAM(trap_flag, "mov ecx, 50\n 1: dec ecx\n jnz 1b\n pushfq\n or dword ptr [rsp], "
+		   "0x100\n popfq\n 2: nop\n"
+		   "mov eax, 1\n int3");
 
 static void single_step_from_translated_code(void **state)
 {
@@ -543,9 +586,9 @@ static void watch_data(struct box *b)
 	vcpu_sync(b->v);
 }
 
-PROGRAM(watchpoint,
-	"mov ebx, 0x60000\n mov ecx, 3\n mov [rbx], ecx\n mov ecx, 4\n mov [rbx + 8], ecx\n 1: mov ecx, 5\n"
-	"mov ecx, 6\n mov ecx, 7\n int3");
+PROGRAM(watchpoint, "mov ebx, 0x60000\n mov ecx, 3\n mov [rbx], ecx\n mov ecx, 4\n mov "
+		    "[rbx + 8], ecx\n 1: mov ecx, 5\n"
+		    "mov ecx, 6\n mov ecx, 7\n int3");
 
 static void a_data_breakpoint_traps_behind_the_access(void **state)
 {
@@ -560,6 +603,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_rex_that_is_ignored_stays_ignored),
+		cmocka_unit_test(an_opcode_that_looks_like_an_escape),
 		cmocka_unit_test(high_byte_registers_are_themselves),
 		cmocka_unit_test(registers_kept_in_memory_behave),
 		cmocka_unit_test(addresses_in_scratch_registers),

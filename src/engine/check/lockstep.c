@@ -1,15 +1,15 @@
 /*
  * The checking engine's run of a block: on trial, for real, compare.
  *
- * The stand-in is the same as the vCPU between blocks as long as blocks are compared, since that is what
- * comparing means; only after others is it made a copy again. Vector registers are the host's
- * for both, so whichever needs them parks the other.
+ * The stand-in is the same as the vCPU between blocks as long as blocks are compared,
+ * since that is what comparing means; only after others is it made a copy again. Vector
+ * registers are the host's for both, so whichever needs them parks the other.
  *
- * Translated code may be left before the end of its block, for an event or because some code was written
- * to. The interpreter then finishes the block on the vCPU too.
+ * Translated code may be left before the end of its block, for an event or because some
+ * code was written to. The interpreter then finishes the block on the vCPU too.
  *
- * Missing: branches from block to block without leaving; what runs is each block by itself, its
- * look-ups included. Thread: the owner of the vCPU.
+ * Missing: branches from block to block without leaving; what runs is each block by
+ * itself, its look-ups included. Thread: the owner of the vCPU.
  */
 #include "engine/check/check.h"
 
@@ -38,7 +38,8 @@ static struct check *check_of(const struct vcpu *v)
 /* Every time another result. */
 static bool is_random(const struct insn *in)
 {
-	return in->mnemonic == ZYDIS_MNEMONIC_RDRAND || in->mnemonic == ZYDIS_MNEMONIC_RDSEED;
+	return in->mnemonic == ZYDIS_MNEMONIC_RDRAND ||
+	       in->mnemonic == ZYDIS_MNEMONIC_RDSEED;
 }
 
 static enum left deliver(struct vcpu *v)
@@ -99,7 +100,8 @@ static void finish(struct check *c, const struct insn *cut, u64 pc)
 		c->v->rip = pc;
 		c->left[1] = interpret(c->v, cut + 1, &e);
 	}
-	/* Set when an event is waiting (step_repeats()), of which the stand-in knows nothing. */
+	/* Set when an event is waiting (step_repeats()), of which the stand-in knows
+	 * nothing. */
 	if (c->ended.again && (c->v->flags & RFLAGS_RF)) {
 		c->s->flags |= RFLAGS_RF;
 		vcpu_mode_changed(c->s);
@@ -108,7 +110,8 @@ static void finish(struct check *c, const struct insn *cut, u64 pc)
 
 static void run_real(struct translator *t, const struct tr_code *code)
 {
-	static const enum left left[] = { [TR_GO_ON] = LEFT_ON, [TR_STEP_EXIT] = LEFT_EXIT,
+	static const enum left left[] = { [TR_GO_ON] = LEFT_ON,
+					  [TR_STEP_EXIT] = LEFT_EXIT,
 					  [TR_SHUTDOWN] = LEFT_SHUTDOWN };
 	struct check *c = t->options.opaque;
 

@@ -15,12 +15,12 @@ struct ended {
 };
 
 struct check {
-	struct vcpu *v;  /* the real one */
-	struct vcpu *s;  /* the stand-in */
+	struct vcpu *v; /* the real one */
+	struct vcpu *s; /* the stand-in */
 	struct trial trial;
 	struct vcpu_stats stats; /* of the stand-in, thrown away */
 	struct io_ports *ports;  /* the same */
-	enum left left[2]; /* of the stand-in, of the real one */
+	enum left left[2];       /* of the stand-in, of the real one */
 	struct ended ended;
 };
 
@@ -28,5 +28,5 @@ struct check {
 enum difference { DIFF_NONE, DIFF_STATE, DIFF_VECTORS, DIFF_MEMORY, DIFF_EXIT };
 
 /* report.c: print it all to standard error. 'pc' is where the block began. */
-void check_report(const struct check *c, const struct block *b, const struct tr_code *code, u64 pc,
-		  enum difference d);
+void check_report(const struct check *c, const struct block *b,
+		  const struct tr_code *code, u64 pc, enum difference d);

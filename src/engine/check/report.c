@@ -29,7 +29,8 @@ static const char *const left_names[] = {
 
 static u64 element(const struct vcpu *v, const struct state_field *f, u32 i)
 {
-	return le_load((const u8 *)v + f->offset + (size_t)i * f->elem_size, f->elem_size);
+	return le_load((const u8 *)v + f->offset + (size_t)i * f->elem_size,
+		       f->elem_size);
 }
 
 /* All fields that differ. Bytes of the XSAVE area that mean nothing are among them. */
@@ -45,8 +46,8 @@ static void report_fields(const struct vcpu *s, const struct vcpu *v)
 				continue;
 			if (lines++ >= MAX_LINES && xsave)
 				break;
-			log_error("check:   %s[%u]: interpreter %llx, translator %llx", f->name, i,
-				  (unsigned long long)element(s, f, i),
+			log_error("check:   %s[%u]: interpreter %llx, translator %llx",
+				  f->name, i, (unsigned long long)element(s, f, i),
 				  (unsigned long long)element(v, f, i));
 		}
 	}
@@ -62,8 +63,8 @@ static void report_registers(const char *who, const struct vcpu *v)
 		  (unsigned long long)v->rip, (unsigned long long)rflags_get(v), v->cpl,
 		  (unsigned long long)v->cr2);
 	for (unsigned i = 0; i < 16; i += 4)
-		log_error("check:   %3s %016llx  %3s %016llx  %3s %016llx  %3s %016llx", name[i],
-			  (unsigned long long)v->gpr[i], name[i + 1],
+		log_error("check:   %3s %016llx  %3s %016llx  %3s %016llx  %3s %016llx",
+			  name[i], (unsigned long long)v->gpr[i], name[i + 1],
 			  (unsigned long long)v->gpr[i + 1], name[i + 2],
 			  (unsigned long long)v->gpr[i + 2], name[i + 3],
 			  (unsigned long long)v->gpr[i + 3]);
@@ -76,16 +77,18 @@ static void report_code(const char *what, const u8 *bytes, u64 len, u64 address)
 		ZydisDisassembledInstruction d;
 		char hex[64] = "";
 
-		if (ZYAN_FAILED(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64, address + at,
-						      bytes + at, len - at, &d))) {
-			log_error("check:   %llx: %02x ?", (unsigned long long)(address + at),
-				  bytes[at]);
+		if (ZYAN_FAILED(ZydisDisassembleIntel(ZYDIS_MACHINE_MODE_LONG_64,
+						      address + at, bytes + at, len - at,
+						      &d))) {
+			log_error("check:   %llx: %02x ?",
+				  (unsigned long long)(address + at), bytes[at]);
 			at++;
 			continue;
 		}
 		for (unsigned i = 0; i < d.info.length; i++)
 			snprintf(hex + 2 * i, 3, "%02x", bytes[at + i]);
-		log_error("check:   %llx: %-30s %s", (unsigned long long)(address + at), hex, d.text);
+		log_error("check:   %llx: %-30s %s", (unsigned long long)(address + at),
+			  hex, d.text);
 		at += d.info.length;
 	}
 }
@@ -105,15 +108,15 @@ static void report_memory(const struct check *c)
 
 	if (!w)
 		return;
-	log_error("check: memory at guest-physical %llx, %u bytes:", (unsigned long long)w->gpa,
-		  w->len);
+	log_error("check: memory at guest-physical %llx, %u bytes:",
+		  (unsigned long long)w->gpa, w->len);
 	report_bytes("before", c->trial.old + w->at, w->len);
 	report_bytes("interpreter", c->trial.new + w->at, w->len);
 	report_bytes("translator", w->host, w->len);
 }
 
-void check_report(const struct check *c, const struct block *b, const struct tr_code *code, u64 pc,
-		  enum difference d)
+void check_report(const struct check *c, const struct block *b,
+		  const struct tr_code *code, u64 pc, enum difference d)
 {
 	const u8 *bytes = phys_host(c->v->phys, b->gpa, b->bytes, false);
 
@@ -127,7 +130,8 @@ void check_report(const struct check *c, const struct block *b, const struct tr_
 	report_memory(c);
 	if (bytes)
 		report_code("guest code", bytes, b->bytes, pc);
-	report_code("host code", (const u8 *)(uintptr_t)code->entry, code->size, code->entry);
-	report_code("host code, seldom run", (const u8 *)(uintptr_t)code->cold, code->cold_size,
-		    code->cold);
+	report_code("host code", (const u8 *)(uintptr_t)code->entry, code->size,
+		    code->entry);
+	report_code("host code, seldom run", (const u8 *)(uintptr_t)code->cold,
+		    code->cold_size, code->cold);
 }

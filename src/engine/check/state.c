@@ -1,7 +1,7 @@
 /*
- * Comparing two vCPUs: by struct offsets where it is done for every block, component by component for
- * vector state, where bytes of what is in its initial state mean nothing (SDM volume 1 section 13.6).
- * Thread: the owner of both.
+ * Comparing two vCPUs: by struct offsets where it is done for every block, component by
+ * component for vector state, where bytes of what is in its initial state mean nothing
+ * (SDM volume 1 section 13.6). Thread: the owner of both.
  */
 #include "engine/check/state.h"
 
@@ -25,7 +25,8 @@ static void copy(void *dst, const void *src, size_t n)
 
 #define OFF(field) offsetof(struct vcpu, field)
 
-_Static_assert(OFF(xsave) % 8 == 0 && OFF(arch_end) % 8 == 0 && OFF(fault) % 8 == 0, "words");
+_Static_assert(OFF(xsave) % 8 == 0 && OFF(arch_end) % 8 == 0 && OFF(fault) % 8 == 0,
+	       "words");
 
 bool state_same(const struct vcpu *a, const struct vcpu *b)
 {
@@ -50,8 +51,8 @@ static bool is_zero(const struct vcpu *v, unsigned off, unsigned len)
 }
 
 /* A part of a component that is zero when initial. */
-static bool part_same(const struct vcpu *a, const struct vcpu *b, unsigned comp, unsigned off,
-		      unsigned len)
+static bool part_same(const struct vcpu *a, const struct vcpu *b, unsigned comp,
+		      unsigned off, unsigned len)
 {
 	if (in_use(a, comp) && in_use(b, comp))
 		return words_same(a->xsave + off, b->xsave + off, len);

@@ -15,9 +15,11 @@ static inline bool gprs_same(const struct vcpu *a, const struct vcpu *b)
 	return !d;
 }
 
-/* All that a guest can see but vector and x87 registers, and all that is derived from it. */
+/* All that a guest can see but vector and x87 registers, and all that is derived from it.
+ */
 bool state_same(const struct vcpu *a, const struct vcpu *b);
 /* Vector and x87 registers; both are parked. */
 bool vectors_same(const struct vcpu *a, const struct vcpu *b);
-/* dst gets all of that from src, and what the host side says about features and the APIC. Parked. */
+/* dst gets all of that from src, and what the host side says about features and the APIC.
+ * Parked. */
 void state_copy(struct vcpu *dst, struct vcpu *src);

@@ -1,10 +1,12 @@
 /*
  * The translator made awkward, so that tests reach what is seldom reached.
  *
- * translate-eager: nothing is interpreted first. translate-one: the same, with blocks of one instruction, so that every state between two is exact and every
- * instruction is the first and the last of a block. translate-tiny: the least code memory, so that all is dropped
- * and made anew every few hundred blocks. translate-slow: operands and vector state are never
- * found, so that every instruction with either takes the slow stub and the way back.
+ * translate-eager: nothing is interpreted first. translate-one: the same, with blocks of
+ * one instruction, so that every state between two is exact and every instruction is the
+ * first and the last of a block. translate-tiny: the least code memory, so that all is
+ * dropped and made anew every few hundred blocks. translate-slow: operands and vector
+ * state are never found, so that every instruction with either takes the slow stub and
+ * the way back.
  */
 #include "engine/check/check.h"
 #include "engine/translate/translate.h"
@@ -19,31 +21,33 @@ static int eager_open(struct vcpu *v, struct error *err)
 
 static int one_open(struct vcpu *v, struct error *err)
 {
-	return translate_open(v, &(struct translate_options){ .one = true, .eager = true }, err);
+	return translate_open(
+		v, &(struct translate_options){ .one = true, .eager = true }, err);
 }
 
 static int tiny_open(struct vcpu *v, struct error *err)
 {
-	return translate_open(v, &(struct translate_options){ .code_size = TINY, .eager = true },
-			      err);
+	return translate_open(
+		v, &(struct translate_options){ .code_size = TINY, .eager = true }, err);
 }
 
 static int slow_open(struct vcpu *v, struct error *err)
 {
-	return translate_open(v, &(struct translate_options){ .slow = true, .eager = true }, err);
+	return translate_open(
+		v, &(struct translate_options){ .slow = true, .eager = true }, err);
 }
 
-#define VARIANT(id, text, open)                                            \
-	const struct engine engine_translate_##id = {                      \
-		.name = text,                                              \
-		.stack = TRANSLATE_STACK,                                  \
-		.area = sizeof(struct frame),                              \
-		.probe = translate_probe,                                  \
-		.vcpu_open = (open),                                       \
-		.vcpu_close = translate_close,                             \
-		.run = translate_run,                                      \
-		.kick = translate_kick,                                    \
-		.push = translate_push,                                    \
+#define VARIANT(id, text, open)                                                          \
+	const struct engine engine_translate_##id = {                                    \
+		.name = text,                                                            \
+		.stack = TRANSLATE_STACK,                                                \
+		.area = sizeof(struct frame),                                            \
+		.probe = translate_probe,                                                \
+		.vcpu_open = (open),                                                     \
+		.vcpu_close = translate_close,                                           \
+		.run = translate_run,                                                    \
+		.kick = translate_kick,                                                  \
+		.push = translate_push,                                                  \
 	}
 
 VARIANT(eager, "translate-eager", eager_open);

@@ -48,7 +48,7 @@ static bool check_ac(struct vcpu *v, const struct insn *in, const struct stub *s
 	enum access acc = s->flags & STUB_WRITE ? ACC_WRITE : ACC_READ;
 	gva_t lin;
 
-	if (likely(!v->ac_check))
+	if (likely(!v->ac_check || !s->ac))
 		return true;
 	/* A masked operand may go beyond the limit where it is not accessed. */
 	if (!seg_linear(v, in->seg, off, s->mem_size, acc, &lin))
@@ -104,7 +104,7 @@ static bool store_suppressed(struct vcpu *v, const struct stub *s, u8 *buf)
 	u8 x87[XSAVE_XMM];
 	u16 fcw, fsw;
 
-	if (s->cls != NC_X87 || !(s->flags & STUB_WRITE))
+	if (!(s->flags & STUB_X87) || !(s->flags & STUB_WRITE))
 		return false;
 	vcpu_park(v);
 	was = *bv;
@@ -130,9 +130,9 @@ static enum op_result slow_whole(struct vcpu *v, const struct insn *in,
 	gva_t lin = lin_of(v, in, off);
 	u8 *buf = v->native->bounce + (lin & 63);
 
-	if (!check_wait(v, s) || !check_align(v, s, lin) || !check_ac(v, in, s, off))
+	if (!check_wait(v, s) || !check_align(v, s, lin))
 		return OP_FAULT;
-	if (!whole_in(v, in, s, off, buf))
+	if (!check_ac(v, in, s, off) || !whole_in(v, in, s, off, buf))
 		return op_done(store_suppressed(v, s, buf));
 	trap = run(v, s, buf);
 	if (trap)

@@ -231,15 +231,19 @@ enum op_result op_into(struct vcpu *v, const struct insn *in)
 enum op_result op_bound(struct vcpu *v, const struct insn *in)
 {
 	unsigned size = in->opsize, shift = 64 - 8 * size;
-	u64 addr = ea(v, in), lo, hi;
+	u64 addr = ea(v, in), lo, hi = 0;
+	bool low;
 	i64 index = (i64)(v->gpr[in->reg] << shift) >> shift;
 
 	if (!(in->flags & INSN_MEM))
 		return op_ud(v);
-	if (!mem_read(v, in->seg, addr, size, &lo) ||
-	    !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), size, &hi))
+	/* The upper bound is not looked at when the lower one decides. */
+	if (!mem_read(v, in->seg, addr, size, &lo))
 		return OP_FAULT;
-	if (index < (i64)(lo << shift) >> shift || index > (i64)(hi << shift) >> shift) {
+	low = index < (i64)(lo << shift) >> shift;
+	if (!low && !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), size, &hi))
+		return OP_FAULT;
+	if (low || index > (i64)(hi << shift) >> shift) {
 		raise_vec(v, VEC_BR);
 		return OP_FAULT;
 	}

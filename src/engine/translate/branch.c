@@ -74,13 +74,15 @@ void branch_lookup(struct front *f, const struct insn *in, unsigned pop)
 	emit_rorx(e, T_SLOT, T_ADDR, 12);
 	emit_lea_sib(e, true, T_SLOT, T_SLOT, T_ADDR, 0, 0);
 	emit_pext_rsp(e, T_SLOT, T_SLOT, FRAME(f->t, jump_mask));
+	/* Times 4 here and times 8 in the addresses: the size of struct tr_jump. */
+	emit_lea_sib(e, true, T_SLOT, NO_REG, T_SLOT, 2, 0);
 	emit_mov_rr(e, T_KEEP, H_RCX);
-	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT, jumps + (i32)offsetof(struct tr_jumps, neg_lin));
+	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT, jumps + (i32)offsetof(struct tr_jump, neg_lin));
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, 0);
 	emit_jrcxz(e, 5);
 	cold_add(f, in, emit_jmp(e, 0), true);
 	emit_mov_rr(e, H_RCX, T_KEEP);
-	emit_rsp_index(e, 0x8b, T_KEEP, T_SLOT, jumps + (i32)offsetof(struct tr_jumps, page));
+	emit_rsp_index(e, 0x8b, T_KEEP, T_SLOT, jumps + (i32)offsetof(struct tr_jump, page));
 	emit_store_rsp(e, T_KEEP, FRAME(f->t, page_lin));
 	if (pop)
 		emit_lea(e, true, H_R8, H_R8, (i32)pop);
@@ -89,7 +91,7 @@ void branch_lookup(struct front *f, const struct insn *in, unsigned pop)
 	e8(e, 0xff);
 	e8(e, 0xa4);
 	e8(e, 0xc4 | (T_SLOT & 7) << 3);
-	e32(e, (u32)(jumps + (i32)offsetof(struct tr_jumps, code)));
+	e32(e, (u32)(jumps + (i32)offsetof(struct tr_jump, code)));
 }
 
 void branch_to(struct front *f, const struct insn *in, i64 target)

@@ -351,7 +351,7 @@ static void emit_immediates(struct front *f, const struct parts *p)
 static void emit_legacy(struct front *f, const struct parts *p)
 {
 	struct emit *e = &f->e;
-	unsigned at = skip_prefixes(p), rex = 0;
+	unsigned at = skip_prefixes(p), rex = 0, last;
 	bool modrm = p->zi.attributes & ZYDIS_ATTRIB_HAS_MODRM;
 	bool had_rex = (p->bytes[at] & 0xf0) == 0x40;
 
@@ -369,9 +369,9 @@ static void emit_legacy(struct front *f, const struct parts *p)
 		rex |= 0x41;
 	if (rex)
 		e8(e, rex);
-	/* Opcode bytes up to the last, which may hold a register. */
-	while (p->bytes[at] == 0x0f ||
-	       (p->zi.raw.modrm.offset && at + 1u < p->zi.raw.modrm.offset))
+	/* Opcode bytes up to the last, which may hold a register, and may be 0fh itself (PALIGNR). */
+	last = modrm ? p->zi.raw.modrm.offset - 1u : at + (p->bytes[at] == 0x0f);
+	while (at < last)
 		e8(e, p->bytes[at++]);
 	e8(e, p->opc_gpr ? (p->bytes[at] & 0xf8u) | (p->rm & 7) : p->bytes[at]);
 	if (modrm)

@@ -45,7 +45,7 @@ static void jumps_init(struct frame *f)
 {
 	for (unsigned m = 0; m < 2; m++)
 		for (unsigned i = 0; i < TR_JUMPS; i++)
-			f->jumps[m].neg_lin[i] = i ? TR_NO_JUMP : TR_SLOT0;
+			f->jumps[m].slot[i].neg_lin = i ? TR_NO_JUMP : TR_SLOT0;
 }
 
 /* Forget all, or what is not global, for either privilege. */
@@ -61,7 +61,7 @@ static void jumps_clear(struct translator *t, int keep)
 			if (keep == KEEP_GLOBAL && k->global[i])
 				k->slot[kept++] = (u16)i;
 			else
-				t->f->jumps[m].neg_lin[i] = TR_NO_JUMP;
+				t->f->jumps[m].slot[i].neg_lin = TR_NO_JUMP;
 		}
 		k->count = kept;
 	}
@@ -72,7 +72,7 @@ static void jumps_forget_page(struct translator *t, u64 page)
 {
 	for (unsigned m = 0; m < 2; m++) {
 		for (unsigned n = 0; n < t->taken[m].count; n++) {
-			u64 *neg = &t->f->jumps[m].neg_lin[t->taken[m].slot[n]];
+			u64 *neg = &t->f->jumps[m].slot[t->taken[m].slot[n]].neg_lin;
 
 			if ((-*neg & PAGE_MASK) == page)
 				*neg = TR_FORGOTTEN;
@@ -86,8 +86,8 @@ static void jumps_forget_code(struct translator *t, u64 entry)
 		for (unsigned n = 0; n < t->taken[m].count; n++) {
 			unsigned i = t->taken[m].slot[n];
 
-			if (t->f->jumps[m].code[i] == entry)
-				t->f->jumps[m].neg_lin[i] = TR_FORGOTTEN;
+			if (t->f->jumps[m].slot[i].code == entry)
+				t->f->jumps[m].slot[i].neg_lin = TR_FORGOTTEN;
 		}
 	}
 }
@@ -96,19 +96,19 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 {
 	const struct vcpu *v = t->v;
 	unsigned m = v->cpl == 3, i = tr_jump_slot(lin);
-	struct tr_jumps *j = &t->f->jumps[m];
+	struct tr_jump *j = &t->f->jumps[m].slot[i];
 	struct tr_taken *k = &t->taken[m];
 
 	/* Slot 0 stays empty: a kick sends every look-up there. */
 	if (!i)
 		return;
-	if (j->neg_lin[i] == TR_NO_JUMP)
+	if (j->neg_lin == TR_NO_JUMP)
 		k->slot[k->count++] = (u16)i;
 	k->global[i] = v->tlb.way[v->mmu_idx].exec[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) &&
 		       v->tlb.way[v->mmu_idx].global[tlb_slot(lin)];
-	j->neg_lin[i] = -lin;
-	j->code[i] = entry;
-	j->page[i] = lin & PAGE_MASK;
+	j->neg_lin = -lin;
+	j->code = entry;
+	j->page = lin & PAGE_MASK;
 }
 
 /* ---- code ---- */
@@ -146,7 +146,7 @@ static void forget_code(struct translator *t)
 	t->hot = t->cold = (struct emit){ 0 };
 	t->full = !pieces_emit(t);
 	for (unsigned m = 0; m < 2; m++)
-		t->f->jumps[m].code[0] = t->leave_at;
+		t->f->jumps[m].slot[0].code = t->leave_at;
 }
 
 static void link_to(struct translator *t, struct tr_link *l, struct tr_code *code)

@@ -35,11 +35,16 @@
 #define TR_JUMP_BITS 15
 #define TR_JUMPS (1u << TR_JUMP_BITS)
 
-/* Where a table look-up of a linear address goes. By slot; words, so that code can index them. */
+/* Where a table look-up of a linear address goes: half a cache line, as each branch touches one. */
+struct tr_jump {
+	u64 neg_lin; /* the address negated; TR_NO_JUMP: none */
+	u64 code;    /* executable address */
+	u64 page;    /* the address's page */
+	u64 pad;
+};
+
 struct tr_jumps {
-	u64 neg_lin[TR_JUMPS]; /* the address negated; TR_NO_JUMP: none */
-	u64 code[TR_JUMPS];    /* executable address */
-	u64 page[TR_JUMPS];    /* the address's page */
+	struct tr_jump slot[TR_JUMPS];
 };
 
 /*

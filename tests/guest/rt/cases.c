@@ -37,11 +37,14 @@ void skip(const char *text)
 
 static void result(void)
 {
-	const char *what = has_failed ? "not ok" : skipped ? "skip" : "ok";
-	const char *text = has_failed ? why : skipped;
-
-	print("%s %s (%s)%s%s\n", what, now->name, now->where, text ? ": " : "",
-	      text ? text : "");
+	if (has_failed && !now->known)
+		print("not ok %s (%s): %s\n", now->name, now->where, why);
+	else if (has_failed)
+		print("skip %s (%s): known failure, %s: %s\n", now->name, now->where, now->known, why);
+	else if (skipped)
+		print("skip %s (%s): %s\n", now->name, now->where, skipped);
+	else
+		print("ok %s (%s)\n", now->name, now->where);
 }
 
 bool failed(void)
