@@ -11,9 +11,8 @@
  */
 static inline bool vcpu_event_ready(const struct vcpu *v, u32 ev)
 {
-	if (ev & (EV_STOP | EV_INIT | EV_FLUSH))
-		return true;
-	if ((ev & EV_SIPI) && v->activity == ACT_WAIT_SIPI)
+	/* A SIPI that nobody waits for is taken too, to be forgotten: it must not meet a later INIT. */
+	if (ev & (EV_STOP | EV_INIT | EV_SIPI | EV_FLUSH))
 		return true;
 	if (v->activity == ACT_WAIT_SIPI || v->activity == ACT_SHUTDOWN)
 		return false;

@@ -330,7 +330,8 @@ static void take_events(struct cpu *c)
 		event_clear(v, EV_SMI);
 	if ((ev & EV_INIT) && c->lapic)
 		take_init(c);
-	if ((vcpu_events(v) & EV_SIPI) && c->lapic)
+	/* As seen before: one that came since belongs to an INIT that came since. */
+	if ((ev & EV_SIPI) && c->lapic)
 		take_sipi(c);
 	if (v->activity == ACT_WAIT_SIPI || v->activity == ACT_SHUTDOWN)
 		return;

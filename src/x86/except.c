@@ -168,6 +168,8 @@ static bool deliver_long(struct vcpu *v, const struct event *e)
 	struct gate g;
 	struct desc cs;
 	unsigned cpl;
+	/* Compatibility mode has 32 bits of it, whatever the upper half still holds. */
+	u64 old_rsp = in_64bit(v) ? v->gpr[RSP] : (u32)v->gpr[RSP];
 	u64 rsp = v->gpr[RSP];
 
 	if (!gate_read(v, e, &g) || !gate_code(v, &g, &cs, &cpl))
@@ -185,7 +187,7 @@ static bool deliver_long(struct vcpu *v, const struct event *e)
 	if (!is_canonical(v, g.off))
 		return raise_gp0(v);
 	if (!desc_set_accessed(v, &cs) || !stack_push(v, &s, 8, v->seg[SS].sel) ||
-	    !stack_push(v, &s, 8, v->gpr[RSP]) || !stack_push(v, &s, 8, e->rflags) ||
+	    !stack_push(v, &s, 8, old_rsp) || !stack_push(v, &s, 8, e->rflags) ||
 	    !stack_push(v, &s, 8, v->seg[CS].sel) || !stack_push(v, &s, 8, e->rip) ||
 	    (e->has_error && !stack_push(v, &s, 8, e->error)))
 		return false;

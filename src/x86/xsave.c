@@ -197,8 +197,10 @@ static bool aligned(struct vcpu *v, unsigned sreg, u64 off, enum access acc,
 
 	if (!seg_linear(v, sreg, off, 1, acc, &lin))
 		return false;
+	if (v->code_size == 8 && !is_canonical(v, lin))
+		return raise_err(v, sreg == SS ? VEC_SS : VEC_GP, 0);
 	/* Where alignment is checked it comes first: SDM 2 FXSAVE, XSAVE. */
-	if (v->ac_check && (lin & 3) && is_canonical(v, lin))
+	if (v->ac_check && (lin & 3))
 		return raise_err(v, VEC_AC, 0);
 	return lin & (align - 1) ? raise_gp0(v) : true;
 }

@@ -3,13 +3,13 @@
  *
  *   diff [--engine NAME] [--seed N] [--seconds N] [--first N] [--programs N] [--list]
  *
- * A program is up to 30 instructions of the forms that tests/insn walks, the common ones more
- * often, with forward branches, bounded loops and calls, and operands in the read-write
- * pages. It ends with INT3 or with the first fault. One that comes out differently is
- * shortened as long as it still does, and printed with both states.
+ * A program is up to 30 instructions of the forms that tests/insn walks, the common ones
+ * more often, with forward branches, bounded loops and calls, and operands in the
+ * read-write pages. It ends with INT3 or with the first fault. One that comes out
+ * differently is shortened as long as it still does, and printed with both states.
  *
- * Some registers are kept as pointers, so that addresses stay good: what writes to them is
- * not chosen.
+ * Some registers are kept as pointers, so that addresses stay good: what writes to them
+ * is not chosen.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,10 +24,10 @@
 #include "host.h"
 #include "x86/decode.h"
 
-#define MAX_ITEMS 40
-#define CODE_AT (ARENA + 0x4000)
-#define CODE_ROOM 0x800
-#define DEFAULT_SECONDS 40
+#define MAX_ITEMS        40
+#define CODE_AT          (ARENA + 0x4000)
+#define CODE_ROOM        0x800
+#define DEFAULT_SECONDS  40
 #define DEFAULT_PROGRAMS 400000
 
 enum item_kind { ITEM_PLAIN, ITEM_JCC, ITEM_JMP, ITEM_LOOP, ITEM_CALL, ITEM_RET };
@@ -50,7 +50,15 @@ struct program {
 };
 
 /* Forms by how common they are. */
-enum group { GROUP_INT, GROUP_STRING, GROUP_SSE, GROUP_AVX, GROUP_EVEX, GROUP_X87, GROUP_COUNT };
+enum group {
+	GROUP_INT,
+	GROUP_STRING,
+	GROUP_SSE,
+	GROUP_AVX,
+	GROUP_EVEX,
+	GROUP_X87,
+	GROUP_COUNT
+};
 
 struct pool {
 	const struct form **form[MODE_COUNT][GROUP_COUNT];
@@ -100,7 +108,8 @@ static bool suits(const struct form *f)
 	case ZYDIS_MNEMONIC_POPA:
 	case ZYDIS_MNEMONIC_POPAD:
 	case ZYDIS_MNEMONIC_MOVDIR64B:
-	/* Images with the last x87 instruction's opcode and operand, which models keep differently. */
+	/* Images with the last x87 instruction's opcode and operand, which models keep
+	 * differently. */
 	case ZYDIS_MNEMONIC_FNSTENV:
 	case ZYDIS_MNEMONIC_FNSAVE:
 	case ZYDIS_MNEMONIC_FLDCW: /* may make an older error pending */
@@ -134,14 +143,15 @@ static enum group group_of(const struct form *f)
 		return GROUP_EVEX;
 	if (f->kind == ENC_VEX)
 		return GROUP_AVX;
-	if (d.zi.meta.isa_set == ZYDIS_ISA_SET_X87 || d.zi.meta.isa_set == ZYDIS_ISA_SET_FCMOV)
+	if (d.zi.meta.isa_set == ZYDIS_ISA_SET_X87 ||
+	    d.zi.meta.isa_set == ZYDIS_ISA_SET_FCMOV)
 		return GROUP_X87;
 	if (d.zi.meta.category == ZYDIS_CATEGORY_STRINGOP)
 		return GROUP_STRING;
 	for (unsigned i = 0; i < d.zi.operand_count; i++) {
-		ZydisRegisterClass c = d.op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ?
-					       ZydisRegisterGetClass(d.op[i].reg.value) :
-					       ZYDIS_REGCLASS_INVALID;
+		ZydisRegisterClass c = d.op[i].type == ZYDIS_OPERAND_TYPE_REGISTER
+					       ? ZydisRegisterGetClass(d.op[i].reg.value)
+					       : ZYDIS_REGCLASS_INVALID;
 
 		if (c == ZYDIS_REGCLASS_XMM || c == ZYDIS_REGCLASS_MMX)
 			return GROUP_SSE;
@@ -161,8 +171,8 @@ static void pool_fill(struct pool *p, const struct form_list *l)
 		g = group_of(f);
 		n = &p->count[f->mode][g];
 		if (!(*n & (*n - 1)))
-			p->form[f->mode][g] =
-				realloc(p->form[f->mode][g], (*n ? *n * 2 : 1) * sizeof(f));
+			p->form[f->mode][g] = realloc(p->form[f->mode][g],
+						      (*n ? *n * 2 : 1) * sizeof(f));
 		p->form[f->mode][g][(*n)++] = f;
 	}
 }
@@ -185,8 +195,8 @@ static bool is_pointer(enum mode mode, unsigned gpr)
 {
 	if (mode != MODE64)
 		return gpr == RBX || gpr == RSP || gpr == RBP || gpr == RSI || gpr == RDI;
-	return gpr == RBX || gpr == RSP || gpr == RBP || gpr == RSI || gpr == RDI || gpr == R12 ||
-	       gpr == R13;
+	return gpr == RBX || gpr == RSP || gpr == RBP || gpr == RSI || gpr == RDI ||
+	       gpr == R12 || gpr == R13;
 }
 
 /* R14 is a small index, R15 the counter of loops. */
@@ -197,7 +207,8 @@ static bool is_kept(enum mode mode, unsigned gpr)
 
 static unsigned gpr_of(ZydisRegister r)
 {
-	return (unsigned)(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r) -
+	return (unsigned)(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
+							   r) -
 			  ZYDIS_REGISTER_RAX);
 }
 
@@ -244,8 +255,10 @@ static void patch32(struct item *it, unsigned at, u32 val)
 	memcpy(it->code + at, &val, 4);
 }
 
-/* Make an explicit memory operand one that stays in the read-write pages. False: it cannot be. */
-static bool tame(struct rng *rng, const struct test *t, const ZydisDecodedOperand *o, struct item *it)
+/* Make an explicit memory operand one that stays in the read-write pages. False: it
+ * cannot be. */
+static bool tame(struct rng *rng, const struct test *t, const ZydisDecodedOperand *o,
+		 struct item *it)
 {
 	const struct ZydisDecodedInstructionRawDisp_ *disp = &t->d.zi.raw.disp;
 	unsigned size = o->size / 8;
@@ -269,8 +282,9 @@ static bool tame(struct rng *rng, const struct test *t, const ZydisDecodedOperan
 		return false;
 	if (disp->size == 32)
 		patch32(it, disp->offset, ((rng_below(rng, 0x1000) - 0x800) & ~align));
-	else if (disp->size == 8 && align && t->d.zi.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
-		it->code[disp->offset] &= (u8)~(align & 0x1f);
+	else if (disp->size == 8 && align &&
+		 t->d.zi.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		it->code[disp->offset] &= (u8) ~(align & 0x1f);
 	return true;
 }
 
@@ -284,9 +298,11 @@ static bool segment_free(const struct test *t)
 		case 0x3e:
 		case 0x64:
 		case 0x65: return false;
-		/* What a string instruction leaves in upper halves is up to the processor. */
+		/* What a string instruction leaves in upper halves is up to the
+		 * processor. */
 		case 0x67:
-			if (t->d.zi.meta.category == ZYDIS_CATEGORY_STRINGOP || t->mode != MODE64)
+			if (t->d.zi.meta.category == ZYDIS_CATEGORY_STRINGOP ||
+			    t->mode != MODE64)
 				return false;
 			break;
 		default: break;
@@ -295,7 +311,8 @@ static bool segment_free(const struct test *t)
 	return true;
 }
 
-static bool make_plain(struct rng *rng, const struct pool *pool, enum mode mode, struct item *it)
+static bool make_plain(struct rng *rng, const struct pool *pool, enum mode mode,
+		       struct item *it)
 {
 	static struct test t;
 
@@ -304,13 +321,16 @@ static bool make_plain(struct rng *rng, const struct pool *pool, enum mode mode,
 		bool good = true;
 
 		t.mode = mode;
-		if (!gen_code(rng, f, &t) || writes_kept(&t) || reaches_far(&t) || !segment_free(&t))
+		if (!gen_code(rng, f, &t) || writes_kept(&t) || reaches_far(&t) ||
+		    !segment_free(&t))
 			continue;
 		/* Once in a while: these change much. */
-		if ((t.d.zi.mnemonic == ZYDIS_MNEMONIC_POPF || t.d.zi.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
+		if ((t.d.zi.mnemonic == ZYDIS_MNEMONIC_POPF ||
+		     t.d.zi.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
 		     t.d.zi.mnemonic == ZYDIS_MNEMONIC_POPFD ||
 		     t.d.zi.mnemonic == ZYDIS_MNEMONIC_LDMXCSR ||
-		     t.d.zi.mnemonic == ZYDIS_MNEMONIC_DIV || t.d.zi.mnemonic == ZYDIS_MNEMONIC_IDIV) &&
+		     t.d.zi.mnemonic == ZYDIS_MNEMONIC_DIV ||
+		     t.d.zi.mnemonic == ZYDIS_MNEMONIC_IDIV) &&
 		    rng_below(rng, 8))
 			continue;
 		*it = (struct item){ .kind = ITEM_PLAIN, .len = (u8)t.len };
@@ -337,7 +357,8 @@ static void add(struct program *p, struct item it)
 /* mov ecx, small: what REP and shifts by CL then use. */
 static struct item small_count(struct rng *rng)
 {
-	return (struct item){ .kind = ITEM_PLAIN, .len = 5,
+	return (struct item){ .kind = ITEM_PLAIN,
+			      .len = 5,
 			      .code = { 0xb9, (u8)rng_below(rng, 24), 0, 0, 0 } };
 }
 
@@ -360,8 +381,10 @@ static void add_branch(struct rng *rng, struct program *p, unsigned kind)
 /* and r15d, 7; dec r15d; jg back: ends whatever R15 was. */
 static void add_loop(struct rng *rng, struct program *p)
 {
-	struct item it = { .kind = ITEM_LOOP, .len = 13,
-			   .code = { 0x41, 0x83, 0xe7, 0x07, 0x41, 0xff, 0xcf, 0x0f, 0x8f } };
+	struct item it = { .kind = ITEM_LOOP,
+			   .len = 13,
+			   .code = { 0x41, 0x83, 0xe7, 0x07, 0x41, 0xff, 0xcf, 0x0f,
+				     0x8f } };
 
 	it.target = (u8)(p->count - MIN(p->count, 1 + rng_below(rng, 6)));
 	/* Not around another one: they have the same counter. */
@@ -394,7 +417,9 @@ static bool touches_stack(enum mode mode, const struct item *it)
 /* call body; jmp behind it; body ...; ret */
 static void add_call(struct rng *rng, const struct pool *pool, struct program *p)
 {
-	struct item call = { .kind = ITEM_CALL, .len = 5, .code = { 0xe8 },
+	struct item call = { .kind = ITEM_CALL,
+			     .len = 5,
+			     .code = { 0xe8 },
 			     .target = (u8)(p->count + 2) };
 	struct item jmp = { .kind = ITEM_JMP, .len = 5, .code = { 0xe9 } };
 	struct item ret = { .kind = ITEM_RET, .len = 1, .code = { 0xc3 } }, it;
@@ -413,8 +438,8 @@ static void add_call(struct rng *rng, const struct pool *pool, struct program *p
 }
 
 /*
- * RET must find what its CALL has pushed, or it goes anywhere, host code included: nothing branches
- * into a body.
+ * RET must find what its CALL has pushed, or it goes anywhere, host code included:
+ * nothing branches into a body.
  */
 static void keep_out(struct program *p)
 {
@@ -513,13 +538,14 @@ static void place(struct box *b, struct program *p)
 		struct item *it = &p->item[i];
 		i32 rel;
 
-		if (it->kind == ITEM_JCC || it->kind == ITEM_JMP || it->kind == ITEM_LOOP ||
-		    it->kind == ITEM_CALL) {
+		if (it->kind == ITEM_JCC || it->kind == ITEM_JMP ||
+		    it->kind == ITEM_LOOP || it->kind == ITEM_CALL) {
 			rel = (i32)off[find_target(p, it->target)] - (i32)off[i + 1];
 			patch32(it, it->len - 4u, (u32)rel);
 		}
 		if (it->rip_at)
-			patch32(it, it->rip_at, (u32)(it->rip_target - (CODE_AT + off[i + 1])));
+			patch32(it, it->rip_at,
+				(u32)(it->rip_target - (CODE_AT + off[i + 1])));
 		memcpy(code + off[i], it->code, it->len);
 	}
 	box_poke(b, CODE_AT, code, sizeof(code));
@@ -554,7 +580,8 @@ static bool differs(struct box *b, struct program *p, struct test *t)
 	t->guest = t->host = t->start;
 	guest_run(b->guest, &t->guest);
 	host_run(&t->host);
-	/* Whose last opcode and operand they are differs between models: see state_normalize(). */
+	/* Whose last opcode and operand they are differs between models: see
+	 * state_normalize(). */
 	memcpy(t->guest.xsave + XSAVE_FOP, t->host.xsave + XSAVE_FOP, 2);
 	memcpy(t->guest.xsave + XSAVE_FDP, t->host.xsave + XSAVE_FDP, 8);
 	decode_end(t);
@@ -608,9 +635,11 @@ static void list_program(struct box *b, struct program *p, u64 seed, u64 number)
 
 			if (!form_decode(p->mode, it->code + at, it->len - at, &d))
 				break;
-			disassemble(it->code + at, it->len - at, p->mode == MODE64 ? 8 : 4,
-				    CODE_AT + off[i] + at, text, sizeof(text));
-			printf("  %llx  %-48s", (unsigned long long)(CODE_AT + off[i] + at), text);
+			disassemble(it->code + at, it->len - at,
+				    p->mode == MODE64 ? 8 : 4, CODE_AT + off[i] + at,
+				    text, sizeof(text));
+			printf("  %llx  %-48s",
+			       (unsigned long long)(CODE_AT + off[i] + at), text);
 			for (unsigned n = 0; n < d.zi.length; n++)
 				printf(" %02x", it->code[at + n]);
 			puts("");
@@ -659,12 +688,15 @@ static int run_all(const struct options *opt)
 	box_fill(&b, &rng);
 	forms_find(&forms, cpu.features, guest_features(b.guest), &rng);
 	pool_fill(&pool, &forms);
-	for (n = opt->first; n - opt->first < opt->programs && now_ns() < end && failures < 5; n++) {
-		/* Each program has random numbers of its own, so that it can be had again. */
+	for (n = opt->first;
+	     n - opt->first < opt->programs && now_ns() < end && failures < 5; n++) {
+		/* Each program has random numbers of its own, so that it can be had
+		 * again. */
 		struct rng own = { opt->seed * UINT64_C(0x9e3779b97f4a7c15) + n };
 
-		snprintf(progress->now, sizeof(progress->now), "program %llu of seed %llu",
-			 (unsigned long long)n, (unsigned long long)opt->seed);
+		snprintf(progress->now, sizeof(progress->now),
+			 "program %llu of seed %llu", (unsigned long long)n,
+			 (unsigned long long)opt->seed);
 		rng_fill(&own, memory, sizeof(memory));
 		gen_program(&own, &pool, &p);
 		insns += p.count;
@@ -689,14 +721,18 @@ static int run_all(const struct options *opt)
 
 static int usage(void)
 {
-	fputs("usage: diff [--engine NAME] [--seed N] [--seconds N] [--first N] [--programs N]\n", stderr);
+	fputs("usage: diff [--engine NAME] [--seed N] [--seconds N] [--first N] "
+	      "[--programs N]\n",
+	      stderr);
 	return 2;
 }
 
 int main(int argc, char **argv)
 {
-	struct options opt = { .engine = engine_by_name("interp"), .seed = 1,
-			       .programs = DEFAULT_PROGRAMS, .seconds = DEFAULT_SECONDS };
+	struct options opt = { .engine = engine_by_name("interp"),
+			       .seed = 1,
+			       .programs = DEFAULT_PROGRAMS,
+			       .seconds = DEFAULT_SECONDS };
 	pid_t child;
 
 	for (int i = 1; i < argc; i += 2) {
@@ -714,7 +750,8 @@ int main(int argc, char **argv)
 		else if (!strcmp(arg, "--seed"))
 			opt.seed = strtoull(val, NULL, 0);
 		else if (!strcmp(arg, "--seconds"))
-			opt.seconds = (unsigned)strtoul(val, NULL, 0), opt.programs = ~UINT64_C(0);
+			opt.seconds = (unsigned)strtoul(val, NULL, 0),
+			opt.programs = ~UINT64_C(0);
 		else if (!strcmp(arg, "--first"))
 			opt.first = strtoull(val, NULL, 0);
 		else if (!strcmp(arg, "--programs"))

@@ -132,19 +132,42 @@ static void vary(struct rng *rng, struct enc *e)
 		e->tail[0] = (u8)(0xc0 | (e->tail[0] & 0x38) | (rng64(rng) & 7));
 }
 
-/* Bytes of an instruction of the form, 0: none was found. */
+/* Put prefixes in front that may mean nothing, or not come where they should. */
+static unsigned add_prefixes(struct rng *rng, u8 *bytes, unsigned len)
+{
+	static const u8 some[] = { 0x66, 0x67, 0xf2, 0xf3, 0x2e, 0x3e, 0x26, 0x36,
+				   0x64, 0x65, 0x40, 0x48, 0x41, 0x44, 0x4f, 0x4d };
+	unsigned n = 1 + rng_below(rng, 4);
+
+	if (len + n > 15)
+		return len;
+	memmove(bytes + n, bytes, len);
+	for (unsigned i = 0; i < n; i++)
+		bytes[i] = some[rng_below(rng, ARRAY_SIZE(some))];
+	return len + n;
+}
+
+/* Bytes of an instruction of the form or near it, 0: none was found. */
 static unsigned make_insn(struct both *b, const struct form *f, u8 *out)
 {
 	for (unsigned tries = 0; tries < 12; tries++) {
 		struct enc e =
 			f->sample[rng_below(&b->rng, MIN(f->seen, (u32)FORM_SAMPLES))];
 		struct decoded d;
-		u8 bytes[32];
+		u8 bytes[48];
 
 		if (tries < 11)
 			vary(&b->rng, &e);
 		if (!form_decode(MODE64, bytes, enc_bytes(&e, bytes), &d) ||
-		    form_key(&d) != f->key || !usable(b, &d))
+		    form_key(&d) != f->key)
+			continue;
+		if (rng_one_in(&b->rng, 6)) {
+			unsigned len = add_prefixes(&b->rng, bytes, d.zi.length);
+
+			if (!form_decode(MODE64, bytes, len, &d) || d.zi.length != len)
+				continue;
+		}
+		if (!usable(b, &d))
 			continue;
 		memcpy(out, bytes, d.zi.length);
 		return d.zi.length;
@@ -277,8 +300,8 @@ static void run_program(struct both *b, const struct program *p,
 		if (!next)
 			return;
 		s[0].rip = next;
-		s[0].gpr[RBX] = BASE_RBX;
-		s[0].gpr[R10] = BASE_R10;
+		s[0].gpr[RBX] = start->gpr[RBX];
+		s[0].gpr[R10] = start->gpr[R10];
 		s[0].gpr[RSI] = start->gpr[RSI];
 	}
 }
@@ -290,6 +313,13 @@ static void gen_start(struct both *b, struct state *s, const struct program *p)
 		s->gpr[i] = rng64(&b->rng) >> rng_below(&b->rng, 64);
 	s->gpr[RBX] = BASE_RBX;
 	s->gpr[R10] = BASE_R10;
+	/* Where writing faults; where the page ends. */
+	if (rng_one_in(&b->rng, 4))
+		s->gpr[R10] = RO_BASE + 0x7c0;
+	if (rng_one_in(&b->rng, 4))
+		s->gpr[RBX] = RW_END - 0x40;
+	s->fs_base = 0x40;
+	s->gs_base = (u64)-0x80;
 	s->gpr[RSI] = 8 * rng_below(&b->rng, 32);
 	s->gpr[RSP] = RW_END - 0x100;
 	/* For string instructions. */

@@ -21,7 +21,8 @@ void forms_find(struct form_list *l, const u32 *host, const u32 *guest, struct r
 		struct decoded d;
 		u8 bytes[40];
 
-		if (!form_decode((enum mode)f->mode, bytes, enc_bytes(&f->sample[0], bytes), &d))
+		if (!form_decode((enum mode)f->mode, bytes,
+				 enc_bytes(&f->sample[0], bytes), &d))
 			continue;
 		f->cls = (u8)form_class_of(host, &d);
 		if (f->cls != FORM_ABSENT && !isa_present(guest, &d.zi))
@@ -49,7 +50,8 @@ int progress_watch(const struct progress *p, pid_t child)
 		if (got == child && WIFEXITED(status))
 			return WEXITSTATUS(status);
 		if (got == child) {
-			printf("not ok died of signal %d in: %s\n", WTERMSIG(status), p->now);
+			printf("not ok died of signal %d in: %s\n", WTERMSIG(status),
+			       p->now);
 			return 1;
 		}
 		if (p->tests != seen) {

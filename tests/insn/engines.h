@@ -14,7 +14,7 @@
 static inline const struct engine *engine_by_name(const char *name)
 {
 	static const struct engine *const engines[] = {
-		&engine_interp,	       &engine_translate,      &engine_translate_eager,
+		&engine_interp,        &engine_translate,      &engine_translate_eager,
 		&engine_translate_one, &engine_translate_tiny, &engine_translate_slow,
 		&engine_check,
 	};
@@ -34,7 +34,8 @@ static inline size_t engine_front(const struct engine *e)
 static inline struct vcpu *engine_vcpu_new(const struct engine *e)
 {
 	size_t own = align_up(sizeof(struct vcpu), 64);
-	u8 *p = xzalloc_aligned(PAGE_SIZE, engine_front(e) + align_up(own + e->area, PAGE_SIZE));
+	u8 *p = xzalloc_aligned(PAGE_SIZE,
+				engine_front(e) + align_up(own + e->area, PAGE_SIZE));
 	struct vcpu *v = (struct vcpu *)(void *)(p + engine_front(e));
 
 	v->engine_area = (u8 *)v + own;

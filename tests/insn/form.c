@@ -2,8 +2,8 @@
  * Walking the opcode space: see form.h.
  *
  * SDM volume 2 chapter 2 and appendix A. Prefixes, maps, W, L and ModRM are tried in all
- * combinations that can select an instruction; the decoder says what is one. Two encodings
- * with the same opcode and the same kinds and sizes of operands are one form.
+ * combinations that can select an instruction; the decoder says what is one. Two
+ * encodings with the same opcode and the same kinds and sizes of operands are one form.
  */
 #include "form.h"
 
@@ -88,19 +88,21 @@ bool form_decode(enum mode mode, const u8 *bytes, unsigned len, struct decoded *
 		for (unsigned m = 0; m < MODE_COUNT; m++) {
 			ZydisDecoderInit(&decoder[m], modes[m].mode, modes[m].width);
 			/* NOPs on processors without these; as x86/decode.c has it. */
-			ZydisDecoderEnableMode(&decoder[m], ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-			ZydisDecoderEnableMode(&decoder[m], ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+			ZydisDecoderEnableMode(&decoder[m], ZYDIS_DECODER_MODE_MPX,
+					       ZYAN_FALSE);
+			ZydisDecoderEnableMode(&decoder[m], ZYDIS_DECODER_MODE_CET,
+					       ZYAN_FALSE);
 		}
 		ready = true;
 	}
-	return ZYAN_SUCCESS(
-		ZydisDecoderDecodeFull(&decoder[mode], bytes, MIN(len, 15u), &d->zi, d->op));
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder[mode], bytes, MIN(len, 15u),
+						   &d->zi, d->op));
 }
 
 /* ---- identity ---- */
 
-#define PREFIX_ATTRS                                                                               \
-	(ZYDIS_ATTRIB_HAS_LOCK | ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |                    \
+#define PREFIX_ATTRS                                                                     \
+	(ZYDIS_ATTRIB_HAS_LOCK | ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |          \
 	 ZYDIS_ATTRIB_HAS_REPNE)
 
 static void mix(u64 *h, u64 v)
@@ -155,8 +157,7 @@ u64 form_key(const struct decoded *d)
 			mix(&h, o->imm.is_relative);
 			mix(&h, fixed_register(o));
 			break;
-		default:
-			break;
+		default: break;
 		}
 	}
 	return h;
@@ -171,7 +172,8 @@ static int operand_name(const ZydisDecodedOperand *o, char *buf, size_t size)
 		if (o->encoding == ZYDIS_OPERAND_ENCODING_MASK)
 			return snprintf(buf, size, "{k}");
 		if (fixed_register(o))
-			return snprintf(buf, size, "%s", ZydisRegisterGetString(o->reg.value));
+			return snprintf(buf, size, "%s",
+					ZydisRegisterGetString(o->reg.value));
 		switch (ZydisRegisterGetClass(o->reg.value)) {
 		case ZYDIS_REGCLASS_GPR8: cls = "r8"; break;
 		case ZYDIS_REGCLASS_GPR16: cls = "r16"; break;
@@ -193,9 +195,11 @@ static int operand_name(const ZydisDecodedOperand *o, char *buf, size_t size)
 	case ZYDIS_OPERAND_TYPE_MEMORY:
 		if (o->mem.type == ZYDIS_MEMOP_TYPE_VSIB)
 			return snprintf(buf, size, "m%u[%s]", o->size,
-					ZydisRegisterGetClass(o->mem.index) == ZYDIS_REGCLASS_XMM
+					ZydisRegisterGetClass(o->mem.index) ==
+							ZYDIS_REGCLASS_XMM
 						? "xmm"
-					: ZydisRegisterGetClass(o->mem.index) == ZYDIS_REGCLASS_YMM
+					: ZydisRegisterGetClass(o->mem.index) ==
+							ZYDIS_REGCLASS_YMM
 						? "ymm"
 						: "zmm");
 		return snprintf(buf, size, "m%u", o->size);
@@ -203,18 +207,22 @@ static int operand_name(const ZydisDecodedOperand *o, char *buf, size_t size)
 	default:
 		if (fixed_register(o))
 			return snprintf(buf, size, "1");
-		return snprintf(buf, size, "%s%u", o->imm.is_relative ? "rel" : "imm", o->size);
+		return snprintf(buf, size, "%s%u", o->imm.is_relative ? "rel" : "imm",
+				o->size);
 	}
 }
 
 static void form_name(const struct decoded *d, char *buf, size_t size)
 {
-	static const char *const maps[] = { "",	   "0f",   "0f38", "0f3a", "map4", "map5",
-					    "map6", "map7", "0f0f", "xop8", "xop9", "xopA" };
+	static const char *const maps[] = { "",     "0f",   "0f38", "0f3a",
+					    "map4", "map5", "map6", "map7",
+					    "0f0f", "xop8", "xop9", "xopA" };
 	const ZydisDecodedInstruction *zi = &d->zi;
 	unsigned n;
 
-#define ADD(...) n += (unsigned)snprintf(buf + MIN(n, size - 1), size - MIN(n, size - 1), __VA_ARGS__)
+#define ADD(...)                                                                         \
+	n += (unsigned)snprintf(buf + MIN(n, size - 1), size - MIN(n, size - 1),         \
+				__VA_ARGS__)
 	n = 0;
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_LOCK)
 		ADD("lock ");
@@ -322,9 +330,11 @@ static void set_tail(struct enc *e, u8 modrm)
 	memcpy(e->tail + 1, tail_filler, sizeof(tail_filler));
 }
 
-static void walk_legacy_opcode(struct form_list *l, enum mode mode, struct enc *e, struct rng *rng)
+static void walk_legacy_opcode(struct form_list *l, enum mode mode, struct enc *e,
+			       struct rng *rng)
 {
-	/* One memory operand of each kind, and all registers: some opcodes end in ModRM.rm. */
+	/* One memory operand of each kind, and all registers: some opcodes end in
+	 * ModRM.rm. */
 	for (unsigned reg = 0; reg < 8; reg++) {
 		set_tail(e, (u8)(reg << 3 | 1));
 		add(l, mode, e, rng);
@@ -348,15 +358,17 @@ static void walk_legacy_opcode(struct form_list *l, enum mode mode, struct enc *
 
 static void walk_legacy(struct form_list *l, enum mode mode, struct rng *rng)
 {
-	static const u8 sets[][3] = { { 0 },	      { 0x66 },	      { 0xf2 },	      { 0xf3 },
-				      { 0x66, 0xf2 }, { 0x66, 0xf3 }, { 0xf0 },	      { 0xf0, 0x66 },
-				      { 0x67 },	      { 0x67, 0x66 }, { 0x67, 0xf3 }, { 0x67, 0xf2 } };
+	static const u8 sets[][3] = { { 0 },          { 0x66 },       { 0xf2 },
+				      { 0xf3 },       { 0x66, 0xf2 }, { 0x66, 0xf3 },
+				      { 0xf0 },       { 0xf0, 0x66 }, { 0x67 },
+				      { 0x67, 0x66 }, { 0x67, 0xf3 }, { 0x67, 0xf2 } };
 
 	for (unsigned s = 0; s < ARRAY_SIZE(sets); s++) {
 		for (unsigned w = 0; w < (mode == MODE64 ? 2u : 1u); w++) {
 			for (unsigned map = 0; map < 4; map++) {
 				for (unsigned op = 0; op < 256; op++) {
-					struct enc e = { .map = (u8)map, .opcode = (u8)op,
+					struct enc e = { .map = (u8)map,
+							 .opcode = (u8)op,
 							 .w = (u8)w };
 
 					while (e.prefixes < 3 && sets[s][e.prefixes])
@@ -369,7 +381,8 @@ static void walk_legacy(struct form_list *l, enum mode mode, struct rng *rng)
 	}
 }
 
-static void walk_modrm(struct form_list *l, enum mode mode, struct enc *e, struct rng *rng)
+static void walk_modrm(struct form_list *l, enum mode mode, struct enc *e,
+		       struct rng *rng)
 {
 	for (unsigned reg = 0; reg < 8; reg++) {
 		set_tail(e, (u8)(0xc1 | reg << 3));
@@ -383,15 +396,19 @@ static void walk_modrm(struct form_list *l, enum mode mode, struct enc *e, struc
 	}
 }
 
-static void walk_vex(struct form_list *l, enum mode mode, enum enc_kind kind, struct rng *rng)
+static void walk_vex(struct form_list *l, enum mode mode, enum enc_kind kind,
+		     struct rng *rng)
 {
 	unsigned first = kind == ENC_XOP ? 8 : 1;
 
 	for (unsigned map = first; map < first + 3; map++)
 		for (unsigned n = 0; n < 16; n++)
 			for (unsigned op = 0; op < 256; op++) {
-				struct enc e = { .kind = (u8)kind, .map = (u8)map,
-						 .opcode = (u8)op, .pp = n & 3, .l = n >> 2 & 1,
+				struct enc e = { .kind = (u8)kind,
+						 .map = (u8)map,
+						 .opcode = (u8)op,
+						 .pp = n & 3,
+						 .l = n >> 2 & 1,
 						 .w = (u8)(n >> 3) };
 
 				walk_modrm(l, mode, &e, rng);
@@ -405,9 +422,13 @@ static void walk_evex(struct form_list *l, enum mode mode, struct rng *rng)
 	for (unsigned m = 0; m < ARRAY_SIZE(maps); m++)
 		for (unsigned n = 0; n < 128; n++)
 			for (unsigned op = 0; op < 256; op++) {
-				struct enc e = { .kind = ENC_EVEX, .map = maps[m],
-						 .opcode = (u8)op, .pp = n & 3, .w = n >> 2 & 1,
-						 .l = n >> 3 & 3, .bc = n >> 5 & 1,
+				struct enc e = { .kind = ENC_EVEX,
+						 .map = maps[m],
+						 .opcode = (u8)op,
+						 .pp = n & 3,
+						 .w = n >> 2 & 1,
+						 .l = n >> 3 & 3,
+						 .bc = n >> 5 & 1,
 						 .aaa = (u8)(n >> 6) };
 
 				walk_modrm(l, mode, &e, rng);

@@ -1,6 +1,6 @@
 /*
- * Instruction forms: every combination of mnemonic, opcode, encoding and operand kinds and
- * sizes that the decoder knows, found by walking the opcode space.
+ * Instruction forms: every combination of mnemonic, opcode, encoding and operand kinds
+ * and sizes that the decoder knows, found by walking the opcode space.
  */
 #pragma once
 
@@ -18,21 +18,23 @@ struct enc {
 	u8 map;       /* legacy: 0 none, 1 0F, 2 0F38, 3 0F3A; else as encoded */
 	u8 prefix[4]; /* legacy prefixes, in this order */
 	u8 prefixes;
-	bool rex;  /* have one even if it is empty */
-	bool vex2; /* two-byte VEX where that is possible */
+	bool rex;                    /* have one even if it is empty */
+	bool vex2;                   /* two-byte VEX where that is possible */
 	u8 w, r, x, b, r2, v2, vvvv; /* as numbers: not inverted */
 	u8 l, pp, z, bc, aaa;
 	u8 opcode;
-	u8 tail[13]; /* ModRM, SIB, displacement, immediates: as many as the decoder takes */
+	u8 tail[13]; /* ModRM, SIB, displacement, immediates: as many as the decoder takes
+		      */
 };
 
 enum form_class {
-	FORM_USER,     /* anybody may execute it */
-	FORM_FAULTS,   /* not at CPL 3: the fault is compared */
-	FORM_OWN,      /* its result is the machine's own (time, CPUID): the rest is compared */
-	FORM_SYSTEM,   /* cannot be tried in a host process: guest tests */
-	FORM_ABSENT,   /* the host lacks it */
-	FORM_REFUSED,  /* the host has it, the guest's CPU never does */
+	FORM_USER,   /* anybody may execute it */
+	FORM_FAULTS, /* not at CPL 3: the fault is compared */
+	FORM_OWN, /* its result is the machine's own (time, CPUID): the rest is compared
+		   */
+	FORM_SYSTEM,  /* cannot be tried in a host process: guest tests */
+	FORM_ABSENT,  /* the host lacks it */
+	FORM_REFUSED, /* the host has it, the guest's CPU never does */
 	FORM_CLASS_COUNT,
 };
 
@@ -42,12 +44,12 @@ struct form {
 	u64 key;
 	char name[96];
 	struct enc sample[FORM_SAMPLES]; /* different encodings of it */
-	u32 seen; /* encodings seen in the walk */
+	u32 seen;                        /* encodings seen in the walk */
 	u16 mnemonic;
-	u8 mode;  /* enum mode */
-	u8 kind;  /* enum enc_kind */
-	u8 cls;   /* enum form_class */
-	u8 isa;   /* ZydisISASet */
+	u8 mode; /* enum mode */
+	u8 kind; /* enum enc_kind */
+	u8 cls;  /* enum form_class */
+	u8 isa;  /* ZydisISASet */
 	/* Filled by the tests. */
 	u32 runs, completed, failures;
 	char why[256]; /* the first failure */
@@ -66,7 +68,8 @@ struct decoded {
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 };
 
-/* Bytes of an encoding, at most 15 + 13. The instruction's length is for the decoder to say. */
+/* Bytes of an encoding, at most 15 + 13. The instruction's length is for the decoder to
+ * say. */
 unsigned enc_bytes(const struct enc *e, u8 *buf);
 bool form_decode(enum mode mode, const u8 *bytes, unsigned len, struct decoded *d);
 /* Equal for encodings of one form. */

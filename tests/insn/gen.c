@@ -35,16 +35,30 @@ void box_fill(struct box *b, struct rng *rng)
 u64 gen_value(struct rng *rng)
 {
 	static const u64 special[] = {
-		0,	    1,		0x7f,		    0x80,	 0xff,
-		0x7fff,	    0x8000,	0xffff,		    0x7fffffff,	 0x80000000,
-		0xffffffff, 0x100000000, 0x7fffffffffffffff, 1ull << 63, ~0ull,
+		0,
+		1,
+		0x7f,
+		0x80,
+		0xff,
+		0x7fff,
+		0x8000,
+		0xffff,
+		0x7fffffff,
+		0x80000000,
+		0xffffffff,
+		0x100000000,
+		0x7fffffffffffffff,
+		1ull << 63,
+		~0ull,
 	};
 
 	switch (rng_below(rng, 8)) {
 	case 0: return rng_below(rng, 64);
 	case 1: return (u64) - (i64)rng_below(rng, 64);
 	case 2: return special[rng_below(rng, ARRAY_SIZE(special))];
-	case 3: return special[rng_below(rng, ARRAY_SIZE(special))] + rng_below(rng, 5) - 2;
+	case 3:
+		return special[rng_below(rng, ARRAY_SIZE(special))] + rng_below(rng, 5) -
+		       2;
 	case 4: return 1ull << rng_below(rng, 64);
 	case 5: return rng64(rng) >> rng_below(rng, 64);
 	default: return rng64(rng);
@@ -58,12 +72,24 @@ static u64 gen_float(struct rng *rng, unsigned exp_bits, unsigned frac_bits)
 	u64 frac = rng64(rng) & ((1ull << frac_bits) - 1), exp;
 
 	switch (rng_below(rng, 10)) {
-	case 0: exp = 0; frac = 0; break;
+	case 0:
+		exp = 0;
+		frac = 0;
+		break;
 	case 1: exp = 0; break;
-	case 2: exp = exp_max; frac = 0; break;
+	case 2:
+		exp = exp_max;
+		frac = 0;
+		break;
 	case 3: exp = exp_max; break;
-	case 4: exp = bias; frac = 0; break;
-	case 5: exp = bias + rng_below(rng, 24); frac = 0; break;
+	case 4:
+		exp = bias;
+		frac = 0;
+		break;
+	case 5:
+		exp = bias + rng_below(rng, 24);
+		frac = 0;
+		break;
 	case 6: exp = rng64(rng) & exp_max; break;
 	case 7: exp = bias + rng_below(rng, 70); break; /* around integers' limits */
 	default: exp = bias - 4 + rng_below(rng, 8); break;
@@ -105,9 +131,7 @@ static void gen_elements(struct rng *rng, u8 *p, unsigned len)
 			memcpy(p + i, &v, 8);
 		}
 		break;
-	default:
-		rng_fill(rng, p, len);
-		break;
+	default: rng_fill(rng, p, len); break;
 	}
 }
 
@@ -117,7 +141,7 @@ static void gen_x87(struct rng *rng, u8 *x)
 	u16 fsw = (u16)(rng64(rng) & 0x7f7f);
 
 	if (rng_one_in(rng, 16))
-		fcw &= (u16)~(rng64(rng) & 0x3f);
+		fcw &= (u16) ~(rng64(rng) & 0x3f);
 	if (rng_below(rng, 8))
 		fcw |= 0x300;
 	if (rng_below(rng, 4))
@@ -127,7 +151,9 @@ static void gen_x87(struct rng *rng, u8 *x)
 		fsw |= 0x8080;
 	memcpy(x + XSAVE_FCW, &fcw, 2);
 	memcpy(x + XSAVE_FSW, &fsw, 2);
-	x[XSAVE_FTW] = (u8)(rng_below(rng, 3) ? rng64(rng) | rng64(rng) : rng_below(rng, 2) ? 0xff : 0);
+	x[XSAVE_FTW] = (u8)(rng_below(rng, 3)   ? rng64(rng) | rng64(rng)
+			    : rng_below(rng, 2) ? 0xff
+						: 0);
 	x[XSAVE_FTW + 1] = 0;
 	for (unsigned i = 0; i < 8; i++) {
 		u64 mant = rng64(rng) | BIT(63);
@@ -135,14 +161,20 @@ static void gen_x87(struct rng *rng, u8 *x)
 
 		switch (rng_below(rng, 8)) {
 		case 0: mant = 0; break;
-		case 1: exp |= 0x7fff; mant = rng_below(rng, 2) ? BIT(63) : mant; break;
+		case 1:
+			exp |= 0x7fff;
+			mant = rng_below(rng, 2) ? BIT(63) : mant;
+			break;
 		case 2: mant &= ~BIT(63); break; /* denormal */
 		case 3: exp |= (u16)rng_below(rng, 0x8000); break;
 		case 4:
 			mant = rng64(rng);
 			exp |= (u16)rng_below(rng, 0x8000);
 			break;
-		case 5: exp |= 0x3fff; mant = BIT(63); break;
+		case 5:
+			exp |= 0x3fff;
+			mant = BIT(63);
+			break;
 		default: exp |= (u16)(0x3fff - 20 + rng_below(rng, 90)); break;
 		}
 		memcpy(x + XSAVE_ST + i * 16, &mant, 8);
@@ -173,7 +205,8 @@ static void gen_opmasks(struct rng *rng, u8 *x)
 	}
 }
 
-/* Where a component is not in use its bytes say so too: that is how x86/xsave.h has it. */
+/* Where a component is not in use its bytes say so too: that is how x86/xsave.h has it.
+ */
 static void clear_unused(u8 *x, u64 bv)
 {
 	if (!(bv & XCR0_X87)) {
@@ -218,8 +251,10 @@ static void gen_xsave(struct rng *rng, u8 *x)
 
 static void gen_segments(struct rng *rng, struct state *s, enum mode mode)
 {
-	static const u16 other[] = { SEL_DS, SEL_LDT_DS32, SEL_LDT_DS16, SEL_LDT_SHORT,
-				     SEL_LDT_RO, SEL_LDT_DOWN, SEL_CS32, 0 };
+	static const u16 other[] = { SEL_DS,       SEL_LDT_DS32,
+				     SEL_LDT_DS16, SEL_LDT_SHORT,
+				     SEL_LDT_RO,   SEL_LDT_DOWN,
+				     SEL_CS32,     0 };
 	bool flat = rng_below(rng, 4);
 
 	memset(s->sel, 0, sizeof(s->sel));
@@ -228,8 +263,10 @@ static void gen_segments(struct rng *rng, struct state *s, enum mode mode)
 	case MODE64:
 		s->sel[CS] = SEL_CS64;
 		s->sel[SS] = SEL_DS;
-		s->fs_base = rng_below(rng, 2) ? rng_below(rng, 1u << 28) : rng64(rng) >> 17;
-		s->gs_base = rng_below(rng, 2) ? rng_below(rng, 1u << 28) : rng64(rng) >> 17;
+		s->fs_base =
+			rng_below(rng, 2) ? rng_below(rng, 1u << 28) : rng64(rng) >> 17;
+		s->gs_base =
+			rng_below(rng, 2) ? rng_below(rng, 1u << 28) : rng64(rng) >> 17;
 		return;
 	case MODE32:
 		s->sel[CS] = rng_below(rng, 4) ? SEL_CS32 : SEL_LDT_CS32;
@@ -324,8 +361,9 @@ bool gen_code(struct rng *rng, const struct form *f, struct test *t)
 
 		rng_fill(rng, e.tail, sizeof(e.tail));
 		/* The kind of operand stays; half of the time the group's opcode too. */
-		e.tail[0] = (u8)((e.tail[0] & 0x3f) |
-				 ((modrm & 0xc0) == 0xc0 ? 0xc0 : rng_below(rng, 3) << 6));
+		e.tail[0] =
+			(u8)((e.tail[0] & 0x3f) |
+			     ((modrm & 0xc0) == 0xc0 ? 0xc0 : rng_below(rng, 3) << 6));
 		if (try & 1)
 			e.tail[0] = (u8)((e.tail[0] & 0xc7) | (modrm & 0x38));
 		if (try % 6 == 5)
@@ -363,7 +401,8 @@ bool gen_code(struct rng *rng, const struct form *f, struct test *t)
 
 static unsigned gpr_of(ZydisRegister r)
 {
-	return (unsigned)(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r) -
+	return (unsigned)(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
+							   r) -
 			  ZYDIS_REGISTER_RAX);
 }
 
@@ -380,8 +419,9 @@ static void set_gpr(struct state *s, ZydisRegister r, u64 val)
 }
 
 /*
- * Other overrides do not cancel one of FS or GS in 64-bit mode: Zydis looks at the last prefix alone.
- * Only operands that can be overridden come here, or with ES, or from the stack without any.
+ * Other overrides do not cancel one of FS or GS in 64-bit mode: Zydis looks at the last
+ * prefix alone. Only operands that can be overridden come here, or with ES, or from the
+ * stack without any.
  */
 static unsigned override64(const struct test *t, unsigned n)
 {
@@ -416,7 +456,9 @@ static void patch(struct test *t, unsigned offset, u64 val, unsigned bits)
 /* A target of 'size' bytes: mostly good, sometimes at an edge. */
 static u64 gen_target(struct rng *rng, const struct test *t, unsigned size, bool stack)
 {
-	unsigned align = size >= 64 ? 64 : size >= 1 ? 1u << (31 - __builtin_clz(size)) : 1;
+	unsigned align = size >= 64  ? 64
+			 : size >= 1 ? 1u << (31 - __builtin_clz(size))
+				     : 1;
 	u64 in_page = RW_BASE + 0x800 + rng_below(rng, RW_SIZE - 0x2000);
 	u32 kind = rng_below(rng, stack ? 400 : 100);
 
@@ -440,8 +482,11 @@ static u64 gen_target(struct rng *rng, const struct test *t, unsigned size, bool
 		return RO_END - rng_below(rng, size + 1);
 	if (t->mode != MODE64)
 		return in_page;
-	/* Not canonical, or becoming so. */
-	return (1ull << 47) + (rng_below(rng, 2) ? rng_below(rng, 64) : (u64)-rng_below(rng, size));
+	if (rng_below(rng, 4) == 0)
+		return (1ull << 47) + (rng64(rng) >> 17); /* not canonical */
+	/* Becoming so. */
+	return (1ull << 47) +
+	       (rng_below(rng, 2) ? rng_below(rng, 64) : -(u64)rng_below(rng, size));
 }
 
 /* SIB without base: mod 0, base 5. */
@@ -452,11 +497,13 @@ static bool no_base(const ZydisDecodedInstruction *zi)
 }
 
 /* Make the operand's address 'target' by choosing registers or the displacement. */
-static bool place(struct rng *rng, struct test *t, const ZydisDecodedOperand *o, u64 target)
+static bool place(struct rng *rng, struct test *t, const ZydisDecodedOperand *o,
+		  u64 target)
 {
 	const ZydisDecodedOperandMem *m = &o->mem;
 	const ZydisDecodedInstruction *zi = &t->d.zi;
-	bool has_base = m->base != ZYDIS_REGISTER_NONE, has_index = m->index != ZYDIS_REGISTER_NONE;
+	bool has_base = m->base != ZYDIS_REGISTER_NONE,
+	     has_index = m->index != ZYDIS_REGISTER_NONE;
 	unsigned bytes = has_base ? width_of(m->base) : zi->address_width / 8;
 	u64 mask = size_mask(bytes), off = (target - seg_base_of(t, m->segment)) & mask;
 	u64 disp = (u64)m->disp.value, index = 0;
@@ -470,7 +517,8 @@ static bool place(struct rng *rng, struct test *t, const ZydisDecodedOperand *o,
 	}
 
 	/* Does the address width let us get there at all? */
-	if (((off + seg_base_of(t, m->segment)) & (t->mode == MODE64 ? ~0ull : 0xffffffff)) != target)
+	if (((off + seg_base_of(t, m->segment)) &
+	     (t->mode == MODE64 ? ~0ull : 0xffffffff)) != target)
 		return false;
 	if (m->base == ZYDIS_REGISTER_RIP || m->base == ZYDIS_REGISTER_EIP) {
 		u64 rel = off - (t->start.rip + t->len);
@@ -569,17 +617,20 @@ static u64 gen_code_target(struct rng *rng, const struct test *t)
 	return t->at + (d < 0 ? (u64)(i64)d : (u64)d + t->len);
 }
 
-static const u16 code_selectors[] = { SEL_CS64,	    SEL_CS64, SEL_CS32, SEL_LDT_CS16, SEL_LDT_CS32,
-				      SEL_CS64 & ~3, SEL_DS,   0,	 SEL_LDT_NP,   0x10 };
-static const u16 data_selectors[] = { SEL_DS,	    SEL_DS,	  SEL_LDT_DS16, SEL_LDT_DS32,
-				      SEL_LDT_SHORT, SEL_LDT_RO,   SEL_LDT_DOWN, SEL_LDT_NP,
-				      SEL_CS32,	    SEL_CS64,	  SEL_LDT_CS16, 0,
-				      0x2f,	    0x18,	  0x08,		0x40,
-				      0xfff8,	    0x47,	  0x28 };
+static const u16 code_selectors[] = { SEL_CS64,     SEL_CS64,      SEL_CS32, SEL_LDT_CS16,
+				      SEL_LDT_CS32, SEL_CS64 & ~3, SEL_DS,   0,
+				      SEL_LDT_NP,   0x10 };
+static const u16 data_selectors[] = {
+	SEL_DS,       SEL_DS,     SEL_LDT_DS16, SEL_LDT_DS32, SEL_LDT_SHORT, SEL_LDT_RO,
+	SEL_LDT_DOWN, SEL_LDT_NP, SEL_CS32,     SEL_CS64,     SEL_LDT_CS16,  0,
+	0x2f,         0x18,       0x08,         0x40,         0xfff8,        0x47,
+	0x28
+};
 
 static u16 gen_code_selector(struct rng *rng)
 {
-	return code_selectors[rng_below(rng, rng_below(rng, 2) ? 5 : ARRAY_SIZE(code_selectors))];
+	return code_selectors[rng_below(
+		rng, rng_below(rng, 2) ? 5 : ARRAY_SIZE(code_selectors))];
 }
 
 static u16 gen_data_selector(struct rng *rng)
@@ -594,19 +645,21 @@ static u64 code_offset(u16 sel, u64 lin)
 }
 
 /* IP, CS and what follows them at 'lin': a far pointer, or a return frame. */
-static void poke_frame(struct box *b, struct rng *rng, const struct test *t, u64 lin, unsigned size,
-		       bool iret)
+static void poke_frame(struct box *b, struct rng *rng, const struct test *t, u64 lin,
+		       unsigned size, bool iret)
 {
 	u16 sel = gen_code_selector(rng);
 	u64 frame[5] = { code_offset(sel, gen_code_target(rng, t)), sel,
-			 (rng64(rng) & RFLAGS_STATUS) | 0x202, t->start.gpr[RSP], SEL_DS };
+			 (rng64(rng) & RFLAGS_STATUS) | 0x202, t->start.gpr[RSP],
+			 SEL_DS };
 
 	/*
-	 * Not AC: where IRET itself then faults for its frame's alignment, with AC still clear, the host's
-	 * kernel takes it for a split lock and tries again for ever.
+	 * Not AC: where IRET itself then faults for its frame's alignment, with AC still
+	 * clear, the host's kernel takes it for a split lock and tries again for ever.
 	 */
 	if (iret && rng_one_in(rng, 4))
-		frame[2] = rng64(rng) & 0x3f7fd7 & ~(u64)(RFLAGS_VM | RFLAGS_TF | RFLAGS_AC);
+		frame[2] =
+			rng64(rng) & 0x3f7fd7 & ~(u64)(RFLAGS_VM | RFLAGS_TF | RFLAGS_AC);
 	if (rng_one_in(rng, 16))
 		frame[0] = 1ull << 47;
 	if (iret && rng_one_in(rng, 4)) {
@@ -690,9 +743,12 @@ static bool place_operands(struct rng *rng, struct test *t, struct placed *p)
 			continue;
 		}
 		stack = o->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
-			(o->mem.base == ZYDIS_REGISTER_RSP || o->mem.base == ZYDIS_REGISTER_ESP ||
-			 o->mem.base == ZYDIS_REGISTER_SP || o->mem.base == ZYDIS_REGISTER_RBP ||
-			 o->mem.base == ZYDIS_REGISTER_EBP || o->mem.base == ZYDIS_REGISTER_BP);
+			(o->mem.base == ZYDIS_REGISTER_RSP ||
+			 o->mem.base == ZYDIS_REGISTER_ESP ||
+			 o->mem.base == ZYDIS_REGISTER_SP ||
+			 o->mem.base == ZYDIS_REGISTER_RBP ||
+			 o->mem.base == ZYDIS_REGISTER_EBP ||
+			 o->mem.base == ZYDIS_REGISTER_BP);
 		if (stack) {
 			/* place_stack() did it. */
 			p->lin[i] = t->start.gpr[gpr_of(o->mem.base)] +
@@ -703,7 +759,8 @@ static bool place_operands(struct rng *rng, struct test *t, struct placed *p)
 			u64 target = gen_target(rng, t, size, false);
 
 			if (big && target >= RW_BASE && rng_below(rng, 8))
-				target = RW_BASE + 0x1000 + (rng_below(rng, 0x1800) & ~63u);
+				target = RW_BASE + 0x1000 +
+					 (rng_below(rng, 0x1800) & ~63u);
 			if (bit_string(t))
 				target = RW_BASE + 0x2000 + rng_below(rng, 0x1000);
 			done = place(rng, t, o, target);
@@ -718,6 +775,8 @@ static bool place_operands(struct rng *rng, struct test *t, struct placed *p)
 /* A valid XSAVE image, standard or compacted, or nearly so. */
 static void poke_xsave_image(struct box *b, struct rng *rng, struct test *t, u64 lin)
 {
+	/* Components that neither side has, and the mark of compacted images. */
+	static const u8 absent[] = { 3, 4, 8, 20, 31, 32, 40, 62, 63 };
 	u8 image[2816] __attribute__((aligned(64)));
 	u64 bv = STATE_XCR0, comp = 0;
 	u32 mxcsr = 0x1f80 | (u32)(rng64(rng) & 0xe07f);
@@ -727,11 +786,11 @@ static void poke_xsave_image(struct box *b, struct rng *rng, struct test *t, u64
 	if (rng_below(rng, 2))
 		bv &= rng64(rng);
 	if (rng_one_in(rng, 32))
-		bv |= BIT(rng_below(rng, 64));
+		bv |= BIT(absent[rng_below(rng, ARRAY_SIZE(absent))]);
 	if (rng_below(rng, 2))
 		comp = BIT(63) | bv | (rng64(rng) & STATE_XCR0);
 	if (rng_one_in(rng, 16))
-		comp ^= BIT(rng_below(rng, 64));
+		comp ^= BIT(absent[rng_below(rng, ARRAY_SIZE(absent))]);
 	memcpy(image + XSAVE_XSTATE_BV, &bv, 8);
 	memcpy(image + XSAVE_XCOMP_BV, &comp, 8);
 	if (rng_one_in(rng, 16))
@@ -742,7 +801,8 @@ static void poke_xsave_image(struct box *b, struct rng *rng, struct test *t, u64
 	(void)t;
 }
 
-static void special_xsave(struct box *b, struct rng *rng, struct test *t, const struct placed *p)
+static void special_xsave(struct box *b, struct rng *rng, struct test *t,
+			  const struct placed *p)
 {
 	const ZydisDecodedOperand *m = memory_operand(t);
 
@@ -754,6 +814,24 @@ static void special_xsave(struct box *b, struct rng *rng, struct test *t, const 
 	poke_xsave_image(b, rng, t, p->lin[m - t->d.op]);
 }
 
+/* Its mask is in EDX:EAX, which therefore are no good for the address. */
+static bool mask_is_address(const struct test *t)
+{
+	const ZydisDecodedOperand *m = memory_operand(t);
+
+	if (!m || (t->d.zi.meta.category != ZYDIS_CATEGORY_XSAVE &&
+		   t->d.zi.meta.category != ZYDIS_CATEGORY_XSAVEOPT))
+		return false;
+	for (unsigned i = 0; i < 2; i++) {
+		ZydisRegister r = i ? m->mem.index : m->mem.base;
+
+		if (r != ZYDIS_REGISTER_NONE && r != ZYDIS_REGISTER_RIP &&
+		    r != ZYDIS_REGISTER_EIP && (gpr_of(r) == RAX || gpr_of(r) == RDX))
+			return true;
+	}
+	return false;
+}
+
 static void special_divide(struct rng *rng, struct test *t)
 {
 	unsigned size = t->d.zi.operand_width / 8;
@@ -761,7 +839,8 @@ static void special_divide(struct rng *rng, struct test *t)
 	if (rng_one_in(rng, 4))
 		return;
 	if (size == 1) {
-		t->start.gpr[RAX] = (t->start.gpr[RAX] & ~0xffffull) | (u16)(i16)(i8)rng64(rng);
+		t->start.gpr[RAX] =
+			(t->start.gpr[RAX] & ~0xffffull) | (u16)(i16)(i8)rng64(rng);
 		return;
 	}
 	t->start.gpr[RDX] = rng_below(rng, 2) ? 0 : (u64) - (i64)rng_below(rng, 3);
@@ -772,11 +851,13 @@ static void special_counts(struct rng *rng, struct test *t)
 	u64 mask = size_mask(t->d.zi.address_width / 8);
 
 	if (rng_below(rng, 16))
-		t->start.gpr[RCX] = (t->start.gpr[RCX] & ~mask) | rng_below(rng, rng_below(rng, 2) ? 4 : 60);
+		t->start.gpr[RCX] = (t->start.gpr[RCX] & ~mask) |
+				    rng_below(rng, rng_below(rng, 2) ? 4 : 60);
 }
 
 /* Selector operands: in a register or in memory. */
-static void special_selector(struct box *b, struct rng *rng, struct test *t, const struct placed *p)
+static void special_selector(struct box *b, struct rng *rng, struct test *t,
+			     const struct placed *p)
 {
 	for (unsigned i = 0; i < t->d.zi.operand_count_visible; i++) {
 		const ZydisDecodedOperand *o = &t->d.op[i];
@@ -798,7 +879,8 @@ static void special_relative(struct rng *rng, struct test *t)
 		const struct ZydisDecodedInstructionRawImm_ *imm = &t->d.zi.raw.imm[i];
 
 		if (imm->size && imm->is_relative)
-			patch(t, imm->offset, gen_code_target(rng, t) - t->at - t->len, imm->size);
+			patch(t, imm->offset, gen_code_target(rng, t) - t->at - t->len,
+			      imm->size);
 	}
 }
 
@@ -808,7 +890,8 @@ static bool is_far(const struct test *t)
 }
 
 /* JMP, CALL with a register, memory or far pointer operand. */
-static void special_indirect(struct box *b, struct rng *rng, struct test *t, const struct placed *p)
+static void special_indirect(struct box *b, struct rng *rng, struct test *t,
+			     const struct placed *p)
 {
 	const ZydisDecodedOperand *o = &t->d.op[0];
 	u64 target = code_offset(t->start.sel[CS], gen_code_target(rng, t));
@@ -867,7 +950,8 @@ static void special_enter(struct rng *rng, struct test *t)
 	}
 }
 
-static void special_loads(struct box *b, struct rng *rng, struct test *t, const struct placed *p)
+static void special_loads(struct box *b, struct rng *rng, struct test *t,
+			  const struct placed *p)
 {
 	const ZydisDecodedOperand *m = memory_operand(t);
 	u64 lin = m ? p->lin[m - t->d.op] : 0;
@@ -927,7 +1011,8 @@ static void fill_operands(struct box *b, struct rng *rng, const struct test *t,
 	}
 }
 
-static void special(struct box *b, struct rng *rng, struct test *t, const struct placed *p)
+static void special(struct box *b, struct rng *rng, struct test *t,
+		    const struct placed *p)
 {
 	const ZydisDecodedInstruction *zi = &t->d.zi;
 
@@ -945,12 +1030,14 @@ static void special(struct box *b, struct rng *rng, struct test *t, const struct
 		return;
 	case ZYDIS_MNEMONIC_POP:
 		if (t->d.op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    ZydisRegisterGetClass(t->d.op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT) {
+		    ZydisRegisterGetClass(t->d.op[0].reg.value) ==
+			    ZYDIS_REGCLASS_SEGMENT) {
 			u64 sel = gen_data_selector(rng);
 
 			box_poke(b,
 				 t->start.gpr[RSP] +
-					 (t->mode == MODE64 ? 0 : sel_base(t->start.sel[SS])),
+					 (t->mode == MODE64 ? 0
+							    : sel_base(t->start.sel[SS])),
 				 &sel, zi->operand_width / 8);
 		}
 		return;
@@ -1007,7 +1094,7 @@ static bool limit_bit_offset(struct rng *rng, struct test *t)
 /* ---- a test ---- */
 
 #define SLOT_SIZE 512
-#define SLOTS (CODE_SIZE / SLOT_SIZE)
+#define SLOTS     (CODE_SIZE / SLOT_SIZE)
 
 /* Where the code goes: a slot of its own, now and then the end of the code pages. */
 static void choose_place(struct box *b, struct rng *rng, struct test *t)
@@ -1024,8 +1111,10 @@ static void choose_place(struct box *b, struct rng *rng, struct test *t)
 	if (rng_one_in(rng, 64))
 		t->at = ARENA + CODE_SIZE - rng_below(rng, t->len + 2);
 	box_poke(b, t->at & ~(u64)(SLOT_SIZE - 1), int3, sizeof(int3));
-	if ((t->at & (SLOT_SIZE - 1)) > SLOT_SIZE / 2 && t->at + SLOT_SIZE / 2 < ARENA + CODE_SIZE)
-		box_poke(b, (t->at & ~(u64)(SLOT_SIZE - 1)) + SLOT_SIZE, int3, sizeof(int3));
+	if ((t->at & (SLOT_SIZE - 1)) > SLOT_SIZE / 2 &&
+	    t->at + SLOT_SIZE / 2 < ARENA + CODE_SIZE)
+		box_poke(b, (t->at & ~(u64)(SLOT_SIZE - 1)) + SLOT_SIZE, int3,
+			 sizeof(int3));
 	t->start.rip = t->at - sel_base(t->start.sel[CS]);
 }
 
@@ -1037,6 +1126,15 @@ static bool forbidden(const struct test *t)
 		return t->code[t->len - 1] == 0x80;
 	default: return false;
 	}
+}
+
+/* Does an operand touch the end of the lower half of the address space? */
+static bool at_edge(const struct test *t, const struct placed *p)
+{
+	for (unsigned i = 0; i < t->d.zi.operand_count; i++)
+		if (p->lin[i] - ((UINT64_C(1) << 47) - 0x1000) < 0x2000)
+			return true;
+	return false;
 }
 
 bool gen_test(struct box *b, struct rng *rng, const struct form *f, struct test *t)
@@ -1051,10 +1149,11 @@ bool gen_test(struct box *b, struct rng *rng, const struct form *f, struct test 
 	gen_state(rng, &t->start, t->mode);
 	choose_place(b, rng, t);
 	place_stack(rng, t);
-	if (bit_string(t) && !limit_bit_offset(rng, t))
+	if ((bit_string(t) && !limit_bit_offset(rng, t)) || mask_is_address(t))
 		return false;
 	if (!place_operands(rng, t, &p))
 		return false;
+	t->edge = at_edge(t, &p);
 	if (is_string(t) && rng_below(rng, 4) == 0)
 		t->start.flags &= ~(u64)RFLAGS_DF;
 	fill_operands(b, rng, t, &p);

@@ -22,6 +22,7 @@ struct test {
 	u64 at; /* linear address of the code */
 	struct state start, guest, host;
 	bool own;    /* FORM_OWN */
+	bool edge;   /* an operand is where addresses stop being canonical */
 	bool memory; /* RW pages differed at byte mem_at */
 	u64 mem_at;
 	u8 mem_guest[16], mem_host[16];
@@ -29,7 +30,8 @@ struct test {
 	char text[200];
 };
 
-/* Write to the arena on both sides. Only code and RW pages; what lies elsewhere is left out. */
+/* Write to the arena on both sides. Only code and RW pages; what lies elsewhere is left
+ * out. */
 void box_poke(struct box *b, u64 lin, const void *p, unsigned len);
 /* Fill the RW pages alike. */
 void box_fill(struct box *b, struct rng *rng);
@@ -47,8 +49,8 @@ bool gen_test(struct box *b, struct rng *rng, const struct form *f, struct test 
 /* Execute on both sides and compare: t->diff. */
 void test_run(struct box *b, struct test *t);
 /*
- * The second half of it: t->guest and t->host are there, and t->d is the instruction at which
- * they ended.
+ * The second half of it: t->guest and t->host are there, and t->d is the instruction at
+ * which they ended.
  */
 void test_compare(struct box *b, struct test *t);
 void test_print(const struct test *t);

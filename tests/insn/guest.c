@@ -22,25 +22,25 @@
 #include "x86/stats.h"
 
 /* Guest-physical. */
-#define PML4 0x1000u
-#define PDPT_LOW 0x2000u
-#define PD_LOW 0x3000u
-#define PT_ARENA 0x4000u
-#define PDPT_HIGH 0x5000u
-#define PD_HIGH 0x6000u
-#define GDT 0x7000u
-#define LDT 0x7800u
-#define TSS 0x8000u
-#define IDT 0x9000u
-#define HANDLERS 0xa000u
-#define STACK_TOP 0xf000u
+#define PML4       0x1000u
+#define PDPT_LOW   0x2000u
+#define PD_LOW     0x3000u
+#define PT_ARENA   0x4000u
+#define PDPT_HIGH  0x5000u
+#define PD_HIGH    0x6000u
+#define GDT        0x7000u
+#define LDT        0x7800u
+#define TSS        0x8000u
+#define IDT        0x9000u
+#define HANDLERS   0xa000u
+#define STACK_TOP  0xf000u
 #define ARENA_PHYS 0x200000u
-#define RAM_SIZE MiB(4)
-#define KERNEL UINT64_C(0xffff800000000000)
+#define RAM_SIZE   MiB(4)
+#define KERNEL     UINT64_C(0xffff800000000000)
 
-#define PTE_P 1u
-#define PTE_W 2u
-#define PTE_U 4u
+#define PTE_P  1u
+#define PTE_W  2u
+#define PTE_U  4u
 #define PTE_PS 0x80u
 #define PTE_NX BIT(63)
 
@@ -87,11 +87,12 @@ static void map_arena(struct guest *g)
 
 static u64 descriptor(u32 base, u32 limit, u32 attr)
 {
-	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)(attr & 0xf0ff) << 40 |
-	       (u64)(limit >> 16 & 0xf) << 48 | (u64)(base >> 24) << 56;
+	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 |
+	       (u64)(attr & 0xf0ff) << 40 | (u64)(limit >> 16 & 0xf) << 48 |
+	       (u64)(base >> 24) << 56;
 }
 
-#define DPL(n) ((u32)(n) << SEG_DPL_SHIFT)
+#define DPL(n)    ((u32)(n) << SEG_DPL_SHIFT)
 #define CODE_ATTR (SEG_P | SEG_S | SEG_CODE | SEG_READABLE | SEG_ACCESSED)
 #define DATA_ATTR (SEG_P | SEG_S | SEG_WRITABLE | SEG_ACCESSED)
 
@@ -202,15 +203,20 @@ static void set_system_registers(struct guest *g)
 
 	v->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	v->cr3 = PML4;
-	v->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE | CR4_UMIP;
+	v->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE |
+		 CR4_UMIP;
 	v->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
 	v->xcr0 = g->cpuid.xcr0 & STATE_XCR0;
 	v->gdtr = (struct dtr){ .base = KERNEL + GDT, .limit = GDT_LIMIT };
 	v->idtr = (struct dtr){ .base = KERNEL + IDT, .limit = 4095 };
-	v->seg[LDTR] = (struct seg){ .base = KERNEL + LDT, .limit = SEL_LDT_COUNT * 8 - 1,
-				     .attr = SEG_P | DESC_LDT, .sel = 0x50 };
-	v->seg[TR] = (struct seg){ .base = KERNEL + TSS, .limit = 0x67,
-				   .attr = SEG_P | DESC_TSS32_BUSY, .sel = 0x40 };
+	v->seg[LDTR] = (struct seg){ .base = KERNEL + LDT,
+				     .limit = SEL_LDT_COUNT * 8 - 1,
+				     .attr = SEG_P | DESC_LDT,
+				     .sel = 0x50 };
+	v->seg[TR] = (struct seg){ .base = KERNEL + TSS,
+				   .limit = 0x67,
+				   .attr = SEG_P | DESC_TSS32_BUSY,
+				   .sel = 0x40 };
 	v->cpl = 3;
 	vcpu_sync(v);
 }
@@ -224,7 +230,8 @@ struct guest *guest_open(const struct engine *engine)
 
 	g->engine = engine;
 	g->phys = phys_new();
-	if (engine->probe(&err) < 0 || phys_add_ram(g->phys, "ram", 0, RAM_SIZE, &err) < 0)
+	if (engine->probe(&err) < 0 ||
+	    phys_add_ram(g->phys, "ram", 0, RAM_SIZE, &err) < 0)
 		goto fail;
 	g->ram = phys_host(g->phys, 0, RAM_SIZE, true);
 	map_arena(g);

@@ -1,9 +1,9 @@
 /*
- * The other side: the same user-mode code executed by an engine, in a machine that has just a
- * kernel of one HLT per exception vector.
+ * The other side: the same user-mode code executed by an engine, in a machine that has
+ * just a kernel of one HLT per exception vector.
  *
- * The guest is in long mode at CPL 3, with the arena at the same linear addresses; its kernel
- * is in the upper half. Descriptor tables look like those of a Linux process.
+ * The guest is in long mode at CPL 3, with the arena at the same linear addresses; its
+ * kernel is in the upper half. Descriptor tables look like those of a Linux process.
  */
 #pragma once
 

@@ -2,9 +2,10 @@
  * User-mode code executed by the host CPU: see host.h.
  *
  * Linux: arch/x86/kernel/signal_64.c, fpu/signal.c, Documentation/arch/x86 on the frame.
- * UC_STRICT_RESTORE_SS makes sigreturn take CS and SS as they are. FS and GS bases, and the data
- * segment registers, are not in the frame: host_enter and host_left load and store them. Nothing
- * in C runs with the test's FS base, because thread-local storage hangs on it.
+ * UC_STRICT_RESTORE_SS makes sigreturn take CS and SS as they are. FS and GS bases, and
+ * the data segment registers, are not in the frame: host_enter and host_left load and
+ * store them. Nothing in C runs with the test's FS base, because thread-local storage
+ * hangs on it.
  */
 #include "host.h"
 
@@ -24,10 +25,10 @@
 #ifndef UC_FP_XSTATE
 #define UC_FP_XSTATE 1
 #endif
-#define UC_SIGCONTEXT_SS 2
+#define UC_SIGCONTEXT_SS     2
 #define UC_STRICT_RESTORE_SS 4
-#define HWCAP2_FSGSBASE 2
-#define ALT_STACK_SIZE 65536
+#define HWCAP2_FSGSBASE      2
+#define ALT_STACK_SIZE       65536
 
 struct fx_sw {
 	u32 magic1, extended_size;
@@ -44,7 +45,7 @@ struct host_switch {
 	u64 fs, gs;         /* 32, 40: the test's bases, in and out */
 	u16 sel[8];         /* 48: ES CS SS DS FS GS, in and out */
 	u64 own_sel[1];     /* unused */
-	u64 keep_bases;     /* 72: FS and GS were loaded with selectors: their bases stay */
+	u64 keep_bases; /* 72: FS and GS were loaded with selectors: their bases stay */
 };
 
 /* Signals belong to the process, and so does this. */
@@ -69,7 +70,8 @@ __asm__(".text\n"
 	".type host_enter, @function\n"
 	".globl host_enter\n"
 	"host_enter:\n"
-	"	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push %r14\n	push %r15\n"
+	"	push %rbx\n	push %rbp\n	push %r12\n	push %r13\n	push "
+	"%r14\n	push %r15\n"
 	"	pushfq\n"
 	"	lea host_switch(%rip), %rbx\n"
 	"	mov %rsp, 8(%rbx)\n"
@@ -113,7 +115,8 @@ __asm__(".text\n"
 	"	mov 8(%rbx), %rsp\n"
 	"	mov %rdx, %rax\n"
 	"	popfq\n"
-	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop %rbp\n	pop %rbx\n"
+	"	pop %r15\n	pop %r14\n	pop %r13\n	pop %r12\n	pop "
+	"%rbp\n	pop %rbx\n"
 	"	ret\n"
 	".size host_left, . - host_left\n");
 
@@ -143,7 +146,7 @@ static void make_frame(const struct state *s)
 	greg_t *g = uc->uc_mcontext.gregs;
 	static const u8 greg[16] = {
 		REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-		REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+		REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 	};
 	u16 *sel = (u16 *)(void *)&g[REG_CSGSFS];
 	u64 bv;
@@ -170,7 +173,7 @@ static void take_frame(struct state *s, const ucontext_t *uc)
 	const greg_t *g = uc->uc_mcontext.gregs;
 	static const u8 greg[16] = {
 		REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-		REG_R8,	 REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
+		REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15,
 	};
 	const u16 *sel = (const u16 *)(const void *)&g[REG_CSGSFS];
 	u64 bv;
@@ -219,13 +222,15 @@ static void probe_frame(int sig, siginfo_t *info, void *ctx)
 
 	(void)sig;
 	(void)info;
-	memcpy(&host.sw, (const u8 *)uc->uc_mcontext.fpregs + FX_SW_OFFSET, sizeof(host.sw));
+	memcpy(&host.sw, (const u8 *)uc->uc_mcontext.fpregs + FX_SW_OFFSET,
+	       sizeof(host.sw));
 }
 
 /* What the kernel's own frames look like. */
 static bool learn_frame(void)
 {
-	struct sigaction sa = { .sa_sigaction = probe_frame, .sa_flags = SA_SIGINFO }, old;
+	struct sigaction sa = { .sa_sigaction = probe_frame, .sa_flags = SA_SIGINFO },
+			 old;
 
 	if (sigaction(SIGUSR1, &sa, &old) < 0)
 		return false;
@@ -310,7 +315,8 @@ bool host_open(void)
 		return false;
 	}
 	if (!learn_frame() || !map_arena()) {
-		puts("skip: the host kernel's signal frames or address space do not suit");
+		puts("skip: the host kernel's signal frames or address space do not "
+		     "suit");
 		return false;
 	}
 	ss.ss_sp = malloc(ALT_STACK_SIZE);

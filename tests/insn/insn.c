@@ -4,9 +4,9 @@
  *   insn [--engine NAME] [--seed N] [--rounds N] [--form TEXT] [--verbose] [--all]
  *
  * Forms are found by walking the opcode space (form.c), tried with random encodings,
- * registers and operands (gen.c) in the three code sizes of long mode, and compared in all
- * that a program can see. A table says what was covered; what was not is listed by name.
- * Fails for a difference, or below 95%.
+ * registers and operands (gen.c) in the three code sizes of long mode, and compared in
+ * all that a program can see. A table says what was covered; what was not is listed by
+ * name. Fails for a difference, or below 95%.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,14 +19,14 @@
 #include "gen.h"
 #include "host.h"
 
-#define NEED_PERCENT 95.0
+#define NEED_PERCENT   95.0
 #define DEFAULT_ROUNDS 48
 
 struct options {
 	const struct engine *engine;
 	u64 seed;
 	unsigned rounds;
-	const char *form; /* only forms whose name has this */
+	const char *form;  /* only forms whose name has this */
 	bool verbose, all; /* print failed tests, all tests */
 };
 
@@ -49,16 +49,19 @@ static bool completed(const struct test *t)
 	return vector == VEC_BP || (vector == VEC_DB && (t->start.flags & RFLAGS_TF));
 }
 
-static void run_form(struct box *b, struct rng *rng, struct form *f, const struct options *opt)
+static void run_form(struct box *b, struct rng *rng, struct form *f,
+		     const struct options *opt)
 {
 	static struct test t;
 	unsigned tries = 0;
 
-	snprintf(progress->now, sizeof(progress->now), "%u-bit %s", 64u >> f->mode, f->name);
+	snprintf(progress->now, sizeof(progress->now), "%u-bit %s", 64u >> f->mode,
+		 f->name);
 	/* What a form's tests start from does not depend on which forms came before. */
 	box_fill(b, rng);
 	b->slot = rng_below(rng, 128);
-	for (unsigned i = 0; i < opt->rounds || (!f->completed && i < opt->rounds * 8); i++) {
+	for (unsigned i = 0; i < opt->rounds || (!f->completed && i < opt->rounds * 8);
+	     i++) {
 		if (!gen_test(b, rng, f, &t)) {
 			if (++tries > opt->rounds)
 				break;
@@ -124,12 +127,12 @@ static void print_table(const struct form_list *l, enum mode mode, struct row *t
 		count(total, &l->form[i]);
 	}
 	qsort(rows, ARRAY_SIZE(rows), sizeof(rows[0]), row_order);
-	printf("\n%u-bit code\n%-28s %6s %6s %8s %7s\n", 64u >> mode, "instruction set", "known",
-	       "host", "covered", "failed");
+	printf("\n%u-bit code\n%-28s %6s %6s %8s %7s\n", 64u >> mode, "instruction set",
+	       "known", "host", "covered", "failed");
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
 		if (rows[i].known)
-			printf("%-28s %6u %6u %8u %7u\n", rows[i].name, rows[i].known, rows[i].host,
-			       rows[i].covered, rows[i].failed);
+			printf("%-28s %6u %6u %8u %7u\n", rows[i].name, rows[i].known,
+			       rows[i].host, rows[i].covered, rows[i].failed);
 	printf("%-28s %6u %6u %8u %7u  %.2f%%\n", "total", total->known, total->host,
 	       total->covered, total->failed,
 	       total->host ? 100.0 * total->covered / total->host : 0);
@@ -147,8 +150,8 @@ static void list_forms(const struct form_list *l, const char *title,
 			continue;
 		if (!n++)
 			printf("\n%s\n", title);
-		printf("  %u-bit %s%s%s\n", 64u >> f->mode, f->name, f->failures ? ": " : "",
-		       f->failures ? f->why : "");
+		printf("  %u-bit %s%s%s\n", 64u >> f->mode, f->name,
+		       f->failures ? ": " : "", f->failures ? f->why : "");
 	}
 }
 
@@ -174,7 +177,8 @@ static bool report(const struct form_list *l)
 
 	for (unsigned m = 0; m < MODE_COUNT; m++) {
 		if (!host_has_mode((enum mode)m)) {
-			printf("\n%u-bit code: the host's kernel does not run it\n", 64u >> m);
+			printf("\n%u-bit code: the host's kernel does not run it\n",
+			       64u >> m);
 			continue;
 		}
 		print_table(l, (enum mode)m, &total[m]);
@@ -187,7 +191,8 @@ static bool report(const struct form_list *l)
 	list_forms(l, "Not covered:", want_uncovered);
 	list_forms(l, "FAILED:", want_failed);
 	percent = all.host ? 100.0 * all.covered / all.host : 0;
-	printf("\n%u forms known, %u on this host, %u covered (%.2f%%), %u failed, %llu tests\n\n",
+	printf("\n%u forms known, %u on this host, %u covered (%.2f%%), %u failed, %llu "
+	       "tests\n\n",
 	       all.known, all.host, all.covered, percent, all.failed,
 	       (unsigned long long)progress->tests);
 	printf("%sok instruction forms equal the host's\n", all.failed ? "not " : "");
@@ -219,7 +224,8 @@ static int run_all(const struct options *opt)
 	box_fill(&b, &rng);
 	forms_find(&forms, cpu.features, guest_features(b.guest), &rng);
 	for (unsigned i = 0; i < forms.count; i++) {
-		/* Each form has random numbers of its own: leaving some out changes nothing. */
+		/* Each form has random numbers of its own: leaving some out changes
+		 * nothing. */
 		struct rng own = { opt->seed ^ forms.form[i].key };
 
 		if (opt->form && !strstr(forms.form[i].name, opt->form))
@@ -235,13 +241,16 @@ static int run_all(const struct options *opt)
 
 static int usage(void)
 {
-	fputs("usage: insn [--engine NAME] [--seed N] [--rounds N] [--form TEXT] [--verbose] [--all]\n", stderr);
+	fputs("usage: insn [--engine NAME] [--seed N] [--rounds N] [--form TEXT] "
+	      "[--verbose] [--all]\n",
+	      stderr);
 	return 2;
 }
 
 int main(int argc, char **argv)
 {
-	struct options opt = { .engine = engine_by_name("interp"), .seed = 1,
+	struct options opt = { .engine = engine_by_name("interp"),
+			       .seed = 1,
 			       .rounds = DEFAULT_ROUNDS };
 	pid_t child;
 

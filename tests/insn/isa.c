@@ -1,8 +1,8 @@
 /*
  * Which instructions a CPU has, and which of them can be tried in a process.
  *
- * SDM volume 2, "CPUID feature flag" of each instruction; APM volume 3 appendix D. Written apart
- * from the engines' own tables, so that a mistake in those shows. Pure.
+ * SDM volume 2, "CPUID feature flag" of each instruction; APM volume 3 appendix D.
+ * Written apart from the engines' own tables, so that a mistake in those shows. Pure.
  */
 #include "form.h"
 
@@ -10,21 +10,21 @@ struct isa {
 	u16 need[3]; /* enum cpu_feature; 0: FEAT_FPU, which everything has */
 };
 
-#define NEVER                                                                                      \
-	{                                                                                          \
-		{                                                                                  \
-			FEAT_NONE                                                                  \
-		}                                                                                  \
+#define NEVER                                                                            \
+	{                                                                                \
+		{                                                                        \
+			FEAT_NONE                                                        \
+		}                                                                        \
 	}
-#define NEED(...)                                                                                  \
-	{                                                                                          \
-		{                                                                                  \
-			__VA_ARGS__                                                                \
-		}                                                                                  \
+#define NEED(...)                                                                        \
+	{                                                                                \
+		{                                                                        \
+			__VA_ARGS__                                                      \
+		}                                                                        \
 	}
-#define VL(set, f)                                                                                 \
-	[ZYDIS_ISA_SET_##set##_128] = NEED(FEAT_AVX512F, FEAT_AVX512VL, FEAT_##f),                 \
-	[ZYDIS_ISA_SET_##set##_256] = NEED(FEAT_AVX512F, FEAT_AVX512VL, FEAT_##f),                 \
+#define VL(set, f)                                                                       \
+	[ZYDIS_ISA_SET_##set##_128] = NEED(FEAT_AVX512F, FEAT_AVX512VL, FEAT_##f),       \
+	[ZYDIS_ISA_SET_##set##_256] = NEED(FEAT_AVX512F, FEAT_AVX512VL, FEAT_##f),       \
 	[ZYDIS_ISA_SET_##set##_512] = NEED(FEAT_AVX512F, FEAT_##f)
 
 /* clang-format off */
@@ -171,7 +171,8 @@ bool isa_present(const u32 features[FEATURE_WORDS], const ZydisDecodedInstructio
 	case ZYDIS_MNEMONIC_MOVDIR64B: return has(features, FEAT_MOVDIR64B);
 	/* Zydis has it in the set of AVX. */
 	case ZYDIS_MNEMONIC_VPCLMULQDQ:
-		if (zi->meta.isa_set == ZYDIS_ISA_SET_AVX && !has(features, FEAT_PCLMULQDQ))
+		if (zi->meta.isa_set == ZYDIS_ISA_SET_AVX &&
+		    !has(features, FEAT_PCLMULQDQ))
 			return false;
 		break;
 	case ZYDIS_MNEMONIC_XGETBV: return has(features, FEAT_XSAVE);
@@ -197,7 +198,8 @@ enum form_class form_class_of(const u32 features[FEATURE_WORDS], const struct de
 	case ZYDIS_MNEMONIC_VMCALL:
 	case ZYDIS_MNEMONIC_VMMCALL:
 	case ZYDIS_MNEMONIC_VMFUNC:
-	/* The host's kernel answers for the CPU (UMIP), or the CPU with the host's tables. */
+	/* The host's kernel answers for the CPU (UMIP), or the CPU with the host's
+	 * tables. */
 	case ZYDIS_MNEMONIC_SGDT:
 	case ZYDIS_MNEMONIC_SIDT:
 	case ZYDIS_MNEMONIC_SLDT:
@@ -205,16 +207,14 @@ enum form_class form_class_of(const u32 features[FEATURE_WORDS], const struct de
 	case ZYDIS_MNEMONIC_STR:
 	/* Would take the test's own memory away. */
 	case ZYDIS_MNEMONIC_WRPKRU:
-	case ZYDIS_MNEMONIC_RDPKRU:
-		return FORM_SYSTEM;
+	case ZYDIS_MNEMONIC_RDPKRU: return FORM_SYSTEM;
 	case ZYDIS_MNEMONIC_CPUID:
 	case ZYDIS_MNEMONIC_RDTSC:
 	case ZYDIS_MNEMONIC_RDTSCP:
 	case ZYDIS_MNEMONIC_RDPID:
 	case ZYDIS_MNEMONIC_RDRAND:
 	case ZYDIS_MNEMONIC_RDSEED:
-	case ZYDIS_MNEMONIC_XGETBV:
-		return FORM_OWN;
+	case ZYDIS_MNEMONIC_XGETBV: return FORM_OWN;
 	case ZYDIS_MNEMONIC_IN:
 	case ZYDIS_MNEMONIC_OUT:
 	case ZYDIS_MNEMONIC_INSB:
@@ -232,10 +232,8 @@ enum form_class form_class_of(const u32 features[FEATURE_WORDS], const struct de
 	case ZYDIS_MNEMONIC_RSM:
 	case ZYDIS_MNEMONIC_LGDT:
 	case ZYDIS_MNEMONIC_CLAC:
-	case ZYDIS_MNEMONIC_STAC:
-		return FORM_FAULTS;
-	default:
-		break;
+	case ZYDIS_MNEMONIC_STAC: return FORM_FAULTS;
+	default: break;
 	}
 	if (zi->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED)
 		return FORM_FAULTS;

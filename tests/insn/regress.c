@@ -1,14 +1,14 @@
 /*
- * One case for each error that the instruction tests have found, in its smallest form: the
- * engine must do what the host's CPU does.
+ * One case for each error that the instruction tests have found, in its smallest form:
+ * the engine must do what the host's CPU does.
  *
  *   regress [--engine NAME] [CASE...]
  *
- * A case is code and what differs from a fixed state: "reg=value" with values in hexadecimal,
- * from RW (read-write pages), END (behind them), RO (read-only page), CODE (the code itself) if
- * they begin so; "+flag"; "mem:value=bytes"; "at:N" (so many bytes before the end of the
- * code pages). Registers: those of the CPU, fs and gs (bases in 64-bit code), ss, ds, es (selectors),
- * k0 to k7, xmmN, fcw, cc (all status flags).
+ * A case is code and what differs from a fixed state: "reg=value" with values in
+ * hexadecimal, from RW (read-write pages), END (behind them), RO (read-only page), CODE
+ * (the code itself) if they begin so; "+flag"; "mem:value=bytes"; "at:N" (so many bytes
+ * before the end of the code pages). Registers: those of the CPU, fs and gs (bases in
+ * 64-bit code), ss, ds, es (selectors), k0 to k7, xmmN, fcw, cc (all status flags).
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -108,8 +108,8 @@ static u64 value(const struct test *t, const char *s)
 		base = t->at;
 		s += 4;
 	}
-	return base + (u64)(*s == '-' ? -(i64)strtoull(s + 1, NULL, 16) :
-					(i64)strtoull(*s == '+' ? s + 1 : s, NULL, 16));
+	return base + (u64)(*s == '-' ? -(i64)strtoull(s + 1, NULL, 16)
+				      : (i64)strtoull(*s == '+' ? s + 1 : s, NULL, 16));
 }
 
 static unsigned bytes(const char *hex, u8 *buf, unsigned max)
@@ -149,7 +149,8 @@ static void set_indexes(struct state *s, u32 n)
 
 static void set(struct test *t, const char *name, const char *val)
 {
-	static const char *const gpr[] = { "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi" };
+	static const char *const gpr[] = { "rax", "rcx", "rdx", "rbx",
+					   "rsp", "rbp", "rsi", "rdi" };
 	static const char *const sreg[] = { "es", "cs", "ss", "ds" };
 	struct state *s = &t->start;
 	u64 v = value(t, val);
@@ -198,7 +199,8 @@ static void apply(struct box *b, struct test *t, const char *state)
 		else if (!strncmp(word, "at:", 3))
 			t->at = ARENA + CODE_SIZE - strtoull(word + 3, NULL, 16);
 		else if (!strncmp(word, "mem:", 4))
-			box_poke(b, value(t, word + 4), data, bytes(val, data, sizeof(data)));
+			box_poke(b, value(t, word + 4), data,
+				 bytes(val, data, sizeof(data)));
 		else
 			set(t, word, val);
 	}
@@ -224,7 +226,9 @@ static void make_test(struct box *b, const struct regress *c, struct test *t)
 		gen_state(&rng, &t->start, c->mode);
 	while (memcmp(t->start.xsave + XSAVE_XSTATE_BV, &bv, 8) ||
 	       t->start.flags & (RFLAGS_TF | RFLAGS_AC | RFLAGS_DF));
-	t->start.sel[CS] = c->mode == MODE64 ? SEL_CS64 : c->mode == MODE32 ? SEL_CS32 : SEL_LDT_CS16;
+	t->start.sel[CS] = c->mode == MODE64   ? SEL_CS64
+			   : c->mode == MODE32 ? SEL_CS32
+					       : SEL_LDT_CS16;
 	for (unsigned i = 0; i < 6 && c->mode != MODE64; i++)
 		if (i != CS)
 			t->start.sel[i] = c->mode == MODE32 ? SEL_DS : SEL_LDT_DS16;
@@ -242,7 +246,8 @@ static void make_test(struct box *b, const struct regress *c, struct test *t)
 
 static bool host_can(struct box *b, const struct test *t)
 {
-	return host_has_mode(t->mode) && form_decode(t->mode, t->code, t->len, &((struct test *)(uintptr_t)t)->d) &&
+	return host_has_mode(t->mode) &&
+	       form_decode(t->mode, t->code, t->len, &((struct test *)(uintptr_t)t)->d) &&
 	       isa_present(b->features, &t->d.zi);
 }
 

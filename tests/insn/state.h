@@ -1,10 +1,10 @@
 /*
- * What both sides of the comparison agree on: the register state that goes in and comes out,
- * and the memory that an instruction may touch.
+ * What both sides of the comparison agree on: the register state that goes in and comes
+ * out, and the memory that an instruction may touch.
  *
- * The arena has the same linear addresses in the test process and in the guest. All of it is
- * code and data of a user-mode program; what is unmapped stays so, which makes page faults
- * cheap: no mapping ever changes.
+ * The arena has the same linear addresses in the test process and in the guest. All of it
+ * is code and data of a user-mode program; what is unmapped stays so, which makes page
+ * faults cheap: no mapping ever changes.
  *
  *   ARENA  +0x00000  code, read, write and execute; filled with INT3
  *          +0x10000  nothing
@@ -19,20 +19,20 @@
 #include "x86/regs.h"
 #include "x86/xsave.h"
 
-#define ARENA UINT64_C(0x10000000)
-#define CODE_SIZE UINT64_C(0x10000)
-#define DATA (ARENA + UINT64_C(0x20000))
-#define RW_BASE (DATA + 0x1000)
-#define RW_PAGES 6
-#define RW_SIZE (RW_PAGES * UINT64_C(0x1000))
-#define RW_END (RW_BASE + RW_SIZE)
-#define RO_BASE (DATA + 0x8000)
-#define RO_END (RO_BASE + 0x1000)
+#define ARENA      UINT64_C(0x10000000)
+#define CODE_SIZE  UINT64_C(0x10000)
+#define DATA       (ARENA + UINT64_C(0x20000))
+#define RW_BASE    (DATA + 0x1000)
+#define RW_PAGES   6
+#define RW_SIZE    (RW_PAGES * UINT64_C(0x1000))
+#define RW_END     (RW_BASE + RW_SIZE)
+#define RO_BASE    (DATA + 0x8000)
+#define RO_END     (RO_BASE + 0x1000)
 #define ARENA_SIZE UINT64_C(0x2a000)
 
 /* Bytes of x87, SSE, AVX and AVX-512 state in the standard XSAVE format. */
 #define STATE_XSAVE 2688
-#define STATE_XCR0 (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512)
+#define STATE_XCR0  (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512)
 
 enum mode { MODE64, MODE32, MODE16, MODE_COUNT };
 
@@ -41,14 +41,14 @@ enum {
 	SEL_CS32 = 0x23,
 	SEL_DS = 0x2b,
 	SEL_CS64 = 0x33,
-	SEL_LDT_CS16 = 0x07,   /* base ARENA, 64 KiB */
-	SEL_LDT_DS16 = 0x0f,   /* base DATA, 64 KiB, 16-bit stack */
-	SEL_LDT_DS32 = 0x17,   /* base DATA, 1 MiB - 1, 32-bit stack */
-	SEL_LDT_CS32 = 0x1f,   /* base ARENA, 64 KiB */
-	SEL_LDT_DOWN = 0x27,   /* base DATA, expands down to 0x3000 */
-	SEL_LDT_SHORT = 0x2f,  /* base DATA, ends inside the read-write pages */
-	SEL_LDT_RO = 0x37,     /* base DATA, read only */
-	SEL_LDT_NP = 0x3f,     /* not present */
+	SEL_LDT_CS16 = 0x07,  /* base ARENA, 64 KiB */
+	SEL_LDT_DS16 = 0x0f,  /* base DATA, 64 KiB, 16-bit stack */
+	SEL_LDT_DS32 = 0x17,  /* base DATA, 1 MiB - 1, 32-bit stack */
+	SEL_LDT_CS32 = 0x1f,  /* base ARENA, 64 KiB */
+	SEL_LDT_DOWN = 0x27,  /* base DATA, expands down to 0x3000 */
+	SEL_LDT_SHORT = 0x2f, /* base DATA, ends inside the read-write pages */
+	SEL_LDT_RO = 0x37,    /* base DATA, read only */
+	SEL_LDT_NP = 0x3f,    /* not present */
 	SEL_LDT_COUNT = 8,
 };
 

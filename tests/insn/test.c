@@ -22,11 +22,12 @@ static void copy_own_results(struct test *t)
 			continue;
 		if (o->reg.value < ZYDIS_REGISTER_AL || o->reg.value > ZYDIS_REGISTER_R15)
 			continue;
-		r = (unsigned)(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
-								o->reg.value) -
+		r = (unsigned)(ZydisRegisterGetLargestEnclosing(
+				       ZYDIS_MACHINE_MODE_LONG_64, o->reg.value) -
 			       ZYDIS_REGISTER_RAX);
 		if (o->size == 16)
-			t->guest.gpr[r] = (t->guest.gpr[r] & ~0xffffull) | (t->host.gpr[r] & 0xffff);
+			t->guest.gpr[r] = (t->guest.gpr[r] & ~0xffffull) |
+					  (t->host.gpr[r] & 0xffff);
 		else
 			t->guest.gpr[r] = t->host.gpr[r];
 	}
@@ -50,19 +51,21 @@ static void compare_memory(struct box *b, struct test *t)
 
 static void describe_memory(struct test *t)
 {
-	int n = snprintf(t->text, sizeof(t->text), "memory at %llx: ",
-			 (unsigned long long)(RW_BASE + t->mem_at));
+	int n = snprintf(t->text, sizeof(t->text),
+			 "memory at %llx: ", (unsigned long long)(RW_BASE + t->mem_at));
 
 	for (unsigned i = 0; i < 16; i++)
-		n += snprintf(t->text + n, sizeof(t->text) - (size_t)n, "%02x", t->mem_guest[i]);
+		n += snprintf(t->text + n, sizeof(t->text) - (size_t)n, "%02x",
+			      t->mem_guest[i]);
 	n += snprintf(t->text + n, sizeof(t->text) - (size_t)n, ", host ");
 	for (unsigned i = 0; i < 16; i++)
-		n += snprintf(t->text + n, sizeof(t->text) - (size_t)n, "%02x", t->mem_host[i]);
+		n += snprintf(t->text + n, sizeof(t->text) - (size_t)n, "%02x",
+			      t->mem_host[i]);
 }
 
 /*
- * Operands of several parts, or with elements left out by a mask: which part faults first, and so the
- * address reported, is up to the processor. The page is compared.
+ * Operands of several parts, or with elements left out by a mask: which part faults
+ * first, and so the address reported, is up to the processor. The page is compared.
  */
 static bool many_parts(const struct test *t)
 {
@@ -98,12 +101,11 @@ static bool many_parts(const struct test *t)
 	case ZYDIS_MNEMONIC_POPA:
 	case ZYDIS_MNEMONIC_POPAD:
 	case ZYDIS_MNEMONIC_ENTER:
-	case ZYDIS_MNEMONIC_FBSTP:
-		return true;
+	case ZYDIS_MNEMONIC_FBSTP: return true;
 	case ZYDIS_MNEMONIC_FSTP: return t->d.op[0].size == 80;
-	case ZYDIS_MNEMONIC_CALL: return t->d.zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
-	case ZYDIS_MNEMONIC_RET:
+	case ZYDIS_MNEMONIC_CALL:
 		return t->d.zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+	case ZYDIS_MNEMONIC_RET: return t->d.zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
 	default:
 		return t->d.zi.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
 		       t->d.zi.raw.evex.aaa;
@@ -111,9 +113,9 @@ static bool many_parts(const struct test *t)
 }
 
 /*
- * String instructions with 32-bit addresses in 64-bit mode: registers are zero-extended when they
- * change. Whether also when nothing was done, because the count is 0 or the first element
- * faults, is up to the processor.
+ * String instructions with 32-bit addresses in 64-bit mode: registers are zero-extended
+ * when they change. Whether also when nothing was done, because the count is 0 or the
+ * first element faults, is up to the processor.
  */
 static void string_registers(struct test *t)
 {
@@ -147,7 +149,8 @@ static void test_ignore_vector(struct test *t, unsigned reg, unsigned at)
 	memcpy(vector_part(&t->guest, reg, at), vector_part(&t->host, reg, at), 8);
 }
 
-/* A faulting MMX store has entered MMX mode (TOP 0, all tags valid), half of it, or not. */
+/* A faulting MMX store has entered MMX mode (TOP 0, all tags valid), half of it, or not.
+ */
 static void mmx_store_top(struct test *t)
 {
 	if (t->host.vector == VEC_BP || t->d.zi.operand_count_visible < 2 ||
@@ -163,11 +166,14 @@ static void mmx_store_top(struct test *t)
 	memcpy(t->guest.xsave + XSAVE_ST, t->host.xsave + XSAVE_ST, 128);
 }
 
-/* What a gather loads: half of its destination when there are fewer indexes than elements. */
+/* What a gather loads: half of its destination when there are fewer indexes than
+ * elements. */
 static unsigned gather_bytes(const struct test *t)
 {
-	const ZydisDecodedOperand *mem = &t->d.op[t->d.op[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? 1 : 2];
-	unsigned index = ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, mem->mem.index) / 8;
+	const ZydisDecodedOperand *mem =
+		&t->d.op[t->d.op[1].type == ZYDIS_OPERAND_TYPE_MEMORY ? 1 : 2];
+	unsigned index =
+		ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, mem->mem.index) / 8;
 
 	switch (t->d.zi.mnemonic) {
 	case ZYDIS_MNEMONIC_VGATHERQPS:
@@ -177,8 +183,9 @@ static unsigned gather_bytes(const struct test *t)
 }
 
 /*
- * A gather that faults: what becomes of the bits above its own length, of the destination and of a mask
- * in a vector register, differs from one instruction to the next even on one processor.
+ * A gather that faults: what becomes of the bits above its own length, of the destination
+ * and of a mask in a vector register, differs from one instruction to the next even on
+ * one processor.
  */
 static void gather_upper(struct test *t)
 {
@@ -193,9 +200,12 @@ static void gather_upper(struct test *t)
 		return;
 	for (unsigned at = 8; at < 64; at += 8) {
 		if (at >= gather_bytes(t))
-			test_ignore_vector(t, (unsigned)ZydisRegisterGetId(dst->reg.value), at);
-		if (at >= gather_bytes(t) && t->d.zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
-			test_ignore_vector(t, (unsigned)ZydisRegisterGetId(mask->reg.value), at);
+			test_ignore_vector(
+				t, (unsigned)ZydisRegisterGetId(dst->reg.value), at);
+		if (at >= gather_bytes(t) &&
+		    t->d.zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
+			test_ignore_vector(
+				t, (unsigned)ZydisRegisterGetId(mask->reg.value), at);
 	}
 }
 
@@ -211,7 +221,8 @@ static void popa_registers(struct test *t)
 			t->guest.gpr[i] = t->host.gpr[i];
 }
 
-/* RETF imm16 on a 16-bit stack: whether the addition carries into the upper half of ESP. */
+/* RETF imm16 on a 16-bit stack: whether the addition carries into the upper half of ESP.
+ */
 static void retf_carry(struct test *t)
 {
 	if (t->d.zi.mnemonic == ZYDIS_MNEMONIC_RET && t->d.zi.opcode == 0xca &&
@@ -238,8 +249,8 @@ static bool same_in_effect(const struct test *t)
 
 	if (!memory_fault(a) || !memory_fault(b))
 		return false;
-	/* Not canonical, or not present. */
-	if (end_of_lower_half(a) || end_of_lower_half(b))
+	/* Not canonical, or not present, or not aligned. */
+	if (t->edge || end_of_lower_half(a) || end_of_lower_half(b))
 		return true;
 	switch (t->d.zi.mnemonic) {
 	/* The rest of the frame or image, or what is wrong with the first part. */
@@ -262,6 +273,22 @@ static bool same_in_effect(const struct test *t)
 	/* Of two pages that are both not there. */
 	default:
 		return a->vector == b->vector && (a->cr2 >> 12) - (b->cr2 >> 12) + 1 <= 2;
+	}
+}
+
+/*
+ * Outside 64-bit mode the registers that only 64-bit mode has are not in an XSAVE area,
+ * but processors check the segment's limit for all of it.
+ */
+static bool beyond_limit(const struct test *t)
+{
+	if (t->mode == MODE64 || t->guest.vector == t->host.vector ||
+	    (t->host.vector != VEC_GP && t->host.vector != VEC_SS))
+		return false;
+	switch (t->d.zi.meta.category) {
+	case ZYDIS_CATEGORY_XSAVE:
+	case ZYDIS_CATEGORY_XSAVEOPT: return true;
+	default: return false;
 	}
 }
 
@@ -289,13 +316,18 @@ void test_compare(struct box *b, struct test *t)
 	compare_memory(b, t);
 	state_normalize(&t->guest, t->mode);
 	state_normalize(&t->host, t->mode);
-	/* The parts that were written before the fault are up to the processor as well. */
+	/* The parts that were written before the fault are up to the processor as well.
+	 */
 	if (many_parts(t) && t->host.vector != VEC_BP && t->host.vector != VEC_DB)
 		t->memory = false;
-	if (many_parts(t) && same_in_effect(t)) {
+	if ((many_parts(t) || t->edge) && same_in_effect(t)) {
 		t->guest.vector = t->host.vector;
 		t->guest.error = t->host.error;
 		t->guest.cr2 = t->host.cr2;
+	}
+	if (beyond_limit(t)) {
+		t->guest = t->host;
+		t->memory = false;
 	}
 	if (many_parts(t)) {
 		t->guest.cr2 &= PAGE_MASK;
@@ -331,7 +363,8 @@ void test_print(const struct test *t)
 	printf("%s at %llx: %s   ", modes[t->mode], (unsigned long long)t->at, text);
 	for (unsigned i = 0; i < t->len; i++)
 		printf(" %02x", t->code[i]);
-	printf("\n  form %s\n  %s\n", t->form ? t->form->name : "", t->diff ? t->diff : "the same");
+	printf("\n  form %s\n  %s\n", t->form ? t->form->name : "",
+	       t->diff ? t->diff : "the same");
 	state_print(&start, NULL, "start");
 	state_print(&t->guest, &t->host, "guest");
 	state_print(&t->host, &t->guest, "host ");

@@ -63,10 +63,10 @@ static __attribute__((noinline)) void clear(char *p) { __builtin_memset(p, 0, 1 
 static void nop(char *p) { (void)p; }
 static void op(char *p) { clear(p); }
 static void (*const ops[])(char *) = { nop, op };
-void interp_run(char *p, int i);
-void interp_run(char *p, int i) { ops[i](p); }
+void step_block(char *p, int i);
+void step_block(char *p, int i) { ops[i](p); }
 END
 ar rc "$tmp/src/libinterp.a" "$tmp/loop.o"
-finds vecfree_memset 'interp_run > ops > op > clear > memset' tools/check-vecfree "$tmp"
+finds vecfree_memset 'step_block > ops > op > clear > memset' tools/check-vecfree "$tmp"
 
 exit "$failed"
