@@ -150,7 +150,8 @@ static void segment_overrides_and_short_addresses(void **state)
 PROGRAM(stack_ops,
 	"push rsp\n pop rax\n mov r12, rsp\n push 0x60008\n pop rsp\n lea rbx, [rsp]\n "
 	"mov rsp, r12\n"
-	"push rbp\n mov rbp, rsp\n sub rsp, 64\n push qword ptr [rbp]\n push -5\n pop qword ptr [rsp]\n"
+	"push rbp\n mov rbp, rsp\n sub rsp, 64\n push qword ptr [rbp]\n push -5\n pop "
+	"qword ptr [rsp]\n"
 	"mov [rsp], rsp\n xchg rsp, [rsp]\n leave\n"
 	"push 1\n push 2\n push 3\n call 1f\n mov r13, rsp\n jmp 2f\n 1: ret 16\n"
 	"2: call 3f\n 3: pop r14\n lea rsp, [rsp - 8]\n call 4f\n jmp 5f\n 4: mov rdi, "

@@ -145,7 +145,7 @@ static void renew(struct check *c)
 	c->v->stats->check_copies++;
 }
 
-static bool run_block(struct translator *t, struct block *b)
+bool check_run_block(struct translator *t, struct block *b)
 {
 	struct check *c = t->options.opaque;
 	const struct tr_code *code = b->code;
@@ -302,7 +302,7 @@ static void check_free(struct check *c)
 
 static int check_vcpu_open(struct vcpu *v, struct error *err)
 {
-	struct translate_options o = { .eager = true, .run_block = run_block };
+	struct translate_options o = { .eager = true, .run_block = check_run_block };
 	struct translator *t;
 	int ret;
 

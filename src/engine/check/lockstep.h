@@ -24,6 +24,9 @@ struct check {
 	struct ended ended;
 };
 
+/* As translate_options.run_block; its name is for tools/vecfree. */
+bool check_run_block(struct translator *t, struct block *b);
+
 /* Why two runs are said to differ. */
 enum difference { DIFF_NONE, DIFF_STATE, DIFF_VECTORS, DIFF_MEMORY, DIFF_EXIT };
 

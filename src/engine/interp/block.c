@@ -83,11 +83,21 @@ static unsigned page_link(const struct block *b, gpa_t page)
 	return (b->gpa & PAGE_MASK) == page ? 0 : 1;
 }
 
-/* Put a block on the list of a page, and mark the page (I1). */
+/* Mark the page (I1), before its bytes are read: a write that comes meanwhile must see that. */
+static void page_mark(struct vcpu *v, gpa_t page)
+{
+	u8 *flags = phys_page_flags(v->phys, page);
+
+	if (!flags || (*flags & PAGE_CODE))
+		return;
+	tlb_protect_code(v, page);
+	phys_mark_code(v->phys, page);
+}
+
+/* Put a block on the list of a page. */
 static void page_add(struct block_cache *c, gpa_t page, struct block *b)
 {
 	struct code_page *p = page_find(c, page);
-	u8 *flags = phys_page_flags(c->v->phys, page);
 
 	if (!p) {
 		p = arena_take(c, sizeof(*p));
@@ -98,10 +108,6 @@ static void page_add(struct block_cache *c, gpa_t page, struct block *b)
 	}
 	b->page_next[page_link(b, page)] = p->first;
 	p->first = b;
-	if (flags && !(*flags & PAGE_CODE)) {
-		__atomic_or_fetch(flags, PAGE_CODE, __ATOMIC_SEQ_CST);
-		tlb_protect_code(c->v, page);
-	}
 }
 
 static void kill_block(struct block_cache *c, struct block *b)
@@ -171,6 +177,8 @@ static void block_written(void *opaque, gpa_t gpa, u64 len)
 	if (!pthread_equal(pthread_self(), c->owner)) {
 		__atomic_store_n(&c->flush_asked, true, __ATOMIC_SEQ_CST);
 		vcpu_post(c->v, EV_FLUSH);
+		if (c->asked)
+			c->asked(c->dropped_opaque);
 		return;
 	}
 	for (gpa_t page = gpa & PAGE_MASK; page < gpa + len; page += PAGE_SIZE)
@@ -366,6 +374,7 @@ static bool fill_single(struct vcpu *v, struct block *b, gva_t lin)
 			return raise_gp0(v);
 		if (!fetch_translate(v, next, &gpa2))
 			return false;
+		page_mark(v, gpa2);
 		phys_read_all(v->phys, gpa2, bytes + first, sizeof(bytes) - first);
 		b->page2 = gpa2 & PAGE_MASK;
 		s = decode(bytes, sizeof(bytes), b->mode & 15, &in);

@@ -63,9 +63,11 @@ struct block_cache {
 	struct code_listener listener;
 	pthread_t owner;
 	bool flush_asked; /* by another thread; atomic */
+	/* That has just happened: make the engine look at its events. Any thread; may be NULL. */
+	void (*asked)(void *opaque);
 	/* A block dies. May be NULL. */
 	void (*dropped)(void *opaque, struct block *b);
-	void *dropped_opaque;
+	void *dropped_opaque; /* of both */
 };
 
 /* 0 or -ENOMEM. */

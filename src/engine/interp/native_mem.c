@@ -37,8 +37,8 @@ static u64 off_add(const struct insn *in, u64 off, u64 n)
 
 static bool check_align(struct vcpu *v, const struct stub *s, gva_t lin)
 {
-	/* An address that is not canonical is for the access to refuse: #SS or #GP. */
-	if ((lin & s->align) && is_canonical(v, lin))
+	/* Before the address is looked at: #GP even where that would be #SS. */
+	if (lin & s->align)
 		return raise_gp0(v);
 	return true;
 }

@@ -373,12 +373,17 @@ enum vcpu_exit translate_run(struct vcpu *v)
 	return why;
 }
 
-void translate_kick(struct vcpu *v)
+static void kick(void *translator)
 {
-	struct translator *t = translator_of(v);
+	struct translator *t = translator;
 
 	__atomic_store_n(&t->f->kicked, 1, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&t->f->jump_mask, 0, __ATOMIC_SEQ_CST);
+}
+
+void translate_kick(struct vcpu *v)
+{
+	kick(translator_of(v));
 }
 
 static void translate_tlb_flushed(struct vcpu *v, u64 page)
@@ -477,6 +482,7 @@ int translate_open(struct vcpu *v, const struct translate_options *o, struct err
 	}
 	t->cache.dropped = block_dropped;
 	t->cache.dropped_opaque = t;
+	t->cache.asked = kick;
 	v->engine = t;
 	v->tlb_flushed = translate_tlb_flushed;
 	forget_code(t);
