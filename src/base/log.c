@@ -42,16 +42,16 @@ static void vlog(const char *prefix, const char *fmt, va_list ap)
 	fwrite(line, 1, (size_t)n, stderr);
 }
 
-#define DEFINE_LOG(name, level, prefix)                 \
-	void name(const char *fmt, ...)                 \
-	{                                               \
-		va_list ap;                             \
-                                                        \
-		if (log_level < (level))                \
-			return;                         \
-		va_start(ap, fmt);                      \
-		vlog(prefix, fmt, ap);                  \
-		va_end(ap);                             \
+#define DEFINE_LOG(name, level, prefix)                                                  \
+	void name(const char *fmt, ...)                                                  \
+	{                                                                                \
+		va_list ap;                                                              \
+                                                                                         \
+		if (log_level < (level))                                                 \
+			return;                                                          \
+		va_start(ap, fmt);                                                       \
+		vlog(prefix, fmt, ap);                                                   \
+		va_end(ap);                                                              \
 	}
 
 DEFINE_LOG(log_error, LOG_ERROR, "")

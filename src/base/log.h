@@ -25,12 +25,13 @@ struct log_limit {
 	u32 count; /* messages so far at this call site */
 };
 
-/* The guest did what the specification forbids. Shown from LOG_INFO on, at most 8 times a site. */
-#define guest_bug(part, ...)                              \
-	do {                                              \
-		static struct log_limit limit_;           \
-		guest_bug_log(&limit_, part, __VA_ARGS__); \
+/* The guest did what the specification forbids. Shown from LOG_INFO on, at most 8 times a
+ * site. */
+#define guest_bug(part, ...)                                                             \
+	do {                                                                             \
+		static struct log_limit limit_;                                          \
+		guest_bug_log(&limit_, part, __VA_ARGS__);                               \
 	} while (0)
 
-__attribute__((format(printf, 3, 4))) void guest_bug_log(struct log_limit *limit, const char *part,
-							 const char *fmt, ...);
+__attribute__((format(printf, 3, 4))) void
+guest_bug_log(struct log_limit *limit, const char *part, const char *fmt, ...);

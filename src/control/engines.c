@@ -1,8 +1,8 @@
 /*
  * The engines of this build, and the choice of one.
  *
- * `auto` takes the first of the table whose probe says that it works on this host. One thread,
- * before there is a machine.
+ * `auto` takes the first of the table whose probe says that it works on this host. One
+ * thread, before there is a machine.
  */
 #include "control/engines.h"
 
@@ -17,7 +17,8 @@
 static const struct engine_entry entries[] = {
 	{ &engine_translate, "binary translation, for hosts with BMI2" },
 	{ &engine_interp, "interpreter, for any x86-64 host" },
-	{ &engine_check, "both at once, and their states compared: to find errors, slow" },
+	{ &engine_check,
+	  "both at once, and their states compared: to find errors, slow" },
 };
 
 /* For tests only: accepted, not listed, never chosen. */
@@ -44,8 +45,8 @@ static const struct engine *choose_auto(const char **why, struct error *err)
 
 	for (unsigned i = 0; i < ARRAY_SIZE(entries); i++) {
 		if (!probe(entries[i].engine, &first)) {
-			*why = ARRAY_SIZE(entries) == 1 ? "the only one of this version" :
-							  "the best that works here";
+			*why = ARRAY_SIZE(entries) == 1 ? "the only one of this version"
+							: "the best that works here";
 			return entries[i].engine;
 		}
 	}
@@ -65,13 +66,15 @@ const struct engine *engines_choose(const char *name, const char **why, struct e
 	for (unsigned i = 0; i < ARRAY_SIZE(hidden); i++)
 		if (!strcmp(name, hidden[i]->name))
 			return probe(hidden[i], err) ? NULL : hidden[i];
-	error_set(err, -EINVAL, "-engine %s: there is no such engine; -engine help lists them", name);
+	error_set(err, -EINVAL,
+		  "-engine %s: there is no such engine; -engine help lists them", name);
 	return NULL;
 }
 
 void engines_help(FILE *out)
 {
-	fprintf(out, "  %-10s %s\n", "auto", "the first of these that works here; the default");
+	fprintf(out, "  %-10s %s\n", "auto",
+		"the first of these that works here; the default");
 	for (unsigned i = 0; i < ARRAY_SIZE(entries); i++)
 		fprintf(out, "  %-10s %s\n", entries[i].engine->name, entries[i].text);
 }

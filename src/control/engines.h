@@ -14,9 +14,10 @@ struct engine_entry {
 const struct engine_entry *engines_get(unsigned index);
 
 /*
- * The engine called 'name', or for NULL and "auto" the first that works here. *why gets a few
- * words for the user. NULL and a message when there is none.
+ * The engine called 'name', or for NULL and "auto" the first that works here. *why gets a
+ * few words for the user. NULL and a message when there is none.
  */
-const struct engine *engines_choose(const char *name, const char **why, struct error *err);
+const struct engine *engines_choose(const char *name, const char **why,
+				    struct error *err);
 
 void engines_help(FILE *out);

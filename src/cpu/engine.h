@@ -20,9 +20,10 @@ enum vcpu_exit {
 struct engine {
 	const char *name;
 	/*
-	 * Memory that the VM keeps at fixed distances from each struct vcpu for the engine, so that
-	 * generated code reaches it: 'stack' bytes right below (a stack that grows down from the
-	 * vcpu, guarded), 'area' bytes behind, zeroed, at v->engine_area.
+	 * Memory that the VM keeps at fixed distances from each struct vcpu for the
+	 * engine, so that generated code reaches it: 'stack' bytes right below (a stack
+	 * that grows down from the vcpu, guarded), 'area' bytes behind, zeroed, at
+	 * v->engine_area.
 	 */
 	size_t stack, area;
 	/* Does it work on this host? 0, or -errno with the reason. Any thread. */
@@ -30,8 +31,8 @@ struct engine {
 	int (*vcpu_open)(struct vcpu *v, struct error *err);
 	void (*vcpu_close)(struct vcpu *v);
 	enum vcpu_exit (*run)(struct vcpu *v); /* vCPU thread */
-	void (*kick)(struct vcpu *v);          /* any thread: leave run() soon; may be NULL when
-						  v->events is looked at anyway */
-	void (*pull)(struct vcpu *v);          /* engine's cached state -> v */
-	void (*push)(struct vcpu *v);          /* v was written from outside -> engine */
+	void (*kick)(struct vcpu *v); /* any thread: leave run() soon; may be NULL when
+					 v->events is looked at anyway */
+	void (*pull)(struct vcpu *v); /* engine's cached state -> v */
+	void (*push)(struct vcpu *v); /* v was written from outside -> engine */
 };

@@ -1,9 +1,8 @@
 /*
  * The MSRs, CR8 and the time-stamp counter that belong to chips and not to the CPU core.
  *
- * SDM volume 3 sections 11.4.3 (IA32_APIC_BASE), 11.12 (x2APIC), 11.5.4.1 (TSC-deadline), 18.17
- * (time-stamp counter).
- * Thread: the owner of the vCPU.
+ * SDM volume 3 sections 11.4.3 (IA32_APIC_BASE), 11.12 (x2APIC), 11.5.4.1
+ * (TSC-deadline), 18.17 (time-stamp counter). Thread: the owner of the vCPU.
  */
 #include "cpu/msrmap.h"
 
@@ -14,10 +13,10 @@
 #include "time/clock.h"
 #include "time/tsc.h"
 
-#define IA32_TSC 0x10
+#define IA32_TSC           0x10
 #define IA32_APIC_BASE_MSR 0x1b
-#define IA32_TSC_ADJUST 0x3b
-#define IA32_TSC_DEADLINE 0x6e0
+#define IA32_TSC_ADJUST    0x3b
+#define IA32_TSC_DEADLINE  0x6e0
 
 static u64 read_tsc(void *opaque)
 {

@@ -1,6 +1,6 @@
 /*
- * The MSRs, CR8 and the time-stamp counter that belong to chips and not to the CPU core: what
- * x86/ reaches through struct vcpu_platform.
+ * The MSRs, CR8 and the time-stamp counter that belong to chips and not to the CPU core:
+ * what x86/ reaches through struct vcpu_platform.
  */
 #pragma once
 

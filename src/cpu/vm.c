@@ -1,5 +1,6 @@
 /*
- * A virtual machine as its CPUs see it: vCPU threads and the delivery of events into them.
+ * A virtual machine as its CPUs see it: vCPU threads and the delivery of events into
+ * them.
  *
  * SDM volume 3 sections 6.9 (priorities), 9.4 (INIT and SIPI), 11.8 (interrupt
  * acceptance). One thread per vCPU runs the engine until an event needs attention, a
@@ -41,7 +42,7 @@ struct cpu {
 	pthread_mutex_t wake_lock;
 	pthread_cond_t wake;
 	bool asleep; /* atomic */
-	void *map; /* guard page, engine's stack, this struct, engine's area */
+	void *map;   /* guard page, engine's stack, this struct, engine's area */
 	size_t map_len;
 };
 
@@ -49,7 +50,7 @@ struct vm {
 	struct vm_config cfg;
 	struct cpu *cpu[VM_MAX_VCPUS];
 	unsigned cpus;
-	enum vm_end end; /* atomic; the first reason stays */
+	enum vm_end end;  /* atomic; the first reason stays */
 	unsigned running; /* atomic: vCPU threads that have not left */
 	struct vcpu *fault_vcpu;
 	void (*ended)(void *opaque);
@@ -81,7 +82,8 @@ static struct cpu *cpu_alloc(const struct engine *e)
 	size_t front = PAGE_SIZE + align_up(e->stack, PAGE_SIZE);
 	size_t own = align_up(sizeof(struct cpu), 64);
 	size_t len = align_up(front + own + e->area, PAGE_SIZE);
-	u8 *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	u8 *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+		       0);
 	struct cpu *c;
 
 	if (map == MAP_FAILED)
@@ -166,7 +168,8 @@ void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic)
 	struct cpu *c = vm->cpu[index];
 
 	c->lapic = lapic;
-	msrmap_attach(&c->v, &(struct msrmap){ .lapic = lapic, .tsc = &c->tsc,
+	msrmap_attach(&c->v, &(struct msrmap){ .lapic = lapic,
+					       .tsc = &c->tsc,
 					       .clock = vm->cfg.clock });
 	vcpu_apic_base_changed(&c->v);
 }
@@ -211,8 +214,9 @@ void vcpu_apic_event(void *vcpu, unsigned lapic_events)
 		unsigned lapic;
 		u32 vcpu;
 	} map[] = {
-		{ LAPIC_EV_INTR, EV_INTR }, { LAPIC_EV_NMI, EV_NMI },	{ LAPIC_EV_SMI, EV_SMI },
-		{ LAPIC_EV_INIT, EV_INIT }, { LAPIC_EV_SIPI, EV_SIPI },
+		{ LAPIC_EV_INTR, EV_INTR }, { LAPIC_EV_NMI, EV_NMI },
+		{ LAPIC_EV_SMI, EV_SMI },   { LAPIC_EV_INIT, EV_INIT },
+		{ LAPIC_EV_SIPI, EV_SIPI },
 	};
 	u32 events = 0;
 
@@ -254,14 +258,16 @@ static void shut_down(struct cpu *c)
 	vm_end(c->vm, VM_TRIPLE_FAULT);
 }
 
-/* INIT: the registers and the APIC; processors other than the first then wait for SIPI. */
+/* INIT: the registers and the APIC; processors other than the first then wait for SIPI.
+ */
 static void take_init(struct cpu *c)
 {
 	/* A SIPI may be right behind the INIT; it stays. */
 	event_clear(&c->v, EV_INIT | EV_NMI | EV_SMI);
 	vcpu_reset(&c->v, true);
 	lapic_init(c->lapic);
-	c->v.activity = lapic_base_read(c->lapic) & APIC_BASE_BSP ? ACT_RUNNING : ACT_WAIT_SIPI;
+	c->v.activity =
+		lapic_base_read(c->lapic) & APIC_BASE_BSP ? ACT_RUNNING : ACT_WAIT_SIPI;
 }
 
 /* SIPI: real mode at vector * 4 KiB. Ignored by a CPU that does not wait. */
@@ -291,8 +297,8 @@ static void take_nmi(struct cpu *c)
 }
 
 /*
- * The bit is cleared before the APIC is asked, so that an interrupt that arrives in between sets
- * it again.
+ * The bit is cleared before the APIC is asked, so that an interrupt that arrives in
+ * between sets it again.
  */
 static void take_intr(struct cpu *c)
 {
@@ -403,7 +409,8 @@ int vm_start(struct vm *vm, struct error *err)
 			__atomic_sub_fetch(&vm->running, vm->cpus - i, __ATOMIC_SEQ_CST);
 			vm_end(vm, VM_FAILED);
 			vm_join(vm);
-			return error_set(err, -ret, "cannot start a thread for CPU %u: %s", i,
+			return error_set(err, -ret,
+					 "cannot start a thread for CPU %u: %s", i,
 					 strerror(ret));
 		}
 		c->started = true;

@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "cpu/engine.h"
-#include "x86/stats.h"
 #include "time/clock.h"
+#include "x86/stats.h"
 
 struct vm;
 struct io_ports;
@@ -45,27 +45,34 @@ void vm_free(struct vm *vm);
 unsigned vm_cpus(const struct vm *vm);
 struct vcpu *vm_vcpu(struct vm *vm, unsigned index);
 struct tsc *vm_tsc(struct vm *vm, unsigned index);
-/* The board gives each vCPU its local APIC, created with vcpu_apic_event() as event callback. Borrowed. */
+/* The board gives each vCPU its local APIC, created with vcpu_apic_event() as event
+ * callback. Borrowed. */
 void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic);
-/* All CPUs to their power-up state: the boot CPU at the reset vector, the others waiting for SIPI. */
+/* All CPUs to their power-up state: the boot CPU at the reset vector, the others waiting
+ * for SIPI. */
 void vm_reset_cpus(struct vm *vm);
 
 /* Start the vCPU threads; vm_ended() tells when it is over. */
 int vm_start(struct vm *vm, struct error *err);
-/* Called once, on any thread, when the machine ends for whatever reason. Set before vm_start. */
+/* Called once, on any thread, when the machine ends for whatever reason. Set before
+ * vm_start. */
 void vm_on_end(struct vm *vm, void (*ended)(void *opaque), void *opaque);
-/* Wait until all vCPU threads have left. Why it ended. The VM can be started again afterwards. */
+/* Wait until all vCPU threads have left. Why it ended. The VM can be started again
+ * afterwards. */
 enum vm_end vm_join(struct vm *vm);
 
-/* Any thread. The first reason stays. Returns at once; vCPUs stop at their next safe point. */
+/* Any thread. The first reason stays. Returns at once; vCPUs stop at their next safe
+ * point. */
 void vm_end(struct vm *vm, enum vm_end why);
 /* Which vCPU shut down, for VM_TRIPLE_FAULT; NULL otherwise. Machine stopped. */
 struct vcpu *vm_fault_vcpu(struct vm *vm);
 
-/* Any thread: post events to a vCPU and make it look. Also the lapic's event callback (opaque is the vcpu). */
+/* Any thread: post events to a vCPU and make it look. Also the lapic's event callback
+ * (opaque is the vcpu). */
 void vcpu_kick(struct vcpu *v, u32 events);
 void vcpu_apic_event(void *vcpu, unsigned lapic_events);
-/* The lapic's base_changed callback: where this CPU sees its window. Owning thread, or machine stopped. */
+/* The lapic's base_changed callback: where this CPU sees its window. Owning thread, or
+ * machine stopped. */
 void vcpu_apic_base_changed(struct vcpu *v);
 
 /* Sums over all vCPUs. Exact when stopped, approximate while running. */

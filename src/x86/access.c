@@ -1,8 +1,8 @@
 /*
  * Guest memory as instructions see it: the ways behind the inline fast path.
  *
- * SDM volume 3 sections 5.3 (limits), 5.5 (types), 3.3.7.1 (canonical), 6.15 (#AC), 17.2 (data
- * breakpoints). A data breakpoint is a trap: the access is done and the match is
+ * SDM volume 3 sections 5.3 (limits), 5.5 (types), 3.3.7.1 (canonical), 6.15 (#AC), 17.2
+ * (data breakpoints). A data breakpoint is a trap: the access is done and the match is
  * collected in v->pending_db for the engine to deliver after the instruction.
  * Thread: the owner of the vCPU.
  */
@@ -25,7 +25,8 @@ static bool raise_seg(struct vcpu *v, unsigned sreg)
 	return raise_err(v, sreg == SS ? VEC_SS : VEC_GP, 0);
 }
 
-bool seg_linear_slow(struct vcpu *v, unsigned sreg, u64 off, u64 len, enum access acc, gva_t *lin)
+bool seg_linear_slow(struct vcpu *v, unsigned sreg, u64 off, u64 len, enum access acc,
+		     gva_t *lin)
 {
 	const struct seg *s = &v->seg[sreg];
 	u64 last = off + len - 1;
@@ -40,7 +41,8 @@ bool seg_linear_slow(struct vcpu *v, unsigned sreg, u64 off, u64 len, enum acces
 		return raise_seg(v, sreg);
 	if (!in_real_or_v86(v)) {
 		if (s->attr & SEG_CODE) {
-			if (acc == ACC_WRITE || (acc == ACC_READ && !(s->attr & SEG_READABLE)))
+			if (acc == ACC_WRITE ||
+			    (acc == ACC_READ && !(s->attr & SEG_READABLE)))
 				return raise_seg(v, sreg);
 		} else if (acc == ACC_WRITE && !(s->attr & SEG_WRITABLE)) {
 			return raise_seg(v, sreg);
@@ -73,8 +75,8 @@ static gva_t lin_add(const struct vcpu *v, gva_t lin, u64 n)
 	return in_long_mode(v) ? lin + n : (u32)(lin + n);
 }
 
-static bool translate(struct vcpu *v, gva_t lin, unsigned len, enum access acc, enum mmu_idx idx,
-		      struct piece *p)
+static bool translate(struct vcpu *v, gva_t lin, unsigned len, enum access acc,
+		      enum mmu_idx idx, struct piece *p)
 {
 	const struct tlb_way *t = &v->tlb.way[idx];
 	unsigned slot = tlb_slot(lin);
@@ -92,7 +94,8 @@ static bool translate(struct vcpu *v, gva_t lin, unsigned len, enum access acc, 
 
 static bool check_canonical(struct vcpu *v, unsigned sreg, gva_t lin, unsigned len)
 {
-	if (likely(!in_long_mode(v) || (is_canonical(v, lin) && is_canonical(v, lin + len - 1))))
+	if (likely(!in_long_mode(v) ||
+		   (is_canonical(v, lin) && is_canonical(v, lin + len - 1))))
 		return true;
 	return raise_seg(v, sreg);
 }
@@ -221,8 +224,8 @@ static void piece_write(struct vcpu *v, const struct piece *p, const u8 *buf)
 	bus_write(v, p->hit.gpa, buf, p->len);
 }
 
-bool lin_read_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enum mmu_idx idx,
-		   u64 *val)
+bool lin_read_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size,
+		   enum mmu_idx idx, u64 *val)
 {
 	struct piece p[2];
 
@@ -243,8 +246,8 @@ bool lin_read_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enum
 	return true;
 }
 
-bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enum mmu_idx idx,
-		    u64 val)
+bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size,
+		    enum mmu_idx idx, u64 val)
 {
 	struct piece p[2];
 
@@ -254,8 +257,8 @@ bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enu
 	watch(v, lin, size, true);
 	if (likely(!p[1].len)) {
 		if (p[0].hit.host) {
-			if (unlikely(v->trial) &&
-			    !trial_write(v->trial, p[0].hit.host, p[0].hit.gpa, size, false))
+			if (unlikely(v->trial) && !trial_write(v->trial, p[0].hit.host,
+							       p[0].hit.gpa, size, false))
 				return true;
 			le_store(p[0].hit.host, val, size);
 			if (p[0].hit.code)
@@ -270,12 +273,13 @@ bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enu
 	return true;
 }
 
-static bool read_bytes(struct vcpu *v, unsigned sreg, gva_t lin, enum mmu_idx idx, void *buf,
-		       unsigned len)
+static bool read_bytes(struct vcpu *v, unsigned sreg, gva_t lin, enum mmu_idx idx,
+		       void *buf, unsigned len)
 {
 	struct piece p[2];
 
-	if (!check_canonical(v, sreg, lin, len) || !translate_span(v, lin, len, ACC_READ, idx, p))
+	if (!check_canonical(v, sreg, lin, len) ||
+	    !translate_span(v, lin, len, ACC_READ, idx, p))
 		return false;
 	watch(v, lin, len, false);
 	piece_read(v, &p[0], buf);
@@ -292,7 +296,8 @@ bool mem_read_bytes(struct vcpu *v, unsigned sreg, u64 off, void *buf, unsigned 
 	       read_bytes(v, sreg, lin, v->mmu_idx, buf, len);
 }
 
-bool mem_write_bytes(struct vcpu *v, unsigned sreg, u64 off, const void *buf, unsigned len)
+bool mem_write_bytes(struct vcpu *v, unsigned sreg, u64 off, const void *buf,
+		     unsigned len)
 {
 	struct piece p[2];
 	gva_t lin;
@@ -336,12 +341,13 @@ bool rmw_begin(struct vcpu *v, unsigned sreg, u64 off, unsigned size, struct rmw
 		return false;
 	m->direct = true;
 	m->note = false;
-	if (likely(t->write[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) && in_page(lin, size) &&
-		   !(v->ac_check && (lin & (size - 1))))) {
+	if (likely(t->write[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) &&
+		   in_page(lin, size) && !(v->ac_check && (lin & (size - 1))))) {
 		m->p = (void *)(lin + t->addend[tlb_slot(lin)]);
 		return true;
 	}
-	if (!check_canonical(v, sreg, lin, size) || !check_align(v, lin, size, v->mmu_idx) ||
+	if (!check_canonical(v, sreg, lin, size) ||
+	    !check_align(v, lin, size, v->mmu_idx) ||
 	    !translate_span(v, lin, size, ACC_WRITE, v->mmu_idx, p))
 		return false;
 	watch(v, lin, size, true);
@@ -386,7 +392,8 @@ void *mem_fast_ptr(struct vcpu *v, unsigned sreg, u64 off, unsigned len, enum ac
 	struct piece p;
 	gva_t lin;
 
-	if (!seg_linear(v, sreg, off, len, acc, &lin) || !in_page(lin, len) || v->ac_check)
+	if (!seg_linear(v, sreg, off, len, acc, &lin) || !in_page(lin, len) ||
+	    v->ac_check)
 		return NULL;
 	if (in_long_mode(v) && !is_canonical(v, lin))
 		return NULL;
@@ -397,12 +404,14 @@ void *mem_fast_ptr(struct vcpu *v, unsigned sreg, u64 off, unsigned len, enum ac
 	return p.hit.host;
 }
 
-bool lin_read_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin, unsigned size, u64 *val)
+bool lin_read_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin,
+		 unsigned size, u64 *val)
 {
 	return lin_read_slow(v, sreg, lin, size, idx, val);
 }
 
-bool lin_write_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin, unsigned size, u64 val)
+bool lin_write_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin,
+		  unsigned size, u64 val)
 {
 	return lin_write_slow(v, sreg, lin, size, idx, val);
 }

@@ -1,5 +1,6 @@
 /*
- * Guest memory as instructions see it: segmentation, paging, alignment and data breakpoints.
+ * Guest memory as instructions see it: segmentation, paging, alignment and data
+ * breakpoints.
  *
  * All return false with v->fault filled in when the access faults, and then have changed
  * nothing. 'sreg' is the segment register used; 'off' the offset in it, already cut
@@ -13,11 +14,13 @@
 #include "base/bits.h"
 #include "x86/walk.h"
 
-/* seg_ok: the inline limit check is enough for a read, a write; and: base 0, limit 4G - 1. */
+/* seg_ok: the inline limit check is enough for a read, a write; and: base 0, limit 4G
+ * - 1. */
 enum { SEG_R_OK = 1, SEG_W_OK = 2, SEG_FLAT = 4 };
 
 /* Check an access of 'len' bytes and give its linear address. #GP or #SS when refused. */
-bool seg_linear_slow(struct vcpu *v, unsigned sreg, u64 off, u64 len, enum access acc, gva_t *lin);
+bool seg_linear_slow(struct vcpu *v, unsigned sreg, u64 off, u64 len, enum access acc,
+		     gva_t *lin);
 
 static inline bool seg_linear(struct vcpu *v, unsigned sreg, u64 off, unsigned len,
 			      enum access acc, gva_t *lin)
@@ -46,13 +49,15 @@ static inline bool in_page(gva_t lin, unsigned size)
 	return (lin & 0xfff) + size <= 0x1000;
 }
 
-/* Linear accesses with the current privilege. sreg decides #SS or #GP when not canonical. */
-bool lin_read_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enum mmu_idx idx,
-		   u64 *val);
-bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, enum mmu_idx idx,
-		    u64 val);
+/* Linear accesses with the current privilege. sreg decides #SS or #GP when not canonical.
+ */
+bool lin_read_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size,
+		   enum mmu_idx idx, u64 *val);
+bool lin_write_slow(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size,
+		    enum mmu_idx idx, u64 val);
 
-static inline bool lin_read(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, u64 *val)
+static inline bool lin_read(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size,
+			    u64 *val)
 {
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	unsigned slot = tlb_slot(lin);
@@ -65,7 +70,8 @@ static inline bool lin_read(struct vcpu *v, unsigned sreg, gva_t lin, unsigned s
 	return lin_read_slow(v, sreg, lin, size, v->mmu_idx, val);
 }
 
-static inline bool lin_write(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size, u64 val)
+static inline bool lin_write(struct vcpu *v, unsigned sreg, gva_t lin, unsigned size,
+			     u64 val)
 {
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	unsigned slot = tlb_slot(lin);
@@ -79,14 +85,17 @@ static inline bool lin_write(struct vcpu *v, unsigned sreg, gva_t lin, unsigned 
 }
 
 /* An operand of 1, 2, 4 or 8 bytes, zero-extended. */
-static inline bool mem_read(struct vcpu *v, unsigned sreg, u64 off, unsigned size, u64 *val)
+static inline bool mem_read(struct vcpu *v, unsigned sreg, u64 off, unsigned size,
+			    u64 *val)
 {
 	gva_t lin;
 
-	return seg_linear(v, sreg, off, size, ACC_READ, &lin) && lin_read(v, sreg, lin, size, val);
+	return seg_linear(v, sreg, off, size, ACC_READ, &lin) &&
+	       lin_read(v, sreg, lin, size, val);
 }
 
-static inline bool mem_write(struct vcpu *v, unsigned sreg, u64 off, unsigned size, u64 val)
+static inline bool mem_write(struct vcpu *v, unsigned sreg, u64 off, unsigned size,
+			     u64 val)
 {
 	gva_t lin;
 
@@ -99,7 +108,8 @@ static inline bool mem_write(struct vcpu *v, unsigned sreg, u64 off, unsigned si
  * instruction's own rule); 'lin' results let the caller know the alignment.
  */
 bool mem_read_bytes(struct vcpu *v, unsigned sreg, u64 off, void *buf, unsigned len);
-bool mem_write_bytes(struct vcpu *v, unsigned sreg, u64 off, const void *buf, unsigned len);
+bool mem_write_bytes(struct vcpu *v, unsigned sreg, u64 off, const void *buf,
+		     unsigned len);
 /* Check that a write of [off, off+len) would succeed, without writing. Sets A and D. */
 bool mem_probe_write(struct vcpu *v, unsigned sreg, u64 off, unsigned len);
 bool mem_probe_read(struct vcpu *v, unsigned sreg, u64 off, unsigned len);
@@ -123,24 +133,28 @@ bool rmw_begin(struct vcpu *v, unsigned sreg, u64 off, unsigned size, struct rmw
 void rmw_end(struct vcpu *v, struct rmw *m);
 
 /*
- * Host address for [off, off+len) inside one page when the fast path applies, NULL without a fault raised
- * when not: string instructions and vector operands then take the slow way.
+ * Host address for [off, off+len) inside one page when the fast path applies, NULL
+ * without a fault raised when not: string instructions and vector operands then take the
+ * slow way.
  */
 void *mem_fast_ptr(struct vcpu *v, unsigned sreg, u64 off, unsigned len, enum access acc);
 
-/* Implicit supervisor accesses (descriptor tables, TSS, stacks of inner levels at CPL 0). Linear address. */
+/* Implicit supervisor accesses (descriptor tables, TSS, stacks of inner levels at CPL 0).
+ * Linear address. */
 bool sys_read(struct vcpu *v, gva_t lin, unsigned size, u64 *val);
 bool sys_write(struct vcpu *v, gva_t lin, unsigned size, u64 val);
 bool sys_read_bytes(struct vcpu *v, gva_t lin, void *buf, unsigned len);
 /* Check for writing without writing; sets A and D. */
 bool sys_probe_write(struct vcpu *v, gva_t lin, unsigned len);
 /* As user or supervisor by choice: stacks of another privilege level during transfers. */
-bool lin_read_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin, unsigned size, u64 *val);
-bool lin_write_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin, unsigned size, u64 val);
+bool lin_read_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin,
+		 unsigned size, u64 *val);
+bool lin_write_as(struct vcpu *v, enum mmu_idx idx, unsigned sreg, gva_t lin,
+		  unsigned size, u64 val);
 
 /*
- * Instruction fetch: the physical address of the byte at linear 'lin', with execute permission
- * of the current privilege checked. False: fault raised.
+ * Instruction fetch: the physical address of the byte at linear 'lin', with execute
+ * permission of the current privilege checked. False: fault raised.
  */
 bool fetch_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
 

@@ -1,10 +1,10 @@
 /*
  * Decoding, over Zydis.
  *
- * SDM volume 2 chapter 2. Zydis checks encodings and gives lengths and fields; what is done
- * here is bringing ModRM, SIB and prefixes of every address size into one
- * base + index << scale + displacement form, so that execution does not know modes.
- * Thread: any; no state.
+ * SDM volume 2 chapter 2. Zydis checks encodings and gives lengths and fields; what is
+ * done here is bringing ModRM, SIB and prefixes of every address size into one base +
+ * index << scale + displacement form, so that execution does not know modes. Thread: any;
+ * no state.
  */
 #include "x86/decode.h"
 
@@ -23,7 +23,8 @@ static void decoder_init(ZydisDecoder *d, unsigned code_size)
 	};
 
 	ZydisDecoderInit(d, modes[code_size].mode, modes[code_size].width);
-	/* ENDBR, RDSSP and the bounds instructions are the NOPs they are without CET and MPX. */
+	/* ENDBR, RDSSP and the bounds instructions are the NOPs they are without CET and
+	 * MPX. */
 	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 }
@@ -34,7 +35,8 @@ struct prefixes {
 };
 
 /* All of them count, wherever they are; it is REX alone that must come last to count. */
-static struct prefixes scan_prefixes(const ZydisDecodedInstruction *zi, unsigned code_size)
+static struct prefixes scan_prefixes(const ZydisDecodedInstruction *zi,
+				     unsigned code_size)
 {
 	struct prefixes r = { .seg = SREG_NONE };
 
@@ -62,7 +64,8 @@ static struct prefixes scan_prefixes(const ZydisDecodedInstruction *zi, unsigned
 static void mem16(struct insn *in, const ZydisDecodedInstruction *zi)
 {
 	static const u8 base[8] = { RBX, RBX, RBP, RBP, RSI, RDI, RBP, RBX };
-	static const u8 index[8] = { RSI, RDI, RSI, RDI, GPR_ZERO, GPR_ZERO, GPR_ZERO, GPR_ZERO };
+	static const u8 index[8] = { RSI,      RDI,      RSI,      RDI,
+				     GPR_ZERO, GPR_ZERO, GPR_ZERO, GPR_ZERO };
 	unsigned rm = zi->raw.modrm.rm;
 
 	in->index = index[rm];
@@ -82,8 +85,9 @@ static void mem32(struct insn *in, const ZydisDecodedInstruction *zi, u8 rex_x, 
 
 		in->index = index == 4 ? GPR_ZERO : (u8)index;
 		in->scale = zi->raw.sib.scale;
-		in->base = zi->raw.sib.base == 5 && mod == 0 ? GPR_ZERO
-							     : (u8)(zi->raw.sib.base | rex_b << 3);
+		in->base = zi->raw.sib.base == 5 && mod == 0
+				   ? GPR_ZERO
+				   : (u8)(zi->raw.sib.base | rex_b << 3);
 	} else if (rm == 5 && mod == 0) {
 		in->base = mode64 ? GPR_RIP : GPR_ZERO;
 		if (mode64)
@@ -108,7 +112,8 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *zi, unsigned co
 	struct prefixes p = scan_prefixes(zi, code_size);
 	bool legacy = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	bool rex = legacy && (zi->attributes & ZYDIS_ATTRIB_HAS_REX);
-	u8 r = rex ? zi->raw.rex.R : 0, x = rex ? zi->raw.rex.X : 0, b = rex ? zi->raw.rex.B : 0;
+	u8 r = rex ? zi->raw.rex.R : 0, x = rex ? zi->raw.rex.X : 0,
+	   b = rex ? zi->raw.rex.B : 0;
 	unsigned rm;
 
 	*in = (struct insn){
@@ -129,11 +134,13 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *zi, unsigned co
 	if (zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) {
 		in->modrm = (u8)(zi->raw.modrm.mod << 6 | zi->raw.modrm.reg << 3 |
 				 zi->raw.modrm.rm);
-		if (!legacy && zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && code_size == 8) {
+		if (!legacy && zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
+		    code_size == 8) {
 			r = !zi->raw.vex.R;
 			x = !zi->raw.vex.X;
 			b = !zi->raw.vex.B;
-		} else if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && code_size == 8) {
+		} else if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+			   code_size == 8) {
 			r = !zi->raw.evex.R;
 			x = !zi->raw.evex.X;
 			b = !zi->raw.evex.B;
@@ -166,7 +173,8 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *zi, unsigned co
 	}
 }
 
-enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size, struct insn *in)
+enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size,
+			  struct insn *in)
 {
 	ZydisDecodedInstruction zi;
 	ZydisDecoderContext ctx;
@@ -186,7 +194,8 @@ enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size, str
 	return DECODE_UD;
 }
 
-void disassemble(const u8 *bytes, unsigned len, unsigned code_size, u64 rip, char *buf, size_t size)
+void disassemble(const u8 *bytes, unsigned len, unsigned code_size, u64 rip, char *buf,
+		 size_t size)
 {
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
@@ -196,7 +205,7 @@ void disassemble(const u8 *bytes, unsigned len, unsigned code_size, u64 rip, cha
 	decoder_init(&d, code_size);
 	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, bytes, MIN(len, 15u), &zi, ops)) ||
 	    ZYAN_FAILED(ZydisFormatterInit(&fmt, ZYDIS_FORMATTER_STYLE_INTEL)) ||
-	    ZYAN_FAILED(ZydisFormatterFormatInstruction(&fmt, &zi, ops, zi.operand_count_visible,
-							buf, size, rip, NULL)))
+	    ZYAN_FAILED(ZydisFormatterFormatInstruction(
+		    &fmt, &zi, ops, zi.operand_count_visible, buf, size, rip, NULL)))
 		snprintf(buf, size, "(bad)");
 }

@@ -285,14 +285,14 @@ bool far_call(struct vcpu *v, u16 sel, u64 off, unsigned opsize, u64 next)
 		return to_system(v, sel, &d, true, next);
 	if (!check_code(v, sel, &d))
 		return false;
-	/* Processors push as the new segment has it: without SS when it is a 64-bit one. */
+	/* Processors push as the new segment has it: without SS when it is a 64-bit one.
+	 */
 	if (in_long_mode(v) && (d.attr & SEG_L))
 		s = stack_long(v, v->gpr[RSP], v->cpl);
 	else if (in_long_mode(v))
 		s.width = v->seg[SS].attr & SEG_DB ? 4 : 2;
-	if (!stack_room(v, &s, 2, opsize) ||
-	    !seg_check_rip(v, &d, off) || !desc_set_accessed(v, &d) ||
-	    !stack_push(v, &s, opsize, v->seg[CS].sel) ||
+	if (!stack_room(v, &s, 2, opsize) || !seg_check_rip(v, &d, off) ||
+	    !desc_set_accessed(v, &d) || !stack_push(v, &s, opsize, v->seg[CS].sel) ||
 	    !stack_push(v, &s, opsize, next))
 		return false;
 	stack_commit(v, &s);

@@ -14,7 +14,8 @@
 #include "x86/tlbfill.h"
 #include "x86/trial.h"
 
-bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, struct tlb_hit *hit)
+bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
+	      struct tlb_hit *hit)
 {
 	unsigned slot = tlb_slot(lin);
 	struct tlb_way *t = &v->tlb.way[idx];
@@ -27,7 +28,9 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx, stru
 		return trial_fill(v, lin, acc, idx, hit);
 	v->stats->tlb_misses++;
 	if (!walk(v, lin, acc, idx, &w)) {
-		v->fault = (struct fault){ .vector = VEC_PF, .has_error = true, .error = w.pf_error,
+		v->fault = (struct fault){ .vector = VEC_PF,
+					   .has_error = true,
+					   .error = w.pf_error,
 					   .cr2 = lin };
 		return false;
 	}

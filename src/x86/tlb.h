@@ -2,8 +2,8 @@
  * The software TLB: linear page to host address, per kind of access.
  *
  * Direct-mapped, one array per mmu_idx, so that a hit proves the permission
- * as well as the mapping. A tag is the linear page address negated, so that adding it to an
- * address gives the offset in the page on a hit: one test then covers a miss and a
+ * as well as the mapping. A tag is the linear page address negated, so that adding it to
+ * an address gives the offset in the page on a hit: one test then covers a miss and a
  * page crossing. Pages that need a look at every access (MMIO, code pages when
  * written, pages with a data breakpoint) get no tag for that access.
  */
@@ -14,20 +14,20 @@
 #define TLB_BITS 9
 #define TLB_SIZE (1u << TLB_BITS)
 /*
- * No page: added to a page-aligned address it is never 0, and the only addresses for which it gives an
- * offset are not canonical, whatever the paging mode.
+ * No page: added to a page-aligned address it is never 0, and the only addresses for
+ * which it gives an offset are not canonical, whatever the paging mode.
  */
 #define TLB_NONE UINT64_C(0x8000000000000001)
 
 /* For vcpu.tlb_flushed, instead of a page. */
-#define TLB_FLUSHED_ALL (~UINT64_C(0))
+#define TLB_FLUSHED_ALL       (~UINT64_C(0))
 #define TLB_FLUSHED_NONGLOBAL (~UINT64_C(0) - 1)
 
 /* Whose access it is. */
 enum mmu_idx {
-	MMU_USER,       /* CPL 3 */
-	MMU_KERNEL,     /* CPL < 3, and implicit supervisor accesses */
-	MMU_KERNEL_AC,  /* CPL < 3, EFLAGS.AC lets it through SMAP */
+	MMU_USER,      /* CPL 3 */
+	MMU_KERNEL,    /* CPL < 3, and implicit supervisor accesses */
+	MMU_KERNEL_AC, /* CPL < 3, EFLAGS.AC lets it through SMAP */
 	MMU_IDX_COUNT,
 };
 
@@ -42,7 +42,8 @@ struct tlb_way {
 
 struct tlb {
 	struct tlb_way way[MMU_IDX_COUNT];
-	bool large[MMU_IDX_COUNT]; /* some entry is a piece of a larger page: INVLPG must search */
+	bool large[MMU_IDX_COUNT]; /* some entry is a piece of a larger page: INVLPG must
+				      search */
 };
 
 static inline u64 tlb_tag(u64 page)

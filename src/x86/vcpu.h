@@ -16,7 +16,8 @@
 #include "x86/regs.h"
 #include "x86/tlb.h"
 
-/* Large enough for x87, SSE, AVX, AVX-512 in the host's standard XSAVE format, and PKRU. */
+/* Large enough for x87, SSE, AVX, AVX-512 in the host's standard XSAVE format, and PKRU.
+ */
 #define XSAVE_AREA_SIZE 2752
 
 struct seg {
@@ -33,15 +34,17 @@ struct dtr {
 	u16 pad[3];
 };
 
-/* Why an instruction did not complete. Valid after an accessor or operation returned false. */
+/* Why an instruction did not complete. Valid after an accessor or operation returned
+ * false. */
 struct fault {
 	u8 vector;
 	bool has_error;
-	bool soft;  /* INT n, INT3, INTO: gate DPL is checked, RIP is behind the instruction */
-	bool trap;  /* RIP to push is behind the instruction already (#DB trap) */
+	bool soft; /* INT n, INT3, INTO: gate DPL is checked, RIP is behind the
+		      instruction */
+	bool trap; /* RIP to push is behind the instruction already (#DB trap) */
 	u32 error;
-	u64 cr2;    /* #PF: address */
-	u64 dr6;    /* #DB: bits to set in DR6 */
+	u64 cr2; /* #PF: address */
+	u64 dr6; /* #DB: bits to set in DR6 */
 };
 
 /* MSRs that are storage with reserved bits, in the order of msr.def (x86/msr.c). */
@@ -85,7 +88,8 @@ struct trial;
 
 struct vcpu {
 	/* ---- architectural ---- */
-	/* Addresses are gpr[base] + gpr[index]: RIP, and a register that is always 0, have a number too. */
+	/* Addresses are gpr[base] + gpr[index]: RIP, and a register that is always 0,
+	 * have a number too. */
 	union {
 		u64 gpr[GPR_COUNT];
 		struct {
@@ -94,8 +98,8 @@ struct vcpu {
 			u64 reg_zero;
 		};
 	};
-	u64 cc;       /* the status flags of RFLAGS, in their places (RFLAGS_STATUS) */
-	u64 flags;    /* the rest of RFLAGS, bit 1 set */
+	u64 cc;    /* the status flags of RFLAGS, in their places (RFLAGS_STATUS) */
+	u64 flags; /* the rest of RFLAGS, bit 1 set */
 	struct seg seg[SREG_COUNT];
 	struct dtr gdtr, idtr;
 	u64 cr0, cr2, cr3, cr4, xcr0;
@@ -106,8 +110,8 @@ struct vcpu {
 	u64 fip, fdp; /* x87 last instruction and operand; selectors below */
 	u16 fcs, fds, fop;
 	u8 cpl;
-	u8 activity;        /* enum activity */
-	u8 shadow;          /* SHADOW_* */
+	u8 activity; /* enum activity */
+	u8 shadow;   /* SHADOW_* */
 	u8 nmi_blocked;
 	u8 sipi_vector;
 	u8 pad0;
@@ -123,16 +127,17 @@ struct vcpu {
 	u8 stack_size; /* 2, 4 or 8: width of the stack pointer */
 	u8 mmu_idx;    /* enum mmu_idx of explicit data accesses now */
 	bool la57;
-	bool ac_check;  /* alignment is checked now: CR0.AM, EFLAGS.AC, CPL 3 */
+	bool ac_check;   /* alignment is checked now: CR0.AM, EFLAGS.AC, CPL 3 */
 	bool step_check; /* TF, code breakpoints or the like: one instruction at a time */
 	u8 phys_bits;
-	u8 paging;     /* enum paging_mode (x86/walk.h) */
-	u64 phys_reserved; /* bits above MAXPHYADDR in a table entry */
+	u8 paging;              /* enum paging_mode (x86/walk.h) */
+	u64 phys_reserved;      /* bits above MAXPHYADDR in a table entry */
 	u32 seg_ok[SREG_COUNT]; /* SEG_R_OK, SEG_W_OK (x86/access.h) */
 
 	struct fault fault;
-	u32 events; /* enum vcpu_event; atomic */
-	bool vec_live; /* guest vector state is in the host's registers (engine/interp/native.c) */
+	u32 events;    /* enum vcpu_event; atomic */
+	bool vec_live; /* guest vector state is in the host's registers
+			  (engine/interp/native.c) */
 	bool shutdown; /* triple fault */
 	u8 halt_req;
 
@@ -149,14 +154,18 @@ struct vcpu {
 	const struct cpuid_table *cpuid; /* what CPUID answers; shared, immutable */
 	u32 features[FEATURE_WORDS];     /* the same as bits: cpu_has() */
 	struct vcpu_stats *stats;
-	void *engine; /* the engine's own */
-	void *engine_area; /* behind this struct: struct engine.area bytes (cpu/engine.h) */
-	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May be NULL. */
+	void *engine;      /* the engine's own */
+	void *engine_area; /* behind this struct: struct engine.area bytes (cpu/engine.h)
+			    */
+	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May
+	 * be NULL. */
 	void (*tlb_flushed)(struct vcpu *v, u64 page);
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);
-	struct native *native; /* stubs for vector and x87 instructions (engine/interp/native.c) */
-	struct trial *trial; /* NULL, or this is a stand-in whose writes are taken back (x86/trial.h) */
+	struct native *native; /* stubs for vector and x87 instructions
+				  (engine/interp/native.c) */
+	struct trial *trial;   /* NULL, or this is a stand-in whose writes are taken back
+				  (x86/trial.h) */
 	struct tlb tlb;
 };
 
@@ -247,14 +256,16 @@ bool raise_db(struct vcpu *v, u64 dr6, bool trap);
 /* State after power-up or INIT (SDM 3 table 10-1). CPUID table and host side are kept. */
 void vcpu_reset(struct vcpu *v, bool init);
 
-/* Start of an application processor at vector * 4 KiB, after INIT (SDM 3 section 8.4.3). */
+/* Start of an application processor at vector * 4 KiB, after INIT (SDM 3 section 8.4.3).
+ */
 void vcpu_sipi(struct vcpu *v, u8 vector);
 
 /* Recompute everything derived, and drop all cached translations. */
 void vcpu_sync(struct vcpu *v);
 /* Recompute paging and la57: after CR0, CR4 or EFER changed. The caller flushes. */
 void vcpu_paging_changed(struct vcpu *v);
-/* Recompute code_size, stack_size, mmu_idx, ac_check, step_check: after CPL, CS, SS, flags changed. */
+/* Recompute code_size, stack_size, mmu_idx, ac_check, step_check: after CPL, CS, SS,
+ * flags changed. */
 void vcpu_mode_changed(struct vcpu *v);
 
 /*
@@ -275,7 +286,7 @@ extern const struct state_desc vcpu_desc;
 /* Stopped, and pulled from its engine. */
 void vcpu_save(const struct vcpu *v, struct state_buf *b);
 /*
- * 0, with the derived part rebuilt. -EINVAL: the stream is refused; v is unchanged, or in its
- * power-up state when the stream was well-formed but of a CPU with more features.
+ * 0, with the derived part rebuilt. -EINVAL: the stream is refused; v is unchanged, or in
+ * its power-up state when the stream was well-formed but of a CPU with more features.
  */
 int vcpu_load(struct vcpu *v, struct state_buf *b, struct error *err);

@@ -2,11 +2,11 @@
  * The paging walk, for every paging mode.
  *
  * SDM volume 3 chapter 4: 4.3 (32-bit, PSE-36), 4.4 (PAE), 4.5 (4- and 5-level), 4.6
- * (access rights, protection keys), 4.7 (error codes), 4.8 (A and D). One walker; the modes
- * differ in a format descriptor. Entries above the leaf get A as the walk passes
+ * (access rights, protection keys), 4.7 (error codes), 4.8 (A and D). One walker; the
+ * modes differ in a format descriptor. Entries above the leaf get A as the walk passes
  * them, the leaf only when the access is allowed.
- * Thread: the owner of the vCPU. Entries are updated with a locked compare-and-exchange, as
- * another CPU may change them meanwhile.
+ * Thread: the owner of the vCPU. Entries are updated with a locked compare-and-exchange,
+ * as another CPU may change them meanwhile.
  */
 #include "x86/walk.h"
 
@@ -14,13 +14,13 @@
 #include "x86/stats.h"
 #include "x86/trial.h"
 
-#define PTE_P BIT(0)
-#define PTE_W BIT(1)
-#define PTE_U BIT(2)
-#define PTE_A BIT(5)
-#define PTE_D BIT(6)
+#define PTE_P  BIT(0)
+#define PTE_W  BIT(1)
+#define PTE_U  BIT(2)
+#define PTE_A  BIT(5)
+#define PTE_D  BIT(6)
 #define PTE_PS BIT(7)
-#define PTE_G BIT(8)
+#define PTE_G  BIT(8)
 #define PTE_NX BIT(63)
 
 struct format {
@@ -33,8 +33,14 @@ struct format {
 static const struct format formats[] = {
 	[PAGING_32] = { .levels = 2, .index_bits = 10, .entry_size = 4, .top_shift = 22 },
 	[PAGING_PAE] = { .levels = 2, .index_bits = 9, .entry_size = 8, .top_shift = 21 },
-	[PAGING_4LEVEL] = { .levels = 4, .index_bits = 9, .entry_size = 8, .top_shift = 39 },
-	[PAGING_5LEVEL] = { .levels = 5, .index_bits = 9, .entry_size = 8, .top_shift = 48 },
+	[PAGING_4LEVEL] = { .levels = 4,
+			    .index_bits = 9,
+			    .entry_size = 8,
+			    .top_shift = 39 },
+	[PAGING_5LEVEL] = { .levels = 5,
+			    .index_bits = 9,
+			    .entry_size = 8,
+			    .top_shift = 48 },
 };
 
 enum paging_mode paging_mode(const struct vcpu *v)
@@ -65,7 +71,8 @@ static u64 entry_read(struct vcpu *v, gpa_t gpa, unsigned size, void **host)
 }
 
 /* Set bits in an entry that still is what was read. False: it changed, walk again. */
-static bool entry_set(struct vcpu *v, gpa_t gpa, void *host, unsigned size, u64 *entry, u64 bits)
+static bool entry_set(struct vcpu *v, gpa_t gpa, void *host, unsigned size, u64 *entry,
+		      u64 bits)
 {
 	u64 want = *entry | bits;
 	u8 *flags;
@@ -75,8 +82,8 @@ static bool entry_set(struct vcpu *v, gpa_t gpa, void *host, unsigned size, u64 
 	if (unlikely(v->trial) && !trial_write(v->trial, host, gpa, size, true))
 		return true;
 	if (size == 8) {
-		if (!__atomic_compare_exchange_n((u64 *)host, entry, want, false, __ATOMIC_SEQ_CST,
-						 __ATOMIC_RELAXED))
+		if (!__atomic_compare_exchange_n((u64 *)host, entry, want, false,
+						 __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
 			return false;
 	} else {
 		u32 old = (u32)*entry;
@@ -93,7 +100,8 @@ static bool entry_set(struct vcpu *v, gpa_t gpa, void *host, unsigned size, u64 
 }
 
 /* Is the entry a page and not a table? 'shift' is that of its level. */
-static bool is_leaf(const struct vcpu *v, enum paging_mode mode, unsigned shift, u64 entry)
+static bool is_leaf(const struct vcpu *v, enum paging_mode mode, unsigned shift,
+		    u64 entry)
 {
 	if (shift == 12)
 		return true;
@@ -107,7 +115,8 @@ static bool is_leaf(const struct vcpu *v, enum paging_mode mode, unsigned shift,
 }
 
 /* Bits of an entry that must be zero (SDM 3 figures 4-4 to 4-11). */
-static u64 reserved_bits(const struct vcpu *v, enum paging_mode mode, unsigned shift, bool leaf)
+static u64 reserved_bits(const struct vcpu *v, enum paging_mode mode, unsigned shift,
+			 bool leaf)
 {
 	u64 rsvd = v->phys_reserved;
 
@@ -117,7 +126,8 @@ static u64 reserved_bits(const struct vcpu *v, enum paging_mode mode, unsigned s
 		/* PSE-36: address bits 39:32 in 20:13, as far as MAXPHYADDR goes. */
 		rsvd = BIT(21);
 		if (v->phys_bits < 40)
-			rsvd |= BITS(20, 13 + (v->phys_bits > 32 ? v->phys_bits - 32 : 0));
+			rsvd |= BITS(20,
+				     13 + (v->phys_bits > 32 ? v->phys_bits - 32 : 0));
 		return rsvd;
 	}
 	if (mode == PAGING_PAE)
@@ -131,7 +141,8 @@ static u64 reserved_bits(const struct vcpu *v, enum paging_mode mode, unsigned s
 	return rsvd;
 }
 
-/* Protection-key rights that are denied: BIT(ACC_READ), BIT(ACC_WRITE). SDM 3 section 4.6.2. */
+/* Protection-key rights that are denied: BIT(ACC_READ), BIT(ACC_WRITE). SDM 3
+ * section 4.6.2. */
 static unsigned pkey_denied(const struct vcpu *v, enum paging_mode mode, bool user_page,
 			    bool user_access, u64 leaf)
 {
@@ -157,7 +168,8 @@ static unsigned pkey_denied(const struct vcpu *v, enum paging_mode mode, bool us
 }
 
 /* What this kind of access may do with a page of these attributes. */
-static unsigned rights_of(const struct vcpu *v, enum mmu_idx idx, bool user, bool writable, bool nx)
+static unsigned rights_of(const struct vcpu *v, enum mmu_idx idx, bool user,
+			  bool writable, bool nx)
 {
 	unsigned r = BIT(ACC_READ) | BIT(ACC_WRITE) | BIT(ACC_EXEC);
 
@@ -179,22 +191,24 @@ static unsigned rights_of(const struct vcpu *v, enum mmu_idx idx, bool user, boo
 	return r;
 }
 
-static bool fail(const struct vcpu *v, struct walk *w, enum access acc, enum mmu_idx idx, u32 error)
+static bool fail(const struct vcpu *v, struct walk *w, enum access acc, enum mmu_idx idx,
+		 u32 error)
 {
 	if (acc == ACC_WRITE)
 		error |= PF_W;
 	if (idx == MMU_USER)
 		error |= PF_U;
-	if (acc == ACC_EXEC && ((v->cr4 & CR4_SMEP) || ((v->cr4 & CR4_PAE) && (v->efer & EFER_NXE))))
+	if (acc == ACC_EXEC &&
+	    ((v->cr4 & CR4_SMEP) || ((v->cr4 & CR4_PAE) && (v->efer & EFER_NXE))))
 		error |= PF_I;
 	w->pf_error = error;
 	return false;
 }
 
 /* Check the leaf, set its A and D, fill in the result. */
-static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct walk *w,
-		   enum paging_mode mode, unsigned shift, u64 entry, bool writable, bool nx,
-		   gpa_t entry_gpa, void *host, bool *again)
+static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
+		   struct walk *w, enum paging_mode mode, unsigned shift, u64 entry,
+		   bool writable, bool nx, gpa_t entry_gpa, void *host, bool *again)
 {
 	unsigned size = formats[mode].entry_size;
 	unsigned denied = pkey_denied(v, mode, w->user, idx == MMU_USER, entry);
@@ -209,12 +223,13 @@ static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, 
 			error |= PF_PK;
 		return fail(v, w, acc, idx, error);
 	}
-	if (!entry_set(v, entry_gpa, host, size, &entry, PTE_A | (acc == ACC_WRITE ? PTE_D : 0))) {
+	if (!entry_set(v, entry_gpa, host, size, &entry,
+		       PTE_A | (acc == ACC_WRITE ? PTE_D : 0))) {
 		*again = true;
 		return false;
 	}
 	if (mode == PAGING_32) {
-		addr = (u32)entry & (u32)~(BIT(shift) - 1);
+		addr = (u32)entry & (u32) ~(BIT(shift) - 1);
 		if (shift == 22)
 			addr |= bits_get(entry, 20, 13) << 32;
 	} else {
@@ -227,8 +242,8 @@ static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, 
 	return true;
 }
 
-static bool walk_once(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct walk *w,
-		      enum paging_mode mode, bool *again)
+static bool walk_once(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
+		      struct walk *w, enum paging_mode mode, bool *again)
 {
 	const struct format *f = &formats[mode];
 	unsigned shift = f->top_shift;
@@ -259,8 +274,8 @@ static bool walk_once(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx id
 		w->user &= !!(entry & PTE_U);
 		nx |= f->entry_size == 8 && (entry & PTE_NX);
 		if (leaf)
-			return finish(v, va, acc, idx, w, mode, shift, entry, writable, nx, gpa,
-				      host, again);
+			return finish(v, va, acc, idx, w, mode, shift, entry, writable,
+				      nx, gpa, host, again);
 		if (!entry_set(v, gpa, host, f->entry_size, &entry, PTE_A)) {
 			*again = true;
 			return false;
@@ -285,7 +300,8 @@ bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct wa
 		w->rights = BIT(ACC_READ) | BIT(ACC_WRITE) | BIT(ACC_EXEC);
 		return true;
 	}
-	/* Another CPU that keeps changing the entry makes progress itself; it cannot hold us for long. */
+	/* Another CPU that keeps changing the entry makes progress itself; it cannot hold
+	 * us for long. */
 	do {
 		again = false;
 		if (walk_once(v, va, acc, idx, w, mode, &again))
@@ -312,15 +328,16 @@ bool walk_peek(struct vcpu *v, gva_t va, gpa_t *gpa)
 	}
 	for (;;) {
 		u64 index = (va >> shift) & (BIT(f->index_bits) - 1);
-		const void *host = phys_host(v->phys, table + index * f->entry_size, f->entry_size,
-					     false);
+		const void *host = phys_host(v->phys, table + index * f->entry_size,
+					     f->entry_size, false);
 		u64 entry = host ? le_load(host, f->entry_size) : 0;
 
 		if (!(entry & PTE_P))
 			return false;
 		if (is_leaf(v, mode, shift, entry)) {
-			u64 addr = mode == PAGING_32 ? (u32)entry & (u32)~(BIT(shift) - 1)
-						     : entry & BITS(51, shift);
+			u64 addr = mode == PAGING_32
+					   ? (u32)entry & (u32) ~(BIT(shift) - 1)
+					   : entry & BITS(51, shift);
 
 			if (mode == PAGING_32 && shift == 22)
 				addr |= bits_get(entry, 20, 13) << 32;

@@ -11,13 +11,13 @@ enum paging_mode { PAGING_NONE, PAGING_32, PAGING_PAE, PAGING_4LEVEL, PAGING_5LE
 enum access { ACC_READ, ACC_WRITE, ACC_EXEC };
 
 struct walk {
-	gpa_t gpa;       /* of the address asked for */
-	u8 page_shift;   /* 12, 21, 22 or 30 */
-	bool user;       /* every level has U/S = 1 */
-	bool dirty;      /* D was set, or was set by this walk */
+	gpa_t gpa;     /* of the address asked for */
+	u8 page_shift; /* 12, 21, 22 or 30 */
+	bool user;     /* every level has U/S = 1 */
+	bool dirty;    /* D was set, or was set by this walk */
 	bool global;
-	u8 rights;       /* BIT(ACC_*) of what this mmu_idx may do */
-	u32 pf_error;    /* when false was returned: the error code */
+	u8 rights;    /* BIT(ACC_*) of what this mmu_idx may do */
+	u32 pf_error; /* when false was returned: the error code */
 };
 
 /* Which mode CR0, CR4 and EFER select. */
@@ -29,7 +29,8 @@ enum paging_mode paging_mode(const struct vcpu *v);
  */
 bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct walk *w);
 
-/* The same without setting A and D and without permission checks: debuggers. False: not mapped. */
+/* The same without setting A and D and without permission checks: debuggers. False: not
+ * mapped. */
 bool walk_peek(struct vcpu *v, gva_t va, gpa_t *gpa);
 
 /*

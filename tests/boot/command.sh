@@ -155,7 +155,7 @@ signalled() {
 loop='exec 2>/dev/null; while :; do sleep 0.1; done'
 signalled signal_caught TERM 9 'ready
 caught' "trap 'echo caught; exit 9' TERM; echo ready; $loop"
-signalled signal_kills HUP 129 ready "echo ready; $loop"
+signalled signal_kills TERM 143 ready "echo ready; $loop"
 signalled signal_twice 'TERM TERM' 143 ready "trap '' TERM; echo ready; $loop"
 
 finish

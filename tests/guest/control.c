@@ -1,6 +1,7 @@
 /*
  * Control registers and MSRs: reserved bits, forbidden combinations, what a write does.
- * SDM volume 3 section 2.5 (CR0, CR4), 10.8 (long mode), volume 4 (MSRs); APM volume 2 section 3.1.7.
+ * SDM volume 3 section 2.5 (CR0, CR4), 10.8 (long mode), volume 4 (MSRs); APM volume 2
+ * section 3.1.7.
  */
 #include "page.h"
 
@@ -32,7 +33,8 @@ static void cr0_combinations(void)
 	want_equal(try_cr0(cr0), NONE);
 	/* ET reads as 1; bits that do not exist are ignored below 32. */
 	want_equal(try_cr0((cr0 & ~(word)BIT(4)) | 0x1ffaffc0), NONE);
-	want_equal(read_cr0() & ~(word)(BIT(16) | BIT(18)), cr0 & ~(word)(BIT(16) | BIT(18)));
+	want_equal(read_cr0() & ~(word)(BIT(16) | BIT(18)),
+		   cr0 & ~(word)(BIT(16) | BIT(18)));
 	write_cr0(cr0);
 #if W64
 	want_equal(try_cr0(cr0 | BIT(32)), GP);
@@ -121,7 +123,8 @@ static void cr4_bits(void)
 		want_equal(try_cr4(cr4 | CR4_PCIDE), GP);
 		write_cr3(cr3);
 		want_equal(try_cr4(cr4 | CR4_PCIDE), NONE);
-		/* Paging cannot be left with it; here it could not anyway. Bit 63 is no #GP now. */
+		/* Paging cannot be left with it; here it could not anyway. Bit 63 is no
+		 * #GP now. */
 		want_equal(try_cr3(cr3 | BIT(63)), NONE);
 		want_equal(read_cr3(), cr3);
 		want_equal(try_cr3(cr3 | 0xfff), NONE);
@@ -164,7 +167,8 @@ static void efer(void)
 	want_equal(rdmsr(EFER), old ^ EFER_SCE);
 	wrmsr(EFER, old);
 	for (unsigned n = 1; n < 64; n++) {
-		if (n == 8 || n == 10 || n == 11 || n == 14 || n == 21 || (n == 12 && HAS(0x80000001, 0, c, 2)))
+		if (n == 8 || n == 10 || n == 11 || n == 14 || n == 21 ||
+		    (n == 12 && HAS(0x80000001, 0, c, 2)))
 			continue;
 		if (try_wrmsr(EFER, old | BIT(n)) != GP)
 			fail("bit %u: vector %lx", n, trap.vector);
@@ -194,21 +198,21 @@ static void msr_values(void)
 		u64 good, bad;
 	} table[] = {
 		{ 0x174, 0x1234, 0 },                              /* SYSENTER_CS */
-		{ 0x175, 0x12345678, W64 ? hole : 0 },   /* SYSENTER_ESP */
-		{ 0x176, 0x12345678, W64 ? hole : 0 },   /* SYSENTER_EIP */
+		{ 0x175, 0x12345678, W64 ? hole : 0 },             /* SYSENTER_ESP */
+		{ 0x176, 0x12345678, W64 ? hole : 0 },             /* SYSENTER_EIP */
 		{ 0x277, 0x0007040600070406, 0x0007040600070402 }, /* PAT: type 2 */
 		{ 0x277, 0x0007040600070406, 0x0007040600070408 },
 		{ 0x2ff, 0xc06, 0xc02 }, /* MTRR_DEF_TYPE */
 		{ 0x2ff, 0xc06, 0x1c06 },
-		{ 0xc0000081, 0x0023001000000000, 0 },             /* STAR */
-		{ 0xc0000082, hole - 1, hole },    /* LSTAR */
+		{ 0xc0000081, 0x0023001000000000, 0 }, /* STAR */
+		{ 0xc0000082, hole - 1, hole },        /* LSTAR */
 		{ 0xc0000083, -hole, ~hole },
-		{ 0xc0000084, 0x47700, 0x100000000 },              /* SFMASK */
-#if W64 /* a trap of a 32-bit guest loads FS */
-		{ 0xc0000100, 0x1000, hole },            /* FS_BASE */
+		{ 0xc0000084, 0x47700, 0x100000000 }, /* SFMASK */
+#if W64                                       /* a trap of a 32-bit guest loads FS */
+		{ 0xc0000100, 0x1000, hole }, /* FS_BASE */
 #endif
 		{ 0xc0000102, 0xffffffff80000000, 0x8000000000000000 },
-		{ 0xc0000103, 0x12345678, 0x100000000 },           /* TSC_AUX */
+		{ 0xc0000103, 0x12345678, 0x100000000 }, /* TSC_AUX */
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
@@ -222,7 +226,8 @@ static void msr_values(void)
 			fail("msr %x: refuses %llx", table[i].msr, table[i].good);
 		try_rdmsr(table[i].msr, &v);
 		if (v != table[i].good)
-			fail("msr %x: wrote %llx read %llx", table[i].msr, table[i].good, v);
+			fail("msr %x: wrote %llx read %llx", table[i].msr, table[i].good,
+			     v);
 		if (table[i].bad && try_wrmsr(table[i].msr, table[i].bad) != GP)
 			fail("msr %x: takes %llx", table[i].msr, table[i].bad);
 		try_rdmsr(table[i].msr, &v);
@@ -234,7 +239,8 @@ static void msr_values(void)
 
 static void msr_unknown(void)
 {
-	static const u32 none[] = { 0x3, 0x4fff, 0x80, 0xc0000090, 0xc0001fff, 0x12345678, 0xffffffff };
+	static const u32 none[] = { 0x3,        0x4fff,     0x80,      0xc0000090,
+				    0xc0001fff, 0x12345678, 0xffffffff };
 	u64 v;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(none); i++) {

@@ -1,16 +1,19 @@
 /*
- * Debug exceptions: single steps, breakpoints, DR6 and DR7, RF, and the shadows of MOV SS and STI.
- * SDM volume 3 chapter 17 (17.2 registers, 17.3 exceptions), 6.8.3 (MOV SS), SDM 2 STI.
+ * Debug exceptions: single steps, breakpoints, DR6 and DR7, RF, and the shadows of MOV SS
+ * and STI. SDM volume 3 chapter 17 (17.2 registers, 17.3 exceptions), 6.8.3 (MOV SS), SDM
+ * 2 STI.
  */
 #include "rt.h"
 
 #define DR6_FIXED 0xffff0ff0u
-#define BS	  (1 << 14)
-#define BD	  (1 << 13)
+#define BS        (1 << 14)
+#define BD        (1 << 13)
 #define DR7_FIXED 0x400
-#define DR7_GD	  (1 << 13)
-/* Breakpoint n: enabled locally; kind 0 execution, 1 write, 2 I/O, 3 access; len 0 1, 1 2, 2 8, 3 4. */
-#define BREAK(n, kind, len) (1u << (2 * (n)) | (u32)(kind) << (16 + 4 * (n)) | (u32)(len) << (18 + 4 * (n)))
+#define DR7_GD    (1 << 13)
+/* Breakpoint n: enabled locally; kind 0 execution, 1 write, 2 I/O, 3 access; len 0 1, 1
+ * 2, 2 8, 3 4. */
+#define BREAK(n, kind, len)                                                              \
+	(1u << (2 * (n)) | (u32)(kind) << (16 + 4 * (n)) | (u32)(len) << (18 + 4 * (n)))
 
 static volatile u64 data[4] __attribute__((aligned(64)));
 
@@ -55,20 +58,20 @@ static void want_step(int line, unsigned n, word ip, word dr6)
 	if (n >= step_count)
 		fail("line %d: only %u debug exceptions, want more", line, step_count);
 	else if (steps[n].ip != ip)
-		fail("line %d: #DB %u: got ip %lx want %lx (dr6 %lx)", line, n, steps[n].ip, ip,
-		     steps[n].dr6);
+		fail("line %d: #DB %u: got ip %lx want %lx (dr6 %lx)", line, n,
+		     steps[n].ip, ip, steps[n].dr6);
 	else if (steps[n].dr6 != (DR6_FIXED | dr6))
 		fail("line %d: #DB %u: got dr6 %lx want %lx", line, n, steps[n].dr6,
 		     DR6_FIXED | dr6);
 }
 #define want_step(n, ip, dr6) want_step(__LINE__, n, ip, dr6)
-#define want_steps(n) want_equal(step_count, n)
+#define want_steps(n)         want_equal(step_count, n)
 
 /* Labels in assembly. */
 #define LABEL(l) extern const u8 l[]
-#define AT(l)	 ((word)(l))
+#define AT(l)    ((word)(l))
 /* Set TF; the instruction behind is the first to be stepped. */
-#define SET_TF	 "pushf\n\tor" W " $0x100, (%%" W_SP ")\n\tpopf\n\t"
+#define SET_TF   "pushf\n\tor" W " $0x100, (%%" W_SP ")\n\tpopf\n\t"
 #define CLEAR_TF "pushf\n\tand" W " $~0x100, (%%" W_SP ")\n\tpopf\n\t"
 
 LABEL(ss0);
@@ -77,14 +80,18 @@ LABEL(ss2);
 LABEL(ss3);
 LABEL(ss4);
 
-/* One trap behind each instruction, with TF in the pushed flags. POPF itself is not trapped. */
+/* One trap behind each instruction, with TF in the pushed flags. POPF itself is not
+ * trapped. */
 static NOINLINE void single_step(void)
 {
 	record_steps(100);
 	__asm__ volatile(SET_TF "ss0: nop\n"
-			 "ss1:\tjmp ss2\n\tnop\n"
-			 "ss2:\tmov $1, %%eax\n"
-			 "ss3:\t" CLEAR_TF "ss4:\n" : : : "eax", "memory", "cc");
+				"ss1:\tjmp ss2\n\tnop\n"
+				"ss2:\tmov $1, %%eax\n"
+				"ss3:\t" CLEAR_TF "ss4:\n"
+			 :
+			 :
+			 : "eax", "memory", "cc");
 	want_step(0, AT(ss1), BS);
 	want_step(1, AT(ss2), BS);
 	want_step(2, AT(ss3), BS);
@@ -106,7 +113,10 @@ static NOINLINE void single_step_rep(void)
 	record_steps(100);
 	__asm__ volatile("mov $3, %%ecx\n\tlea %0, %%" W_DI "\n\t" SET_TF
 			 "rp0: rep stosb\n"
-			 "rp1:\t" CLEAR_TF : : "m"(data) : W_DI, "ecx", "memory", "cc");
+			 "rp1:\t" CLEAR_TF
+			 :
+			 : "m"(data)
+			 : W_DI, "ecx", "memory", "cc");
 	want_step(0, AT(rp0), BS);
 	want_step(1, AT(rp0), BS);
 	want_step(2, AT(rp1), BS);
@@ -126,14 +136,18 @@ static void on_int(struct frame *f)
 		int_flags |= 1ul << 31;
 }
 
-/* INT n pushes TF and clears it: no trap in the handler, the next is behind what follows. */
+/* INT n pushes TF and clears it: no trap in the handler, the next is behind what follows.
+ */
 static NOINLINE void single_step_int(void)
 {
 	hook[0x81] = on_int;
 	record_steps(100);
 	__asm__ volatile(SET_TF "int $0x81\n"
-			 "\tnop\n"
-			 "si1:\t" CLEAR_TF : : : "memory", "cc");
+				"\tnop\n"
+				"si1:\t" CLEAR_TF
+			 :
+			 :
+			 : "memory", "cc");
 	want_step(0, AT(si1), BS);
 	want_steps(4);
 	want_equal(int_flags & (FL_TF | 1ul << 31), FL_TF);
@@ -148,10 +162,12 @@ LABEL(ms1);
 static NOINLINE void single_step_mov_ss(void)
 {
 	record_steps(100);
-	__asm__ volatile("mov %0, %%eax\n\t" SET_TF
-			 "ms0: mov %%eax, %%ss\n\t"
+	__asm__ volatile("mov %0, %%eax\n\t" SET_TF "ms0: mov %%eax, %%ss\n\t"
 			 "nop\n"
-			 "ms1:\t" CLEAR_TF : : "i"(KDATA) : "eax", "memory", "cc");
+			 "ms1:\t" CLEAR_TF
+			 :
+			 : "i"(KDATA)
+			 : "eax", "memory", "cc");
 	want_step(0, AT(ms1), BS);
 	want_steps(4);
 	record_end();
@@ -174,7 +190,8 @@ static NOINLINE void single_step_fault(void)
 LABEL(eb0);
 LABEL(eb1);
 
-/* An instruction breakpoint is a fault: RIP is at it. RF lets it go on, for one instruction. */
+/* An instruction breakpoint is a fault: RIP is at it. RF lets it go on, for one
+ * instruction. */
 static NOINLINE void execution(void)
 {
 	static volatile u32 n;
@@ -187,12 +204,16 @@ static NOINLINE void execution(void)
 			 "1:\tnop\n"
 			 "eb0:\tincl %0\n\t"
 			 "dec %%ecx\n\t"
-			 "jnz 1b" : "+m"(n) : : "ecx", "memory", "cc");
+			 "jnz 1b"
+			 : "+m"(n)
+			 :
+			 : "ecx", "memory", "cc");
 	want_equal(n, 3);
 	want_steps(3);
 	want_step(0, AT(eb0), 1);
 	want_step(2, AT(eb0), 1);
-	/* The image has RF 0 on an instruction breakpoint of these processors or 1: not asked. */
+	/* The image has RF 0 on an instruction breakpoint of these processors or 1: not
+	 * asked. */
 	/* Not in the middle of an instruction. */
 	record_steps(100);
 	write_dr0(AT(eb0) + 1);
@@ -242,7 +263,9 @@ static NOINLINE void data_write(void)
 			 "dw2:\tmovb $9, 4+%1\n\t"
 			 "movl $9, -2+%1\n"
 			 "dw3:\n"
-			 : "=&b"(v), "+m"(data[0]) : : "eax", "memory", "cc");
+			 : "=&b"(v), "+m"(data[0])
+			 :
+			 : "eax", "memory", "cc");
 	want_equal((u32)v, 7);
 	want_step(0, AT(dw0), 2);
 	want_step(1, AT(dw1), 2);
@@ -269,7 +292,9 @@ static NOINLINE void data_access(void)
 			 "push 8+%0\n"
 			 "da2:\tpop 8+%0\n"
 			 "da3:\n"
-			 : : "m"(data[0]) : "eax", "memory");
+			 :
+			 : "m"(data[0])
+			 : "eax", "memory");
 	want_step(0, AT(da0), 4);
 	want_step(1, AT(da1), 4);
 	want_step(2, AT(da2), 4);
@@ -291,7 +316,9 @@ static NOINLINE void data_length(void)
 	__asm__ volatile("movb $1, 12+%0\n"
 			 "dl0:\tmovb $1, 15+%0\n"
 			 "dl1:\tmovb $1, 16+%0\n"
-			 : : "m"(data[0]) : "memory");
+			 :
+			 : "m"(data[0])
+			 : "memory");
 	want_step(0, AT(dl0), 1);
 	want_step(1, AT(dl1), 9);
 	want_steps(2);
@@ -312,7 +339,10 @@ static NOINLINE void data_rep(void)
 	__asm__ volatile("mov $5, %%ecx\n\t"
 			 "lea %1, %%" W_DI "\n"
 			 "dr0_:\trep stosb\n"
-			 "dr1_:\tmov %%" W_CX ", %0\n" : "=&b"(left) : "m"(data[0]) : W_DI, "ecx", "memory");
+			 "dr1_:\tmov %%" W_CX ", %0\n"
+			 : "=&b"(left)
+			 : "m"(data[0])
+			 : W_DI, "ecx", "memory");
 	want_steps(1);
 	want_step(0, AT(dr0_), 1);
 	want_equal(left, 0);
@@ -335,7 +365,10 @@ static NOINLINE void io(void)
 			 "io0:\tinb $0x81, %%al\n"
 			 "io1:\tinb $0x82, %%al\n\t"
 			 "inl $0x7e, %%eax\n"
-			 "io2:\n" : : "a"(0) : "memory");
+			 "io2:\n"
+			 :
+			 : "a"(0)
+			 : "memory");
 	want_step(0, AT(io0), 1);
 	want_step(1, AT(io1), 1);
 	want_step(2, AT(io2), 1);
@@ -356,7 +389,10 @@ static NOINLINE void data_mov_ss(void)
 	write_dr7(DR7_FIXED | BREAK(0, 3, 0));
 	__asm__ volatile("mov %0, %%ss\n\t"
 			 "nop\n"
-			 "md0:\tnop\n" : : "m"(data[0]) : "memory");
+			 "md0:\tnop\n"
+			 :
+			 : "m"(data[0])
+			 : "memory");
 	want_steps(1);
 	want_step(0, AT(md0), 1);
 	record_end();
@@ -370,7 +406,10 @@ static NOINLINE void execution_mov_ss(void)
 	write_dr7(DR7_FIXED | BREAK(0, 0, 0));
 	__asm__ volatile("mov %0, %%eax\n\t"
 			 "mov %%eax, %%ss\n"
-			 "md1:\tnop\n" : : "i"(KDATA) : "eax", "memory");
+			 "md1:\tnop\n"
+			 :
+			 : "i"(KDATA)
+			 : "eax", "memory");
 	want_steps(0);
 	record_end();
 }
@@ -463,7 +502,8 @@ static void user_mode(void)
 	want_equal(user_run(user_access, 0), NONE);
 }
 
-/* The CPU's own accesses while it delivers an exception do not count for the instruction. */
+/* The CPU's own accesses while it delivers an exception do not count for the instruction.
+ */
 
 const struct test_case cases[] = {
 	CASE(single_step, "SDM 3 17.3.1.4"),

@@ -7,7 +7,8 @@
 #define VEC 0x81
 #define SEL FREE_SEL
 
-static volatile word seen_flags, seen_sp, seen_ss, seen_cs, seen_error, seen_ip, seen_count;
+static volatile word seen_flags, seen_sp, seen_ss, seen_cs, seen_error, seen_ip,
+	seen_count;
 
 static void look(struct frame *f)
 {
@@ -151,8 +152,7 @@ static void ist_not_canonical(void)
 /* A conforming segment keeps the level, which becomes the RPL. */
 static void conforming_gate(void)
 {
-	set_gdt(SEL, descriptor(0, 0xfffff,
-				D_KCODE | D_C | (W64 ? D_L : D_DB) | D_G));
+	set_gdt(SEL, descriptor(0, 0xfffff, D_KCODE | D_C | (W64 ? D_L : D_DB) | D_G));
 	set_gate(VEC, trap_entry[VEC], SEL, D_TYPE(14) | D_DPL(3) | D_P, 0);
 	TRY("", "int %0", : : "i"(VEC));
 	want_trap(VEC, 0);
@@ -162,7 +162,8 @@ static void conforming_gate(void)
 
 /* ---- double faults ---- */
 
-/* Table 6-5: contributory after contributory is #DF, with error 0 and the RIP of the first. */
+/* Table 6-5: contributory after contributory is #DF, with error 0 and the RIP of the
+ * first. */
 static void double_fault_contributory(void)
 {
 	static const u8 first[] = { DE, NP, GP };
@@ -203,14 +204,16 @@ static void serial_fault_benign(void)
 		case BP: TRY("", "int3", :); break;
 		default: TRY("", ".byte 0xf1", :); break;
 		}
-		/* EXT is set but for INT3. INT1 counts as an event outside the program. */
+		/* EXT is set but for INT3. INT1 counts as an event outside the program.
+		 */
 		want_fault(NP, first[i] * 8 + (first[i] == BP ? 2 : 3));
 		reset_gate(first[i]);
 	}
 }
 
 #if W64
-/* #PF, then a contributory one or #PF: double; the other way round they are served in turn. */
+/* #PF, then a contributory one or #PF: double; the other way round they are served in
+ * turn. */
 static void double_fault_page(void)
 {
 	volatile u32 *hole = (volatile u32 *)0x100000000;
@@ -273,40 +276,53 @@ static void iret_faults(void)
 
 	/* A null CS; data; RPL below CPL is impossible at 0; DPL wrong; not canonical. */
 	TRY("push %0; push %1; pushf; push $0; push %2", "iretq",
-	    : : "i"(KDATA), "r"(top), "r"(0l));
+	    :
+	    : "i"(KDATA), "r"(top), "r"(0l));
 	want_fault(GP, 0);
 	TRY("push %0; push %1; pushf; push %0; push %2", "iretq",
-	    : : "i"(KDATA), "r"(top), "r"(0l));
+	    :
+	    : "i"(KDATA), "r"(top), "r"(0l));
 	want_fault(GP, KDATA);
 	TRY("push %0; push %1; pushf; push %3; push %2", "iretq",
-	    : : "i"(KDATA), "r"(top), "r"(0l), "i"(KCODE | 1));
+	    :
+	    : "i"(KDATA), "r"(top), "r"(0l), "i"(KCODE | 1));
 	want_fault(GP, KCODE);
 	TRY("push %0; push %1; pushf; push %3; push %2", "iretq",
-	    : : "i"(KDATA), "r"(top), "r"(0x800000000000l), "i"(KCODE));
+	    :
+	    : "i"(KDATA), "r"(top), "r"(0x800000000000l), "i"(KCODE));
 	want_fault(GP, 0);
 	/* To level 3: SS must be writable data of level 3, and not null. */
 	TRY("push %0; push %1; pushf; push %3; push %2", "iretq",
-	    : : "i"(KDATA), "r"(top), "r"(0l), "i"(UCODE64));
+	    :
+	    : "i"(KDATA), "r"(top), "r"(0l), "i"(UCODE64));
 	want_fault(GP, KDATA);
 	TRY("push %0; push %1; pushf; push %3; push %2", "iretq",
-	    : : "i"(0), "r"(top), "r"(0l), "i"(UCODE64));
+	    :
+	    : "i"(0), "r"(top), "r"(0l), "i"(UCODE64));
 	want_fault(GP, 0);
 	set_gdt(SEL, descriptor(0, 0xfffff, (D_KDATA & ~D_P) | D_DPL(3) | D_DB | D_G));
 	TRY("push %0; push %1; pushf; push %3; push %2", "iretq",
-	    : : "i"(SEL | 3), "r"(top), "r"(0l), "i"(UCODE64));
+	    :
+	    : "i"(SEL | 3), "r"(top), "r"(0l), "i"(UCODE64));
 	want_fault(SS, SEL);
 	set_gdt(SEL, descriptor(0, 0xfffff, (D_KCODE & ~D_P) | D_DPL(3) | D_L | D_G));
 	TRY("push %0; push %1; pushf; push %3; push %2", "iretq",
-	    : : "i"(UDATA), "r"(top), "r"(0l), "i"(SEL | 3));
+	    :
+	    : "i"(UDATA), "r"(top), "r"(0l), "i"(SEL | 3));
 	want_fault(NP, SEL);
 	/* L and D at once. */
 	set_gdt(SEL, descriptor(0, 0xfffff, D_KCODE | D_DPL(3) | D_L | D_DB | D_G));
 	TRY("push %0; push %1; pushf; push %3; push %2", "iretq",
-	    : : "i"(UDATA), "r"(top), "r"(0l), "i"(SEL | 3));
+	    :
+	    : "i"(UDATA), "r"(top), "r"(0l), "i"(SEL | 3));
 	want_fault(GP, SEL);
 	/* With a null SS to level 0. */
-	TRY("mov %%rsp, %%rcx; push $0; push %%rcx; pushf; push %0; lea 1f(%%rip), %%rax; push %%rax",
-	    "iretq; 1:", : : "i"(KCODE) : "rax", "rcx", "memory");
+	TRY("mov %%rsp, %%rcx; push $0; push %%rcx; pushf; push %0; lea 1f(%%rip), "
+	    "%%rax; push %%rax",
+	    "iretq; 1:",
+	    :
+	    : "i"(KCODE)
+	    : "rax", "rcx", "memory");
 	want_none();
 	__asm__ volatile("mov %0, %%ss" : : "r"(KDATA));
 }
@@ -342,7 +358,7 @@ __asm__(".text\n"
 	"mov $0x12345678, %eax\n\t"
 	"push %eax\n\t"
 	"pop %ebx\n\t"
-	"inc %eax\n\t"	/* 40h: a REX prefix in 64-bit mode */
+	"inc %eax\n\t" /* 40h: a REX prefix in 64-bit mode */
 	"int $0x80\n\t"
 	".code64\n");
 
@@ -362,7 +378,9 @@ static void iret_faults(void)
 	want_fault(GP, 0);
 	TRY("pushf; push %0; push $0", "iret", : : "i"(KDATA));
 	want_fault(GP, KDATA);
-	TRY("push %0; push $0; pushf; push %1; push $0", "iret", : : "i"(KDATA), "i"(UCODE32));
+	TRY("push %0; push $0; pushf; push %1; push $0", "iret",
+	    :
+	    : "i"(KDATA), "i"(UCODE32));
 	want_fault(GP, KDATA);
 	TRY("push $0; push $0; pushf; push %0; push $0", "iret", : : "i"(UCODE32));
 	want_fault(GP, 0);

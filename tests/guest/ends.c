@@ -1,7 +1,7 @@
 /*
- * How a machine ends: each way switches it off, resets it, or shuts the CPU down. One case a run.
- * SDM volume 3 section 6.15 #DF (shutdown); ACPI 6.3 section 4.8.3; chip set reset control
- * (CF9h), i8042 pulse command, port 92h.
+ * How a machine ends: each way switches it off, resets it, or shuts the CPU down. One
+ * case a run. SDM volume 3 section 6.15 #DF (shutdown); ACPI 6.3 section 4.8.3; chip set
+ * reset control (CF9h), i8042 pulse command, port 92h.
  */
 #include "rt.h"
 

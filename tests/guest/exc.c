@@ -141,8 +141,9 @@ BOTH(ud)
 #if W64
 BOTH(ud_in_64bit_mode)
 {
-	static const u8 gone[] = { 0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f, 0x27, 0x2f, 0x37,
-				   0x3f, 0x60, 0x61, 0x82, 0x9a, 0xce, 0xd4, 0xd5, 0xea };
+	static const u8 gone[] = { 0x06, 0x07, 0x0e, 0x16, 0x17, 0x1e, 0x1f,
+				   0x27, 0x2f, 0x37, 0x3f, 0x60, 0x61, 0x82,
+				   0x9a, 0xce, 0xd4, 0xd5, 0xea };
 	static u8 code[32] __attribute__((aligned(32)));
 
 	for (unsigned i = 0; i < sizeof(gone); i++) {
@@ -151,7 +152,8 @@ BOTH(ud_in_64bit_mode)
 			*(volatile u8 *)&code[n] = 0xc3;
 		TRY("", "call *%0", : : "r"(code) : "memory");
 		if (trap.vector != UD || (u8)trap.ip != (u8)(word)code)
-			fail("opcode %x: vector %lx ip %lx", gone[i], trap.vector, trap.ip);
+			fail("opcode %x: vector %lx ip %lx", gone[i], trap.vector,
+			     trap.ip);
 	}
 }
 #endif
@@ -265,8 +267,10 @@ static word xm_user(word arg)
 	static volatile u32 one = 0x3f800000;
 
 	(void)arg;
-	return TRY("ldmxcsr %0; movss %1, %%xmm0; xorps %%xmm1, %%xmm1", "divss %%xmm1, %%xmm0",
-		   : : "m"(mxcsr), "m"(one));
+	return TRY("ldmxcsr %0; movss %1, %%xmm0; xorps %%xmm1, %%xmm1",
+		   "divss %%xmm1, %%xmm0",
+		   :
+		   : "m"(mxcsr), "m"(one));
 }
 
 static void xm(void)
@@ -344,7 +348,8 @@ BOTH(np_data_segment)
 
 static void np_segment(void)
 {
-	set_gdt(SEL + 8, descriptor(0, 0xfffff, (D_KDATA & ~D_P) | D_DPL(3) | D_DB | D_G));
+	set_gdt(SEL + 8,
+		descriptor(0, 0xfffff, (D_KDATA & ~D_P) | D_DPL(3) | D_DB | D_G));
 	np_data_segment();
 }
 
@@ -515,7 +520,9 @@ static void ts_bad_tss(void)
 {
 	/* IRET with NT: to no task, or not possible in 64-bit mode. */
 	TRY("pushf; pop %%" W_AX "; or $0x4000, %%eax; push %%" W_AX "; popf", "iret",
-	    : : : "memory", W_AX);
+	    :
+	    :
+	    : "memory", W_AX);
 #if W64
 	want_fault(GP, 0);
 #else

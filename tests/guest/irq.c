@@ -1,7 +1,6 @@
 /*
- * Interrupts: local APIC, IPIs, IOAPIC, PIC, and how the CPU takes them: IF, shadows, HLT, TPR,
- * NMI.
- * SDM volume 3 chapters 6.8, 11; 8259A and 82093AA data sheets.
+ * Interrupts: local APIC, IPIs, IOAPIC, PIC, and how the CPU takes them: IF, shadows,
+ * HLT, TPR, NMI. SDM volume 3 chapters 6.8, 11; 8259A and 82093AA data sheets.
  */
 #include "apic.h"
 
@@ -167,7 +166,10 @@ static NOINLINE void sti_shadow(void)
 	setup();
 	send_ipi(my_id(), 0x4000 | 0x61);
 	__asm__ volatile("sti\n\tnop\n"
-			 "sti_at1:\tnop\n\tcli" : : : "memory");
+			 "sti_at1:\tnop\n\tcli"
+			 :
+			 :
+			 : "memory");
 	want_equal(count[0x61], 1);
 	want_equal(last_ip, (word)sti_at1);
 	/* STI; CLI lets none in. */
@@ -176,7 +178,10 @@ static NOINLINE void sti_shadow(void)
 	want_equal(count[0x62], 0);
 	/* With IF already 1 there is no shadow; POPF has none either. */
 	__asm__ volatile("pushf\n\tor" W " $0x200, (%%" W_SP ")\n\tpopf\n"
-			 "sti_at2:\tnop\n\tnop\n\tcli" : : : "memory", "cc");
+			 "sti_at2:\tnop\n\tnop\n\tcli"
+			 :
+			 :
+			 : "memory", "cc");
 	want_equal(count[0x62], 1);
 	want_equal(last_ip, (word)sti_at2);
 }
@@ -186,12 +191,16 @@ static NOINLINE void mov_ss_shadow(void)
 {
 	setup();
 	send_ipi(my_id(), 0x4000 | 0x61);
-	__asm__ volatile("mov %0, %%eax\n\t"
-			 "mov %%ss, %%ecx\n\t"
-			 "sti\n\t"
-			 "mov %%eax, %%ss\n\t" /* in the shadow of STI, and makes its own */
-			 "nop\n"
-			 "mov_ss_at:\tnop\n\tnop\n\tcli" : : "i"(KDATA) : "eax", "ecx", "memory");
+	__asm__ volatile(
+		"mov %0, %%eax\n\t"
+		"mov %%ss, %%ecx\n\t"
+		"sti\n\t"
+		"mov %%eax, %%ss\n\t" /* in the shadow of STI, and makes its own */
+		"nop\n"
+		"mov_ss_at:\tnop\n\tnop\n\tcli"
+		:
+		: "i"(KDATA)
+		: "eax", "ecx", "memory");
 	want_equal(count[0x61], 1);
 	/* Of two shadows in a row the second may be ignored: then it is one earlier. */
 	want(last_ip == (word)mov_ss_at || last_ip == (word)mov_ss_at - 1);
@@ -205,7 +214,10 @@ static NOINLINE void hlt_wakes(void)
 	setup();
 	send_ipi(my_id(), 0x4000 | 0x61);
 	__asm__ volatile("sti\n\thlt\n"
-			 "hlt_at:\tcli" : : : "memory");
+			 "hlt_at:\tcli"
+			 :
+			 :
+			 : "memory");
 	want_equal(count[0x61], 1);
 	want_equal(last_ip, (word)hlt_at);
 	/* By the timer, while it sleeps. */
@@ -277,7 +289,8 @@ static void in_user_mode(void)
 	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED);
 }
 
-/* Spurious interrupt: masked, or TPR raised, between INTR and INTA is not to be had here. */
+/* Spurious interrupt: masked, or TPR raised, between INTR and INTA is not to be had here.
+ */
 
 /* ---- IOAPIC and PIC, with the PIT behind them ---- */
 
@@ -337,7 +350,8 @@ static void pic(void)
 	sti_nop();
 	want_equal(count[0x20], 2);
 	outb(0x20, 0x20);
-	/* The slave: the RTC's update interrupt would take a second; IRQ 8 by its periodic one. */
+	/* The slave: the RTC's update interrupt would take a second; IRQ 8 by its
+	 * periodic one. */
 	outb(0x21, 0xfb);
 	outb(0xa1, 0xfe);
 	outb(0x70, 0x0a);

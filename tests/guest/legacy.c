@@ -1,15 +1,15 @@
 /*
- * Real mode and virtual-8086 mode: segments, interrupts, what faults, what IOPL and VME change.
- * SDM volume 3 chapter 20; volume 2 for each instruction's real-mode exceptions.
+ * Real mode and virtual-8086 mode: segments, interrupts, what faults, what IOPL and VME
+ * change. SDM volume 3 chapter 20; volume 2 for each instruction's real-mode exceptions.
  *
- * Code for both is in section .low, at LOW = 30000h, which is segment 3000h. It runs from a
- * label to the first trap, which is where each case looks.
+ * Code for both is in section .low, at LOW = 30000h, which is segment 3000h. It runs from
+ * a label to the first trap, which is where each case looks.
  */
 #include "rt.h"
 
-#define LOW	 0x30000u
-#define LOW_SEG	 0x3000
-#define OFF(l)	 ((u16)((u32)(l) - LOW))
+#define LOW      0x30000u
+#define LOW_SEG  0x3000
+#define OFF(l)   ((u16)((u32)(l)-LOW))
 #define LABEL(l) extern u8 l[]
 
 /* ---- real mode and back ---- */
@@ -24,8 +24,8 @@ extern volatile struct real real;
 void real_enter(u32 ip, u32 sp);
 
 /*
- * An interrupt vector of its own for each: CALL to the same place pushes the vector's number,
- * in the form of where it came from.
+ * An interrupt vector of its own for each: CALL to the same place pushes the vector's
+ * number, in the form of where it came from.
  */
 __asm__(".section .low, \"ax\"\n"
 	"low_base:\n"
@@ -108,16 +108,20 @@ __asm__(".section .low, \"ax\"\n"
 	"r_arpl: .byte 0x63, 0xc0\n"
 	"r_verr: verr %ax\n"
 	"r_sysenter: sysenter\n"
-	"r_flags32: mov $0x3f7fd7, %eax\n\tpush %eax\n\tandl $~0x100, %ss:(%esp)\n\tpopfl\n\tpushfl\n\tpop %eax\n\t"
+	"r_flags32: mov $0x3f7fd7, %eax\n\tpush %eax\n\tandl $~0x100, "
+	"%ss:(%esp)\n\tpopfl\n\tpushfl\n\tpop %eax\n\t"
 	"pushl $0\n\tpopfl\n\tint $0x44\n"
 	"r_far: lcall $0x3001, $r_far2 - low_base - 0x10\n\tint $0x45\n"
 	"r_far2: mov %cs, %ax\n\tmov %sp, %bx\n\tlret\n"
 	"r_iret: pushf\n\tpush $0x3002\n\tpush $r_iret2 - low_base - 0x20\n\tiret\n"
 	"r_iret2: mov %cs, %ax\n\tint $0x46\n"
-	"r_push: mov %esp, %ecx\n\tpushl $0x11112222\n\tpop %ax\n\tpop %bx\n\tmov %esp, %edx\n\tint $0x47\n"
-	"r_wrap: mov $0x3000, %cx\n\tmov $0x5aa5, %ax\n\tmov $0, %sp\n\tpush %ax\n\tmov %sp, %bx\n\t"
+	"r_push: mov %esp, %ecx\n\tpushl $0x11112222\n\tpop %ax\n\tpop %bx\n\tmov %esp, "
+	"%edx\n\tint $0x47\n"
+	"r_wrap: mov $0x3000, %cx\n\tmov $0x5aa5, %ax\n\tmov $0, %sp\n\tpush %ax\n\tmov "
+	"%sp, %bx\n\t"
 	"mov %ss:0xfffe, %cx\n\tmov $0x8000, %sp\n\tint $0x48\n"
-	"r_hma: mov $0xffff, %ax\n\tmov %ax, %es\n\tmovb $0x77, %es:0x10\n\tmov $0, %ax\n\tmov %ax, %es\n\t"
+	"r_hma: mov $0xffff, %ax\n\tmov %ax, %es\n\tmovb $0x77, %es:0x10\n\tmov $0, "
+	"%ax\n\tmov %ax, %es\n\t"
 	"int $0x49\n"
 	"r_step: mov %sp, %bp\n\tpush $0x100\n\tpopf\n\tr_step1: nop\n\tr_step2: nop\n"
 	"r_cr: mov %cr0, %eax\n\tmov %cr3, %ebx\n\tint $0x4a\n"
@@ -126,7 +130,8 @@ __asm__(".section .low, \"ax\"\n"
 	"r_lidt: lidt r_table - low_base\n\tint $0x4b\n"
 	"r_table: .word 0x3ff\n\t.long 0x3c000\n"
 	"r_loop: mov $5, %cx\n\txor %ax, %ax\n\t1: inc %ax\n\tloop 1b\n\tint $0x4c\n"
-	"r_string: cld\n\tmov $r_source - low_base, %si\n\tmov $r_dest - low_base, %di\n\tmov $4, %cx\n\trep movsb\n\tint $0x4d\n"
+	"r_string: cld\n\tmov $r_source - low_base, %si\n\tmov $r_dest - low_base, "
+	"%di\n\tmov $4, %cx\n\trep movsb\n\tint $0x4d\n"
 	"r_source: .long 0x12345678\n"
 	"r_dest: .long 0\n"
 	"r_sp_ff: mov $1, %sp\n\tr_sp_ff1: push %ax\n"
@@ -146,13 +151,15 @@ __asm__(".section .low, \"ax\"\n"
 	"v_str: str %ax\n"
 	"v_limit: mov $0xffff, %bx\n\tv_limit1: mov (%bx), %ax\n"
 	"v_stack: mov $0xffff, %bp\n\tv_stack1: mov (%bp), %ax\n"
-	"v_seg: mov $0x3456, %ax\n\tmov %ax, %es\n\tmov %ax, %fs\n\tmov $0x1122, %ax\n\tmov %ax, %gs\n\t"
+	"v_seg: mov $0x3456, %ax\n\tmov %ax, %es\n\tmov %ax, %fs\n\tmov $0x1122, "
+	"%ax\n\tmov %ax, %gs\n\t"
 	"mov $0xabcd, %bx\n\tint $0x81\n"
 	"v_flags: sti\n\tpushf\n\tpop %ax\n\tcli\n\tpushf\n\tpop %bx\n\tint $0x81\n"
 	"v_write: movw $0x1234, v_word - low_base\n\tint $0x81\n"
 	"v_word: .word 0\n"
 	"v_redirect: mov $7, %ax\n\tint $0x42\n\tv_redirect1: int $0x81\n"
-	"v_handler: mov %sp, %bp\n\tmov 0(%bp), %bx\n\tmov 2(%bp), %cx\n\tmov 4(%bp), %dx\n\tpushf\n\tpop %si\n\tint $0x81\n"
+	"v_handler: mov %sp, %bp\n\tmov 0(%bp), %bx\n\tmov 2(%bp), %cx\n\tmov 4(%bp), "
+	"%dx\n\tpushf\n\tpop %si\n\tint $0x81\n"
 	"v_step: nop\n\tv_step1: nop\n"
 	".balign 16\n"
 	".code32\n"
@@ -245,7 +252,8 @@ static void real_interrupts(void)
 	/* The table can be elsewhere: the vector of #UD is that of 4Bh there. */
 	for (unsigned i = 0; i < 256; i++)
 		((volatile u32 *)0x3c000)[i] = (u32)LOW_SEG << 16 | OFF(r_ud);
-	((volatile u32 *)0x3c000)[UD] = (u32)LOW_SEG << 16 | (u16)(OFF(real_vectors) + 3 * UD);
+	((volatile u32 *)0x3c000)[UD] =
+		(u32)LOW_SEG << 16 | (u16)(OFF(real_vectors) + 3 * UD);
 	RUN(r_lidt);
 	want_at(UD, r_ud);
 }
@@ -327,7 +335,7 @@ static word v86(const u8 *label, word flags)
 		want_equal(trap.vector, vec);                                            \
 		want_equal(trap.error, err);                                             \
 		want_equal(trap.ip, OFF(l));                                             \
-		want(trap.flags & FL_VM);                                                \
+		want(trap.flags &FL_VM);                                                 \
 	} while (0)
 
 /* IOPL 0: what depends on it is #GP(0). */
@@ -385,7 +393,8 @@ static void v86_privileged(void)
 }
 
 /* The frame: ES, DS, FS, GS above SS; and null selectors in the handler. */
-static volatile u32 frame_es, frame_ds, frame_fs, frame_gs, frame_ss, frame_sp, frame_bx, now_fs;
+static volatile u32 frame_es, frame_ds, frame_fs, frame_gs, frame_ss, frame_sp, frame_bx,
+	now_fs;
 
 static void on_frame(struct frame *f)
 {
@@ -476,7 +485,7 @@ static void vme_redirect(void)
 	/* Bit 1: as without VME. */
 	V86(v_redirect, 0);
 	want_equal(trap.vector, GP);
-	((volatile u8 *)tss.redirect)[0x42 / 8] &= (u8)~(1 << (0x42 % 8));
+	((volatile u8 *)tss.redirect)[0x42 / 8] &= (u8) ~(1 << (0x42 % 8));
 	V86(v_redirect, FL_VIF);
 	/* The handler's own INT 81h is not redirected. */
 	want_equal(trap.vector, GP);
@@ -484,7 +493,8 @@ static void vme_redirect(void)
 	want_equal(*(volatile u16 *)(LOW + 0x8000 - 6), OFF(v_redirect1));
 	want_equal(*(volatile u16 *)(LOW + 0x8000 - 4), LOW_SEG);
 	/* The image has IF = VIF and IOPL 3; VIF is off in the handler. */
-	want_equal(*(volatile u16 *)(LOW + 0x8000 - 2) & (FL_IF | FL_IOPL), FL_IF | FL_IOPL);
+	want_equal(*(volatile u16 *)(LOW + 0x8000 - 2) & (FL_IF | FL_IOPL),
+		   FL_IF | FL_IOPL);
 	want(!(trap.flags & FL_VIF));
 	/* With IOPL 3 it is IF itself. */
 	V86(v_redirect, FL_IOPL | FL_IF);

@@ -2,8 +2,8 @@
  * Paging: every mode, every right, compared with an oracle that is written from the text.
  *
  * SDM volume 3 sections 4.3 to 4.5 (formats, reserved bits), 4.6 (rights), 4.7 (error
- * codes), 4.8 (A and D), 4.6.2 (protection keys). A matrix sets each combination of bits in
- * the leaf and in one entry above, under each combination of control bits, and does
+ * codes), 4.8 (A and D), 4.6.2 (protection keys). A matrix sets each combination of bits
+ * in the leaf and in one entry above, under each combination of control bits, and does
  * reads, writes and fetches at CPL 0 and 3.
  */
 #include "page.h"
@@ -30,7 +30,8 @@ static u64 reserved(const struct setting *s, unsigned level)
 	u64 r = 0;
 
 	if (paging == PAGING_32) {
-		/* Tables 4-4 to 4-6: in a 4 MiB page bit 21, and 20:13 hold address bits 39:32. */
+		/* Tables 4-4 to 4-6: in a 4 MiB page bit 21, and 20:13 hold address bits
+		 * 39:32. */
 		if (!leaf || shift != 22)
 			return 0;
 		r = BIT(21);
@@ -54,7 +55,8 @@ static u64 reserved(const struct setting *s, unsigned level)
 	return r;
 }
 
-/* Section 4.6.1: may this access be done, given the rights that all levels together give? */
+/* Section 4.6.1: may this access be done, given the rights that all levels together give?
+ */
 static bool allowed(const struct setting *s, bool user_page, bool writable, bool nx)
 {
 	if (s->user && !user_page)
@@ -132,17 +134,25 @@ static word do_access_ac(word kind)
 
 	switch (kind & 7) {
 	case READ:
-		return TRY("pushf; or" W " $0x40000, (%%" W_SP "); popf", "movb (%0), %%al; pushf;"
+		return TRY("pushf; or" W " $0x40000, (%%" W_SP "); popf",
+			   "movb (%0), %%al; pushf;"
 			   "and" W " $~0x40000, (%%" W_SP "); popf",
-			   : : "r"(at) : "eax", "cc");
+			   :
+			   : "r"(at)
+			   : "eax", "cc");
 	case WRITE:
 		return TRY("pushf; or" W " $0x40000, (%%" W_SP "); popf",
-			   "movb $0xc3, (%0); pushf; and" W " $~0x40000, (%%" W_SP "); popf",
-			   : : "r"(at) : "memory", "cc");
+			   "movb $0xc3, (%0); pushf; and" W " $~0x40000, (%%" W_SP
+			   "); popf",
+			   :
+			   : "r"(at)
+			   : "memory", "cc");
 	default:
 		return TRY("pushf; or" W " $0x40000, (%%" W_SP "); popf",
 			   "call *%0; pushf; and" W " $~0x40000, (%%" W_SP "); popf",
-			   : : "r"(at) : "memory", "cc");
+			   :
+			   : "r"(at)
+			   : "memory", "cc");
 	}
 }
 
@@ -165,12 +175,16 @@ static void check(const struct setting *s, const char *what)
 	got = trap.vector == NONE ? GRANTED : (int)trap.error;
 	leaf = entry_get(s->leaf);
 	if ((trap.vector != NONE && trap.vector != PF) || got != expected) {
-		fail("%s: leaf level %u entry %llx, above %llx, %s %s ac %d wp %d smep %d smap %d "
+		fail("%s: leaf level %u entry %llx, above %llx, %s %s ac %d wp %d smep "
+		     "%d smap %d "
 		     "nxe %d pkru %x: got vector %lx error %x want %x",
 		     what, s->leaf, s->entry[s->leaf],
 		     s->leaf ? s->entry[s->leaf - 1] : 0, s->user ? "user" : "supervisor",
-		     s->kind == READ ? "read" : s->kind == WRITE ? "write" : "fetch", s->ac,
-		     s->wp, s->smep, s->smap, s->nxe, s->pkru, trap.vector, got, expected);
+		     s->kind == READ    ? "read"
+		     : s->kind == WRITE ? "write"
+					: "fetch",
+		     s->ac, s->wp, s->smep, s->smap, s->nxe, s->pkru, trap.vector, got,
+		     expected);
 		return;
 	}
 	if (got != GRANTED) {
@@ -195,7 +209,8 @@ static void check(const struct setting *s, const char *what)
 
 static void set_controls(const struct setting *s)
 {
-	word cr0 = read_cr0() & ~(word)CR0_WP, cr4 = read_cr4() & ~(word)(CR4_SMEP | CR4_SMAP);
+	word cr0 = read_cr0() & ~(word)CR0_WP,
+	     cr4 = read_cr4() & ~(word)(CR4_SMEP | CR4_SMAP);
 
 	write_cr0(cr0 | (s->wp ? CR0_WP : 0));
 	write_cr4(cr4 | (s->smep ? CR4_SMEP : 0) | (s->smap ? CR4_SMAP : 0));
@@ -297,7 +312,8 @@ static void reserved_bits(unsigned leaf)
 				for (unsigned i = 0; i <= leaf; i++)
 					s.entry[i] = entry_get(i);
 				s.entry[level] |= BIT(n);
-				/* What leads elsewhere and not to a fault is no question. */
+				/* What leads elsewhere and not to a fault is no question.
+				 */
 				if (oracle(&s) == GRANTED &&
 				    (n < 12 ? n == 7 && level != leaf : n < 52))
 					continue;
@@ -436,7 +452,8 @@ static void keys(bool supervisor)
 		s.wp = true;
 		for (unsigned c = 0; c < 8; c++) {
 			s.wp = c & 1;
-			s.entry[3] = TEST_PA | P | (c & 2 ? RW : 0) | (c & 4 ? US : 0) | PK(key);
+			s.entry[3] = TEST_PA | P | (c & 2 ? RW : 0) | (c & 4 ? US : 0) |
+				     PK(key);
 			set_controls(&s);
 			if (supervisor)
 				wrmsr(0x6e1, val);
@@ -607,7 +624,8 @@ static void pae_pdpte(void)
 	paging_off();
 }
 
-/* PSE-36: address bits 39:32 of a 4 MiB page. There is no such RAM here: reads as ones. */
+/* PSE-36: address bits 39:32 of a 4 MiB page. There is no such RAM here: reads as ones.
+ */
 static void pse36(void)
 {
 	paging_on(PAGING_32, true);
@@ -669,24 +687,16 @@ static void page_crossing(void)
 
 const struct test_case cases[] = {
 #if W64
-	CASE(level4_4k, "SDM 3 4.5, 4.6"),
-	CASE(level4_2m, "SDM 3 4.5, 4.6"),
-	CASE(level4_1g, "SDM 3 4.5, 4.6"),
-	CASE(level4_reserved, "SDM 3 4.5"),
-	CASE(level5, "SDM 3 4.5, 4.6"),
-	CASE(level5_canonical, "SDM 3 4.5"),
-	CASE(protection_keys, "SDM 3 4.6.2"),
-	CASE(supervisor_keys, "SDM 3 4.6.2"),
+	CASE(level4_4k, "SDM 3 4.5, 4.6"),       CASE(level4_2m, "SDM 3 4.5, 4.6"),
+	CASE(level4_1g, "SDM 3 4.5, 4.6"),       CASE(level4_reserved, "SDM 3 4.5"),
+	CASE(level5, "SDM 3 4.5, 4.6"),          CASE(level5_canonical, "SDM 3 4.5"),
+	CASE(protection_keys, "SDM 3 4.6.2"),    CASE(supervisor_keys, "SDM 3 4.6.2"),
 	CASE(pkru_instructions, "SDM 2 WRPKRU"),
 #else
-	CASE(bits32_4k, "SDM 3 4.3, 4.6"),
-	CASE(bits32_4m, "SDM 3 4.3, 4.6"),
-	CASE(bits32_no_pse, "SDM 3 4.3"),
-	CASE(pse36, "SDM 3 4.3"),
-	CASE(pae_4k, "SDM 3 4.4, 4.6"),
-	CASE(pae_2m, "SDM 3 4.4, 4.6"),
+	CASE(bits32_4k, "SDM 3 4.3, 4.6"), CASE(bits32_4m, "SDM 3 4.3, 4.6"),
+	CASE(bits32_no_pse, "SDM 3 4.3"),  CASE(pse36, "SDM 3 4.3"),
+	CASE(pae_4k, "SDM 3 4.4, 4.6"),    CASE(pae_2m, "SDM 3 4.4, 4.6"),
 	CASE(pae_pdpte, "SDM 3 4.4.1"),
 #endif
-	CASE(page_crossing, "SDM 3 4.7"),
-	CASES_END,
+	CASE(page_crossing, "SDM 3 4.7"),        CASES_END,
 };

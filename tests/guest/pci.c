@@ -1,6 +1,6 @@
 /*
- * PCI configuration space by ports CF8h and CFCh and by ECAM: both are the same registers.
- * PCI 3.0 section 3.2.2.3.2; PCI Express 3.0 section 7.2.2.
+ * PCI configuration space by ports CF8h and CFCh and by ECAM: both are the same
+ * registers. PCI 3.0 section 3.2.2.3.2; PCI Express 3.0 section 7.2.2.
  */
 #include "rt.h"
 

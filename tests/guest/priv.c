@@ -1,7 +1,7 @@
 /*
- * What needs privilege: each privileged instruction at CPL 3, IOPL and the I/O bitmap, UMIP,
- * TSD, PVI, FSGSBASE.
- * SDM volume 3 sections 5.9, 2.3 (IOPL), 20.4 (PVI); volume 1 section 19.5 (I/O bitmap).
+ * What needs privilege: each privileged instruction at CPL 3, IOPL and the I/O bitmap,
+ * UMIP, TSD, PVI, FSGSBASE. SDM volume 3 sections 5.9, 2.3 (IOPL), 20.4 (PVI); volume 1
+ * section 19.5 (I/O bitmap).
  */
 #include "rt.h"
 
@@ -62,9 +62,13 @@ static word all_user(word arg)
 {
 	(void)arg;
 #define X(insn)                                                                          \
-	TRY("", insn, : : "a"(0l), "b"(buffer), "c"(1l), "d"(0x80l), "S"(buffer), "D"(buffer) : "memory"); \
+	TRY("", insn,                                                                    \
+	    :                                                                            \
+	    : "a"(0l), "b"(buffer), "c"(1l), "d"(0x80l), "S"(buffer), "D"(buffer)        \
+	    : "memory");                                                                 \
 	if (trap.vector != GP || trap.error || trap.ip != trap.at)                       \
-		fail("line %d: %s: vector %lx error %lx", __LINE__, insn, trap.vector, trap.error);
+		fail("line %d: %s: vector %lx error %lx", __LINE__, insn, trap.vector,   \
+		     trap.error);
 	PRIVILEGED(X)
 #undef X
 	return 0;
@@ -117,7 +121,8 @@ static void priority(void)
 
 static word umip_user(word on)
 {
-	static const char *const names[] = { "sgdt", "sidt", "sldt", "str", "smsw", "smsw mem" };
+	static const char *const names[] = { "sgdt", "sidt", "sldt",
+					     "str",  "smsw", "smsw mem" };
 
 	for (unsigned i = 0; i < 6; i++) {
 		switch (i) {
@@ -365,7 +370,9 @@ static word fsgs_user(word arg)
 	TRY("", "wrgsbase %0", : : "r"(NOT_CANONICAL));
 	want_fault(GP, 0);
 	/* A load of the selector changes the base. */
-	__asm__ volatile("wrfsbase %0\n\tmov %1, %%fs\n\trdfsbase %0" : "+r"(v) : "r"(UDATA));
+	__asm__ volatile("wrfsbase %0\n\tmov %1, %%fs\n\trdfsbase %0"
+			 : "+r"(v)
+			 : "r"(UDATA));
 	if (v)
 		return 3;
 	return NONE;

@@ -4,8 +4,8 @@
  *     runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] [-timeout SECONDS] [CASE...]
  *
  * Without CASEs the guest runs once, with all that do not end the machine; with them once
- * for each. What COM1 prints goes to standard output. A line "ends HOW NAME" there says how
- * the machine is about to end; whether it did becomes the result of that case.
+ * for each. What COM1 prints goes to standard output. A line "ends HOW NAME" there says
+ * how the machine is about to end; whether it did becomes the result of that case.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -105,7 +105,8 @@ static void judge(struct runner *r, const char *name, enum vm_end end)
 	if (r->len)
 		take_line(r);
 	if (r->late) {
-		printf("not ok %s: still runs after %u s\n", what ? what + 1 : name, r->timeout);
+		printf("not ok %s: still runs after %u s\n", what ? what + 1 : name,
+		       r->timeout);
 		r->failures++;
 	} else if (what) {
 		*what++ = 0;
@@ -126,8 +127,9 @@ static void judge(struct runner *r, const char *name, enum vm_end end)
 		if (v)
 			printf("# at %x:%llx rsp %llx cr2 %llx, last fault %u error %x\n",
 			       v->seg[CS].sel, (unsigned long long)v->rip,
-			       (unsigned long long)v->gpr[RSP], (unsigned long long)v->cr2,
-			       v->fault.vector, v->fault.error);
+			       (unsigned long long)v->gpr[RSP],
+			       (unsigned long long)v->cr2, v->fault.vector,
+			       v->fault.error);
 	}
 	fflush(stdout);
 }

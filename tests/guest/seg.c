@@ -1,11 +1,11 @@
 /*
- * Segmentation in protected mode: limits, types, null selectors, the LDT, and the instructions
- * that look at descriptors.
- * SDM volume 3 chapters 3.4, 3.5, 5.3 to 5.8, 5.10; SDM volume 2 LAR, LSL, VERR, ARPL.
+ * Segmentation in protected mode: limits, types, null selectors, the LDT, and the
+ * instructions that look at descriptors. SDM volume 3 chapters 3.4, 3.5, 5.3
+ * to 5.8, 5.10; SDM volume 2 LAR, LSL, VERR, ARPL.
  */
 #include "rt.h"
 
-#define SEL FREE_SEL
+#define SEL  FREE_SEL
 #define DPL3 D_DPL(3)
 
 static u8 area[0x3000] __attribute__((aligned(4096)));
@@ -77,7 +77,8 @@ static void limit_expand_down(void)
 
 		for (unsigned i = 0; i < 3; i++) {
 			load_fs((u32)area - 0x1000, 0x1000, down);
-			want_equal(read_fs(table[i].off, size), table[i].below ? GP : NONE);
+			want_equal(read_fs(table[i].off, size),
+				   table[i].below ? GP : NONE);
 		}
 		load_fs((u32)area - 0xf000, 0x1000, down);
 		want_equal(read_fs(0x10000 - size, size), NONE);
@@ -108,10 +109,13 @@ static void base_wraps(void)
 	{
 		u32 v;
 
-		__asm__ volatile("movl %%fs:(%1), %0" : "=r"(v) : "r"((u32)area - 0x80000000));
+		__asm__ volatile("movl %%fs:(%1), %0"
+				 : "=r"(v)
+				 : "r"((u32)area - 0x80000000));
 		want_equal(v, 0x13572468);
 		__asm__ volatile("movl %%fs:(%1,%2,4), %0"
-				 : "=r"(v) : "r"((u32)area - 0x80000000 + 64), "r"(-16));
+				 : "=r"(v)
+				 : "r"((u32)area - 0x80000000 + 64), "r"(-16));
 		want_equal(v, 0x13572468);
 	}
 }
@@ -167,7 +171,9 @@ static void null_selectors(void)
 #define STACK_TRY(esp, insn)                                                             \
 	TRY("mov %0, %%ss; mov $" esp ", %%esp",                                         \
 	    insn "; mov %1, %%ss; mov trap_sp, %%esp",                                   \
-	    : : "r"(SEL | 3), "r"(UDATA) : "memory")
+	    :                                                                            \
+	    : "r"(SEL | 3), "r"(UDATA)                                                   \
+	    : "memory")
 
 static word stack_body(word what)
 {
@@ -185,7 +191,9 @@ static word stack_body(word what)
 	case 10: return STACK_TRY("2", "pushf");
 	default:
 		return TRY("mov %0, %%ss; mov $0x101, %%ebp", "mov (%%ebp), %%eax",
-			   : : "r"(SEL | 3) : "eax", "ebp");
+			   :
+			   : "r"(SEL | 3)
+			   : "eax", "ebp");
 	}
 }
 
@@ -215,7 +223,9 @@ static word sp16_user(word arg)
 			 "mov %%esp, %0\n\t"
 			 "mov %3, %%ss\n\t"
 			 "mov %1, %%esp"
-			 : "=&r"(esp), "=&r"(old) : "r"(SEL | 3), "r"(UDATA) : "memory");
+			 : "=&r"(esp), "=&r"(old)
+			 : "r"(SEL | 3), "r"(UDATA)
+			 : "memory");
 	return esp;
 }
 
@@ -286,7 +296,9 @@ static void conforming(void)
 	/* Level 3 calls a conforming segment of level 0 and stays level 3. */
 	set_gdt(SEL, descriptor(0, 0xfffff, D_KCODE | D_C | D_DB | D_G));
 	__asm__ volatile("lcall %1, $1f\n\tjmp 2f\n"
-			 "1:\tmov %%cs, %0\n\tlret\n2:" : "=&r"(cs) : "i"(SEL));
+			 "1:\tmov %%cs, %0\n\tlret\n2:"
+			 : "=&r"(cs)
+			 : "i"(SEL));
 	want_equal(cs, SEL);
 }
 
@@ -296,7 +308,9 @@ static word conforming_body(word arg)
 
 	(void)arg;
 	__asm__ volatile("lcall %1, $1f\n\tjmp 2f\n"
-			 "1:\tmov %%cs, %0\n\tlret\n2:" : "=&r"(cs) : "i"(SEL));
+			 "1:\tmov %%cs, %0\n\tlret\n2:"
+			 : "=&r"(cs)
+			 : "i"(SEL));
 	return cs & 0xffff;
 }
 
@@ -338,7 +352,10 @@ static bool lar(u16 sel, u32 *v)
 	bool ok;
 
 	*v = 0xdeadbeef;
-	__asm__ volatile("lar %w2, %0\n\tsetz %b1" : "+r"(*v), "=q"(ok) : "r"(sel) : "cc");
+	__asm__ volatile("lar %w2, %0\n\tsetz %b1"
+			 : "+r"(*v), "=q"(ok)
+			 : "r"(sel)
+			 : "cc");
 	return ok;
 }
 
@@ -347,7 +364,10 @@ static bool lsl(u16 sel, u32 *v)
 	bool ok;
 
 	*v = 0xdeadbeef;
-	__asm__ volatile("lsl %w2, %0\n\tsetz %b1" : "+r"(*v), "=q"(ok) : "r"(sel) : "cc");
+	__asm__ volatile("lsl %w2, %0\n\tsetz %b1"
+			 : "+r"(*v), "=q"(ok)
+			 : "r"(sel)
+			 : "cc");
 	return ok;
 }
 

@@ -70,12 +70,16 @@ static void same_block(void)
 
 		if (!(i & 15))
 			put(RAW(code), insns, sizeof(insns));
-		__asm__ volatile("call *%1" : "=a"(a) : "b"(code), "c"(code + 8), "d"(i) : "memory");
+		__asm__ volatile("call *%1"
+				 : "=a"(a)
+				 : "b"(code), "c"(code + 8), "d"(i)
+				 : "memory");
 		want_equal(a, i & 0xff);
 	}
 }
 
-/* An instruction that overwrites itself runs as it was; in a loop, the next time as it is. */
+/* An instruction that overwrites itself runs as it was; in a loop, the next time as it
+ * is. */
 static void itself(void)
 {
 	static const u8 insns[] = {
@@ -96,7 +100,10 @@ static void itself(void)
 		word di = (word)code, c = 5;
 
 		put(RAW(code), rep, sizeof(rep));
-		__asm__ volatile("call *%2" : "+D"(di), "+c"(c) : "b"(code), "a"(0xc3) : "memory");
+		__asm__ volatile("call *%2"
+				 : "+D"(di), "+c"(c)
+				 : "b"(code), "a"(0xc3)
+				 : "memory");
 		want_equal(di, (word)code + 5);
 		want_equal(RAW(code)[4], 0xc3);
 	}
@@ -170,7 +177,8 @@ static void page_crossing(void)
 /* The second page of such an instruction becomes another one. */
 static void page_crossing_remap(void)
 {
-	volatile u8 *first = PHYS(TEST_PA), *second = PHYS(TEST_PA + 0x1000), *third = PHYS(TEST_PA + 0x2000);
+	volatile u8 *first = PHYS(TEST_PA), *second = PHYS(TEST_PA + 0x1000),
+		    *third = PHYS(TEST_PA + 0x2000);
 	volatile u32 *entry;
 	word at;
 
@@ -195,7 +203,8 @@ static void page_crossing_remap(void)
 		entry[0] = (TEST_PA + 0x2000) | ALL;
 		invlpg((void *)(path.va + 0x1000));
 		want_equal(call((void *)at), 0x55663344);
-		/* A change in the page that is not seen there now must not matter, nor be lost. */
+		/* A change in the page that is not seen there now must not matter, nor be
+		 * lost. */
 		second[1] = 0x12;
 		want_equal(call((void *)at), 0x55663344);
 		entry[0] = (TEST_PA + 0x1000) | ALL;
@@ -239,7 +248,8 @@ static void many_pages(void)
 		put_mov(base + i * 4096 + (i & 63) * 16, i);
 	for (u32 round = 0; round < 3; round++) {
 		for (u32 i = 0; i < 256; i++)
-			want_equal(call(base + i * 4096 + (i & 63) * 16), i + round * 1000);
+			want_equal(call(base + i * 4096 + (i & 63) * 16),
+				   i + round * 1000);
 		for (u32 i = 0; i < 256; i++)
 			put_mov(base + i * 4096 + (i & 63) * 16, i + (round + 1) * 1000);
 	}
@@ -264,11 +274,15 @@ static void kinds_of_store(void)
 	CHECK("lock addl %%eax, (%%" W_BX ")", "a"(0x5a));
 	CHECK("lock orb $0x5a, (%%" W_BX ")", "a"(0));
 	CHECK("mov $0x5a, %%ecx; xchg %%ecx, (%%" W_BX ")", "a"(0), "c"(0));
-	CHECK("mov $0x5a, %%ecx; xor %%eax, %%eax; cmpxchg %%ecx, (%%" W_BX ")", "a"(0), "c"(0));
+	CHECK("mov $0x5a, %%ecx; xor %%eax, %%eax; cmpxchg %%ecx, (%%" W_BX ")", "a"(0),
+	      "c"(0));
 	CHECK("mov $0x5a, %%ecx; xadd %%ecx, (%%" W_BX ")", "a"(0), "c"(0));
-	CHECK("btsl $6, (%%" W_BX "); btsl $4, (%%" W_BX "); btsl $3, (%%" W_BX "); btsl $1, (%%" W_BX ")", "a"(0));
+	CHECK("btsl $6, (%%" W_BX "); btsl $4, (%%" W_BX "); btsl $3, (%%" W_BX
+	      "); btsl $1, (%%" W_BX ")",
+	      "a"(0));
 	CHECK("addb $0x5a, (%%" W_BX ")", "a"(0));
-	CHECK("negb (%%" W_BX "); movb $0x2d, (%%" W_BX "); shlb $1, (%%" W_BX ")", "a"(0));
+	CHECK("negb (%%" W_BX "); movb $0x2d, (%%" W_BX "); shlb $1, (%%" W_BX ")",
+	      "a"(0));
 	CHECK("setz (%%" W_BX "); movb $0x5a, (%%" W_BX ")", "a"(0));
 	{
 		word di = (word)code + 1, n = 1;
@@ -295,7 +309,9 @@ static void kinds_of_store(void)
 				 "lea %c3(%1), %%" W_SP "\n\t"
 				 "pushw %w2\n\t"
 				 "mov %0, %%" W_SP
-				 : "=&r"(t) : "r"(code + 16), "r"(image), "i"(2) : "memory");
+				 : "=&r"(t)
+				 : "r"(code + 16), "r"(image), "i"(2)
+				 : "memory");
 		want_equal(call(c + 16), 0x5c);
 	}
 }
@@ -318,16 +334,10 @@ static void across_levels(void)
 }
 
 const struct test_case cases[] = {
-	CASE(next_call, "SDM 3 8.1.3"),
-	CASE(one_byte, "SDM 3 8.1.3"),
-	CASE(same_block, "SDM 3 12.6"),
-	CASE(itself, "SDM 3 12.6"),
-	CASE(patched_jump, "SDM 3 8.1.3"),
-	CASE(other_mapping, "SDM 3 12.6"),
-	CASE(page_crossing, "SDM 3 12.6"),
-	CASE(page_crossing_remap, "SDM 3 4.10.4"),
-	CASE(many_pages, "SDM 3 8.1.3"),
-	CASE(kinds_of_store, "SDM 3 8.1.3"),
-	CASE(across_levels, "SDM 3 8.1.3"),
-	CASES_END,
+	CASE(next_call, "SDM 3 8.1.3"),     CASE(one_byte, "SDM 3 8.1.3"),
+	CASE(same_block, "SDM 3 12.6"),     CASE(itself, "SDM 3 12.6"),
+	CASE(patched_jump, "SDM 3 8.1.3"),  CASE(other_mapping, "SDM 3 12.6"),
+	CASE(page_crossing, "SDM 3 12.6"),  CASE(page_crossing_remap, "SDM 3 4.10.4"),
+	CASE(many_pages, "SDM 3 8.1.3"),    CASE(kinds_of_store, "SDM 3 8.1.3"),
+	CASE(across_levels, "SDM 3 8.1.3"), CASES_END,
 };

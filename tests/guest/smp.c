@@ -1,11 +1,11 @@
 /*
  * Several processors: starting, IPIs, atomicity, memory order, translations and code that
  * another one changes.
- * SDM volume 3 chapters 8 (multiprocessing, memory order), 9.4 (INIT and SIPI), 11.6 (IPIs),
- * 4.10.5 (TLB shootdown), 8.1.3 (cross-modifying code).
+ * SDM volume 3 chapters 8 (multiprocessing, memory order), 9.4 (INIT and SIPI), 11.6
+ * (IPIs), 4.10.5 (TLB shootdown), 8.1.3 (cross-modifying code).
  */
-#include "page.h"
 #include "smp.h"
+#include "page.h"
 
 static unsigned cpus;
 static volatile unsigned taken[CPUS_MAX][256];
@@ -142,7 +142,8 @@ static void nmi(void)
 	want_equal(nmis[0], 0);
 }
 
-/* INIT stops a CPU wherever it is; SIPI starts it again; a SIPI to one that runs is nothing. */
+/* INIT stops a CPU wherever it is; SIPI starts it again; a SIPI to one that runs is
+ * nothing. */
 static volatile u32 counter[CPUS_MAX];
 
 static void count_for_ever(word n)
@@ -187,14 +188,17 @@ static void init_again(void)
 static volatile u32 shared __attribute__((aligned(64)));
 static u64 wide[9] __attribute__((aligned(64)));
 #define CROSSING ((u8 *)wide + 62)
-#define ROUNDS 20000
+#define ROUNDS   20000
 
 static void add_locked(word arg)
 {
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		__asm__ volatile("lock incl %0" : "+m"(shared) : : "cc");
 		/* Across a cache line, and by CMPXCHG8B. */
-		__asm__ volatile("lock addl $1, %0" : "+m"(*(volatile u32 *)CROSSING) : : "cc");
+		__asm__ volatile("lock addl $1, %0"
+				 : "+m"(*(volatile u32 *)CROSSING)
+				 :
+				 : "cc");
 		__asm__ volatile("mov (%0), %%eax\n\t"
 				 "mov 4(%0), %%edx\n"
 				 "1:\tmov %%eax, %%ebx\n\t"
@@ -202,7 +206,10 @@ static void add_locked(word arg)
 				 "add $1, %%ebx\n\t"
 				 "adc $0, %%ecx\n\t"
 				 "lock cmpxchg8b (%0)\n\t"
-				 "jnz 1b" : : "D"(&wide[2]) : "eax", "ebx", "ecx", "edx", "memory", "cc");
+				 "jnz 1b"
+				 :
+				 : "D"(&wide[2])
+				 : "eax", "ebx", "ecx", "edx", "memory", "cc");
 	}
 	(void)arg;
 }
@@ -286,7 +293,10 @@ static void store_buffer(void)
 			if (kind)
 				__asm__ volatile("mfence" : : : "memory");
 			else
-				__asm__ volatile("lock orl $0, (%%rsp)" : : : "memory", "cc");
+				__asm__ volatile("lock orl $0, (%%rsp)"
+						 :
+						 :
+						 : "memory", "cc");
 			seen_y = y;
 			while (__atomic_load_n(&ready, __ATOMIC_SEQ_CST) != i)
 				pause();
@@ -312,7 +322,8 @@ static void on_shootdown(struct frame *f)
 
 static volatile u32 epoch __attribute__((aligned(64)));
 
-/* Reads the page all the time; after an acknowledged shootdown it must see the new one. */
+/* Reads the page all the time; after an acknowledged shootdown it must see the new one.
+ */
 static void watch_page(word arg)
 {
 	u32 e, v;
@@ -470,8 +481,14 @@ static void accessed_dirty(void)
 		smp_run(n, touch, n);
 	/* Software bits are changed meanwhile, with LOCK, as an OS would. */
 	for (unsigned i = 0; i < 2000; i++) {
-		__asm__ volatile("lock xorq %1, %0" : "+m"(*(volatile u64 *)path.entry[leaf]) : "r"(BIT(9)) : "cc");
-		__asm__ volatile("lock xorq %1, %0" : "+m"(*(volatile u64 *)path.entry[leaf]) : "r"(BIT(10)) : "cc");
+		__asm__ volatile("lock xorq %1, %0"
+				 : "+m"(*(volatile u64 *)path.entry[leaf])
+				 : "r"(BIT(9))
+				 : "cc");
+		__asm__ volatile("lock xorq %1, %0"
+				 : "+m"(*(volatile u64 *)path.entry[leaf])
+				 : "r"(BIT(10))
+				 : "cc");
 	}
 	join();
 	e = entry_get(leaf);
@@ -508,7 +525,8 @@ static void tsc_in_step(void)
 			pause();
 		b = rdtsc();
 		if (tsc_there < a || tsc_there > b)
-			fail("round %u: %llx is not between %llx and %llx", i, tsc_there, a, b);
+			fail("round %u: %llx is not between %llx and %llx", i, tsc_there,
+			     a, b);
 	}
 	smp_wait(1);
 }

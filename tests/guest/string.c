@@ -1,6 +1,6 @@
 /*
- * String instructions that fault in the middle, wrap, or run long; LOCK and what crosses pages.
- * SDM volume 2 REP, MOVS, CMPS; volume 3 section 8.1.2 (LOCK).
+ * String instructions that fault in the middle, wrap, or run long; LOCK and what crosses
+ * pages. SDM volume 2 REP, MOVS, CMPS; volume 3 section 8.1.2 (LOCK).
  */
 #include "page.h"
 
@@ -128,7 +128,10 @@ static void scas_cmps_faults(void)
 	/* Count 0: no access, no fault, flags stay. */
 	si = di = 0;
 	c = 0;
-	TRY("stc", "repe cmpsb; jnc 1f; jmp 2f; 1: ud2; 2:", : "+S"(si), "+D"(di), "+c"(c) : : "cc");
+	TRY("stc", "repe cmpsb; jnc 1f; jmp 2f; 1: ud2; 2:",
+	    : "+S"(si), "+D"(di), "+c"(c)
+	    :
+	    : "cc");
 	want_none();
 	di = base + 2 * PAGE;
 	TRY("", "rep stosb", : "+D"(di), "+c"(c) : "a"(0) : "memory");
@@ -157,7 +160,8 @@ static void ins_outs_faults(void)
 	unmap();
 }
 
-/* Overlapping forward MOVS propagates; STOS and MOVS of all sizes over a page boundary. */
+/* Overlapping forward MOVS propagates; STOS and MOVS of all sizes over a page boundary.
+ */
 static void overlap(void)
 {
 	volatile u8 *p;
@@ -172,11 +176,31 @@ static void overlap(void)
 		di = si + size;
 		c = (64 - size) / size;
 		switch (size) {
-		case 1: __asm__ volatile("rep movsb" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
-		case 2: __asm__ volatile("rep movsw" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
-		case 4: __asm__ volatile("rep movsl" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
+		case 1:
+			__asm__ volatile("rep movsb"
+					 : "+S"(si), "+D"(di), "+c"(c)
+					 :
+					 : "memory");
+			break;
+		case 2:
+			__asm__ volatile("rep movsw"
+					 : "+S"(si), "+D"(di), "+c"(c)
+					 :
+					 : "memory");
+			break;
+		case 4:
+			__asm__ volatile("rep movsl"
+					 : "+S"(si), "+D"(di), "+c"(c)
+					 :
+					 : "memory");
+			break;
 #if W64
-		default: __asm__ volatile("rep movsq" : "+S"(si), "+D"(di), "+c"(c) : : "memory"); break;
+		default:
+			__asm__ volatile("rep movsq"
+					 : "+S"(si), "+D"(di), "+c"(c)
+					 :
+					 : "memory");
+			break;
 #endif
 		}
 		want_equal(c, 0);
@@ -192,8 +216,11 @@ static void overlap(void)
 	c = 8;
 	__asm__ volatile("rep movsl" : "+S"(si), "+D"(di), "+c"(c) : : "memory");
 	for (unsigned i = 0; i < 33; i++) {
-		/* Element k reads bytes 4k to 4k+3, of which the first was written by k-1. */
-		u8 want_byte = (u8)(i == 0 ? 0 : (i - 1) % 4 == 0 ? (i - 1 ? 0 : 0) : i - 1);
+		/* Element k reads bytes 4k to 4k+3, of which the first was written by
+		 * k-1. */
+		u8 want_byte = (u8)(i == 0             ? 0
+				    : (i - 1) % 4 == 0 ? (i - 1 ? 0 : 0)
+						       : i - 1);
 
 		if ((i - 1) % 4 == 0 && i > 1)
 			want_byte = p[i - 1];
@@ -234,17 +261,25 @@ static void lock_crossing(void)
 	p = (volatile u8 *)base;
 	for (unsigned at = PAGE - 3; at < PAGE; at++) {
 		*(volatile u32 *)(base + at) = 0x11223344;
-		__asm__ volatile("lock addl $0x01010101, %0" : "+m"(*(u32 *)(base + at)) : : "cc");
+		__asm__ volatile("lock addl $0x01010101, %0"
+				 : "+m"(*(u32 *)(base + at))
+				 :
+				 : "cc");
 		want_equal(*(volatile u32 *)(base + at), 0x12233445);
 		old = 5;
-		__asm__ volatile("lock xaddl %0, %1" : "+r"(old), "+m"(*(u32 *)(base + at)) : : "cc");
+		__asm__ volatile("lock xaddl %0, %1"
+				 : "+r"(old), "+m"(*(u32 *)(base + at))
+				 :
+				 : "cc");
 		want_equal(old, 0x12233445);
 		want_equal(*(volatile u32 *)(base + at), 0x1223344a);
 		__asm__ volatile("xchgl %0, %1" : "+r"(old), "+m"(*(u32 *)(base + at)));
 		want_equal(old, 0x1223344a);
 		old = 0x12233445;
 		__asm__ volatile("lock cmpxchgl %2, %1"
-				 : "+a"(old), "+m"(*(u32 *)(base + at)) : "r"(77) : "cc");
+				 : "+a"(old), "+m"(*(u32 *)(base + at))
+				 : "r"(77)
+				 : "cc");
 		want_equal(*(volatile u32 *)(base + at), 77);
 	}
 	for (unsigned at = PAGE - 7; at < PAGE; at++) {
@@ -252,8 +287,10 @@ static void lock_crossing(void)
 
 		*(volatile u32 *)(base + at) = 1;
 		*(volatile u32 *)(base + at + 4) = 2;
-		__asm__ volatile("lock cmpxchg8b %2" : "+a"(lo), "+d"(hi), "+m"(*(u64 *)(base + at))
-				 : "b"(3), "c"(4) : "cc");
+		__asm__ volatile("lock cmpxchg8b %2"
+				 : "+a"(lo), "+d"(hi), "+m"(*(u64 *)(base + at))
+				 : "b"(3), "c"(4)
+				 : "cc");
 		want_equal(*(volatile u32 *)(base + at), 3);
 		want_equal(*(volatile u32 *)(base + at + 4), 4);
 	}
@@ -264,7 +301,10 @@ static void lock_crossing(void)
 	TRY("", "lock incl (%0)", : : "r"(base + PAGE - 2) : "memory", "cc");
 	want_fault(PF, 3);
 	want_equal(*(volatile u32 *)(base + PAGE - 2), 0x1234);
-	TRY("", "lock cmpxchgl %%ecx, (%0)", : : "r"(base + PAGE), "a"(0x55), "c"(1) : "memory", "cc");
+	TRY("", "lock cmpxchgl %%ecx, (%0)",
+	    :
+	    : "r"(base + PAGE), "a"(0x55), "c"(1)
+	    : "memory", "cc");
 	want_fault(PF, 3);
 	/* BT with a register reaches far. */
 	TRY("", "btl %1, (%0)", : : "r"(base), "r"(2 * PAGE * 8) : "cc");
@@ -287,15 +327,22 @@ static void cmpxchg16b(void)
 	}
 	((volatile u64 *)pair)[0] = 1;
 	((volatile u64 *)pair)[1] = 2;
-	__asm__ volatile("lock cmpxchg16b %2" : "+a"(lo), "+d"(hi), "+m"(pair[0]) : "b"(3ul), "c"(4ul) : "cc", "memory");
+	__asm__ volatile("lock cmpxchg16b %2"
+			 : "+a"(lo), "+d"(hi), "+m"(pair[0])
+			 : "b"(3ul), "c"(4ul)
+			 : "cc", "memory");
 	want_equal(((volatile u64 *)pair)[0], 3);
 	want_equal(((volatile u64 *)pair)[1], 4);
-	TRY("", "lock cmpxchg16b (%0)", : : "r"((u8 *)pair + 8), "a"(0l), "d"(0l), "b"(0l), "c"(0l) : "cc", "memory");
+	TRY("", "lock cmpxchg16b (%0)",
+	    :
+	    : "r"((u8 *)pair + 8), "a"(0l), "d"(0l), "b"(0l), "c"(0l)
+	    : "cc", "memory");
 	want_fault(GP, 0);
 }
 #endif
 
-/* Multi-access instructions are checked as a whole: PUSHA, ENTER, PUSH m, CALL m, POP m. */
+/* Multi-access instructions are checked as a whole: PUSHA, ENTER, PUSH m, CALL m, POP m.
+ */
 static void whole(void)
 {
 	word saved = 0x1234, m;
@@ -311,11 +358,17 @@ static void whole(void)
 	}
 #endif
 	/* POP m: the address uses ESP after the increment; a fault leaves ESP alone. */
-	TRY("", "push %1; pop (%0); pop %1", : : "r"(base + 2 * PAGE), "r"(saved) : "memory");
+	TRY("", "push %1; pop (%0); pop %1",
+	    :
+	    : "r"(base + 2 * PAGE), "r"(saved)
+	    : "memory");
 	want_vector(PF, 2);
 	m = base + 2 * PAGE - sizeof(word);
 	*(volatile word *)m = 0;
-	TRY("push %1", "pop (%0); lea -%c2(%%" W_SP "), %%" W_SP "; add %3, %%" W_SP, : : "r"(m), "r"(saved), "i"(sizeof(word)), "i"(sizeof(word)) : "memory", "cc");
+	TRY("push %1", "pop (%0); lea -%c2(%%" W_SP "), %%" W_SP "; add %3, %%" W_SP,
+	    :
+	    : "r"(m), "r"(saved), "i"(sizeof(word)), "i"(sizeof(word))
+	    : "memory", "cc");
 	want_none();
 	want_equal(*(volatile word *)m, saved);
 	unmap();

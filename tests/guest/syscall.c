@@ -8,8 +8,13 @@
 #define SEL FREE_SEL
 
 enum {
-	MSR_STAR = 0xc0000081, MSR_LSTAR, MSR_CSTAR, MSR_SFMASK,
-	MSR_SYSENTER_CS = 0x174, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP,
+	MSR_STAR = 0xc0000081,
+	MSR_LSTAR,
+	MSR_CSTAR,
+	MSR_SFMASK,
+	MSR_SYSENTER_CS = 0x174,
+	MSR_SYSENTER_ESP,
+	MSR_SYSENTER_EIP,
 };
 
 static volatile word seen[8] UNUSED;
@@ -18,7 +23,8 @@ static volatile word seen[8] UNUSED;
 
 /* ---- SYSCALL and SYSRET ---- */
 
-/* Where SYSCALL leads: notes what it finds, and goes to the user's RCX by the exit trap. */
+/* Where SYSCALL leads: notes what it finds, and goes to the user's RCX by the exit trap.
+ */
 void syscall_entry(void);
 __asm__(".text\n"
 	"syscall_entry:\n\t"
@@ -47,7 +53,8 @@ static word syscall_user(word arg)
 			 "1:\tpushf\n\t"
 			 "pop %4"
 			 : "=&c"(rcx), "=&r"(r11), "=&r"(sp), "=&r"(behind), "=&r"(flags)
-			 : : "r11", "rax", "memory", "cc");
+			 :
+			 : "r11", "rax", "memory", "cc");
 	want_equal(seen[0], sp);
 	want_equal(seen[1], behind);
 	want_equal(rcx, behind);
@@ -107,7 +114,8 @@ static void sysret_faults(void)
 	}
 }
 
-/* SYSRET loads what a flat user segment would be, and RFLAGS from R11 but for RF and VM. */
+/* SYSRET loads what a flat user segment would be, and RFLAGS from R11 but for RF and VM.
+ */
 static void sysret_state(void)
 {
 	static const u8 ud2[] = { 0x0f, 0x0b };
@@ -118,13 +126,16 @@ static void sysret_state(void)
 	for (unsigned q = 0; q < 2; q++) {
 		TRY("mov %%rsp, %%rbx; mov %1, %%rsp; mov %2, %%r11",
 		    "test %3, %3; jz 1f; sysretq; 1: sysretl",
-		    : : "c"(code), "r"(sp), "r"(0x3f7fd5l & ~(word)(FL_TF | FL_VIP)), "r"((word)q)
+		    :
+		    : "c"(code), "r"(sp), "r"(0x3f7fd5l & ~(word)(FL_TF | FL_VIP)),
+		      "r"((word)q)
 		    : "r11", "rbx", "memory");
 		want_equal(trap.vector, UD);
 		want_equal(trap.cs, q ? UCODE64 : UCODE32);
 		want_equal(trap.ss, UDATA);
 		want_equal(trap.sp, sp);
-		want_equal(trap.flags & ~(word)FL_RF, (0x3f7fd7l & ~(word)(FL_TF | FL_VIP | FL_RF | FL_VM)));
+		want_equal(trap.flags & ~(word)FL_RF,
+			   (0x3f7fd7l & ~(word)(FL_TF | FL_VIP | FL_RF | FL_VM)));
 		if (failed())
 			return;
 	}
@@ -181,7 +192,9 @@ static word sysenter_user(word arg)
 			 "sysenter\n\t"
 			 "ud2\n"
 			 "1:\tmov $7, %k0"
-			 : "=&b"(result) : : W_AX, W_CX, "edx", "memory", "cc");
+			 : "=&b"(result)
+			 :
+			 : W_AX, W_CX, "edx", "memory", "cc");
 	return result;
 }
 
@@ -230,7 +243,8 @@ static void sysenter_sysexit(void)
 
 /* ---- call gates and far transfers ---- */
 
-static void set_call_gate(unsigned sel, word to, unsigned cs, unsigned dpl, unsigned params)
+static void set_call_gate(unsigned sel, word to, unsigned cs, unsigned dpl,
+			  unsigned params)
 {
 	u32 lo = ((u32)to & 0xffff) | cs << 16;
 	u32 hi = ((u32)to & 0xffff0000) | D_P | D_DPL(dpl) | D_TYPE(12) | params;
@@ -307,11 +321,16 @@ static word call_user(word sel)
 
 	*(volatile u16 *)&to.sel = (u16)sel;
 #if W64
-	__asm__ volatile("mov %%rsp, %0\n\tlcall *%1" : "=&b"(sp) : "m"(to) : "rax", "memory");
+	__asm__ volatile("mov %%rsp, %0\n\tlcall *%1"
+			 : "=&b"(sp)
+			 : "m"(to)
+			 : "rax", "memory");
 #else
 	/* Two parameters, which the gate copies and its far return drops. */
 	__asm__ volatile("push $0x111\n\tpush $0x222\n\tmov %%esp, %0\n\tlcall *%1"
-			 : "=&b"(sp) : "m"(to) : "eax", "memory");
+			 : "=&b"(sp)
+			 : "m"(to)
+			 : "eax", "memory");
 #endif
 	return sp;
 }
@@ -453,17 +472,23 @@ static void far_return(void)
 #else
 			 "push $1f\n\tlret\n"
 #endif
-			 "1:\tmov $5, %k0" : "=&b"(a) : "i"(KCODE) : W_AX, "memory");
+			 "1:\tmov $5, %k0"
+			 : "=&b"(a)
+			 : "i"(KCODE)
+			 : W_AX, "memory");
 	want_equal(a, 5);
 	TRY("push $0; push $0", "lret" W, :);
 	want_fault(GP, 0);
 	TRY("push %0; push $0", "lret" W, : : "i"(KDATA));
 	want_fault(GP, KDATA);
 	/* To level 3: SS is popped too, behind the parameters. */
-	TRY("push %1; push $0x1000; push %0; push $0", "lret" W, : : "i"(UCODE), "i"(KDATA));
+	TRY("push %1; push $0x1000; push %0; push $0", "lret" W,
+	    :
+	    : "i"(UCODE), "i"(KDATA));
 	want_fault(GP, KDATA);
 	TRY("push %1; push $0x1000; push $0; push %0; push $0", "lret" W " $%c2",
-	    : : "i"(UCODE), "i"(KDATA), "i"(sizeof(word)));
+	    :
+	    : "i"(UCODE), "i"(KDATA), "i"(sizeof(word)));
 	want_fault(GP, KDATA);
 }
 

@@ -1,15 +1,14 @@
 /*
- * Hardware task switches of 32-bit protected mode: by CALL, JMP, interrupt, IRET; what they save
- * and load, and how they fail.
- * SDM volume 3 chapter 7.
+ * Hardware task switches of 32-bit protected mode: by CALL, JMP, interrupt, IRET; what
+ * they save and load, and how they fail. SDM volume 3 chapter 7.
  */
 #include "rt.h"
 
-#define SEL_A  FREE_SEL	     /* the other task */
-#define SEL_G  (FREE_SEL + 8)  /* a task gate to it */
-#define SEL_B  (FREE_SEL + 16) /* another */
-#define SEL_X  (FREE_SEL + 24)
-#define VEC    0x81
+#define SEL_A FREE_SEL        /* the other task */
+#define SEL_G (FREE_SEL + 8)  /* a task gate to it */
+#define SEL_B (FREE_SEL + 16) /* another */
+#define SEL_X (FREE_SEL + 24)
+#define VEC   0x81
 
 static struct tss other, third;
 static u8 other_stack[4096] __attribute__((aligned(16)));
@@ -20,7 +19,8 @@ static u32 type_of(unsigned sel)
 	return (u32)(((volatile u64 *)gdt)[sel / 8] >> 40) & 0xff;
 }
 
-/* The other task: notes its registers, changes some, and goes back by IRET (NT) or JMP. */
+/* The other task: notes its registers, changes some, and goes back by IRET (NT) or JMP.
+ */
 void other_task(void);
 void other_task_jmp(void);
 void other_task_error(void);
@@ -152,8 +152,8 @@ static void by_interrupt(void)
 }
 
 /*
- * An exception with an error code pushes it on the new task's stack. The task returns to the
- * instruction that faulted: it skips that by the saved EIP.
+ * An exception with an error code pushes it on the new task's stack. The task returns to
+ * the instruction that faulted: it skips that by the saved EIP.
  */
 extern const u8 gp_behind[];
 void skip_fault(void);
@@ -168,7 +168,10 @@ static void by_exception(void)
 	make_task(&other, SEL_A, other_task_error);
 	set_gate(GP, 0, SEL_A, D_TYPE(5) | D_P, 0);
 	__asm__ volatile("mov %w0, %%es\n"
-			 "gp_behind:" : : "r"(GDT_BYTES) : "memory");
+			 "gp_behind:"
+			 :
+			 : "r"(GDT_BYTES)
+			 : "memory");
 	want_equal(seen[6], GDT_BYTES);
 	want_equal(seen[2], (u32)other_stack + sizeof(other_stack));
 	/* INT n to the same vector pushes none. */
@@ -186,7 +189,10 @@ static void jmp_tss(void)
 
 	setup();
 	make_task(&other, SEL_A, other_task_jmp);
-	__asm__ volatile("ljmp %1, $0\n\tmov $9, %0" : "=&b"(t) : "i"(SEL_A) : "memory", "cc");
+	__asm__ volatile("ljmp %1, $0\n\tmov $9, %0"
+			 : "=&b"(t)
+			 : "i"(SEL_A)
+			 : "memory", "cc");
 	want_equal(t, 9);
 	want_equal(seen[3] & FL_NT, 0);
 	want_equal(*(volatile u16 *)&other.link, 0);
@@ -224,8 +230,9 @@ static void refused(void)
 }
 
 /*
- * Faults in the new task: it has been entered, and is the one that a handler finds. The handler
- * here is a third task, which makes the second one good and returns to it; it returns to ours.
+ * Faults in the new task: it has been entered, and is the one that a handler finds. The
+ * handler here is a third task, which makes the second one good and returns to it; it
+ * returns to ours.
  */
 static volatile u32 bad_error, bad_link, bad_eip, bad_count;
 void bad_handler(u32 error);
@@ -282,8 +289,8 @@ static void bad_state(void)
 		reset_gate(table[i].vector);
 		if (bad_count != 1 || bad_error != table[i].error || bad_link != SEL_A ||
 		    bad_eip != (u32)other_task)
-			fail("entry %u: %u faults, error %x, in task %x at %x", i, bad_count,
-			     bad_error, bad_link, bad_eip);
+			fail("entry %u: %u faults, error %x, in task %x at %x", i,
+			     bad_count, bad_error, bad_link, bad_eip);
 		/* Its NT was saved with it, so it found its way back. */
 		want_equal(seen[0], 0xaaaa);
 	}
@@ -342,7 +349,8 @@ void df_handler(u32 error)
 	df_error = error;
 	df_eip = *(volatile u32 *)&tss.eip;
 	*(volatile u32 *)&tss.eip = (u32)df_behind;
-	*(volatile u32 *)&tss.reg[4] = *(volatile u32 *)&tss.reg[5]; /* ESP is kept in EBP */
+	*(volatile u32 *)&tss.reg[4] =
+		*(volatile u32 *)&tss.reg[5]; /* ESP is kept in EBP */
 }
 
 static void double_fault_task(void)
@@ -362,7 +370,10 @@ static void double_fault_task(void)
 			 "df_behind:\n\t"
 			 "mov %1, %%ss\n\t"
 			 "mov %%ebp, %%esp\n\t"
-			 "pop %%ebp" : : "r"(SEL_X), "r"(KDATA) : "memory");
+			 "pop %%ebp"
+			 :
+			 : "r"(SEL_X), "r"(KDATA)
+			 : "memory");
 	want_equal(df_error, 0);
 	want_equal(df_eip, (u32)df_at);
 	reset_gate(DF);

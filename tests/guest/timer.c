@@ -1,13 +1,13 @@
 /*
  * Clocks and timers: they move, agree with each other, and interrupt when they should.
- * SDM volume 3 sections 11.5.4 (APIC timer), 17.17 (TSC); MC146818; IA-PC HPET 1.0a; ACPI 6.3
- * section 4.8.3.3 (PM timer); 8254.
+ * SDM volume 3 sections 11.5.4 (APIC timer), 17.17 (TSC); MC146818; IA-PC HPET 1.0a;
+ * ACPI 6.3 section 4.8.3.3 (PM timer); 8254.
  */
 #include "apic.h"
 
 #define PM_TIMER 0x608
-#define PM_HZ	 3579545u
-#define HPET_AT	 0xfed00000ul
+#define PM_HZ    3579545u
+#define HPET_AT  0xfed00000ul
 
 static volatile unsigned count;
 

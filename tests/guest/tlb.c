@@ -1,7 +1,7 @@
 /*
- * What software may rely on about cached translations: what INVLPG, CR3, CR4, INVPCID drop, what
- * needs no flush at all, and what must not leak between address spaces.
- * SDM volume 3 section 4.10.
+ * What software may rely on about cached translations: what INVLPG, CR3, CR4, INVPCID
+ * drop, what needs no flush at all, and what must not leak between address spaces. SDM
+ * volume 3 section 4.10.
  */
 #include "page.h"
 
@@ -159,7 +159,10 @@ static void dirty_again(void)
 		want(entry_get(leaf) & D);
 		entry_set(leaf, ONE | ALL);
 		invlpg((void *)va);
-		__asm__ volatile("lock cmpxchgl %%ecx, (%0)" : : "r"(va), "a"(5), "c"(6) : "memory", "cc");
+		__asm__ volatile("lock cmpxchgl %%ecx, (%0)"
+				 :
+				 : "r"(va), "a"(5), "c"(6)
+				 : "memory", "cc");
 		want(entry_get(leaf) & D);
 	}
 	done();
@@ -300,7 +303,8 @@ static void pcid_spaces(void)
 	t3[0] = ONE | ALL;
 	write_cr3(two);
 	want_equal(look(0), 0x1000000);
-	/* The same PCID, another top table, no flush asked: software's own fault; with flush right. */
+	/* The same PCID, another top table, no flush asked: software's own fault; with
+	 * flush right. */
 	write_cr3((word)boot_pml4);
 	write_cr4(read_cr4() & ~(word)CR4_PCIDE);
 	done();
@@ -352,7 +356,8 @@ static void many_pages(void)
 		invlpg((void *)(va + i * 0x1000));
 	}
 	for (unsigned i = 0; i < n; i++)
-		want_equal(look(i * 0x1000), (i % 7 ? 0x1000000u : 0x2000000u) + (i & 511) * 0x1000);
+		want_equal(look(i * 0x1000),
+			   (i % 7 ? 0x1000000u : 0x2000000u) + (i & 511) * 0x1000);
 	for (unsigned i = 1; i < n; i++)
 		table[W64 ? 2 * i : i] = 0;
 	flush_tlb();

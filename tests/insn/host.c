@@ -130,6 +130,12 @@ __attribute__((used)) void host_chain(int sig, siginfo_t *info, void *uc)
 	} else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN) {
 		old->sa_handler(sig);
 	} else {
+		const greg_t *g = ((const ucontext_t *)uc)->uc_mcontext.gregs;
+
+		/* Nobody's: about to die of it. */
+		printf("signal %d at %llx, address %llx, trap %lld error %llx\n", sig,
+		       (unsigned long long)g[REG_RIP], (unsigned long long)g[REG_CR2],
+		       (long long)g[REG_TRAPNO], (unsigned long long)g[REG_ERR]);
 		signal(sig, SIG_DFL);
 		if (info->si_code <= 0)
 			raise(sig);

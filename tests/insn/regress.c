@@ -32,6 +32,11 @@ static const struct regress cases[] = {
 	{ "ignored_segment_prefix_keeps_fs", MODE64, "64 3e 48 8b 03", "rbx=100 fs=RW" },
 	{ "evex_sib_without_base_ignores_extension", MODE64, "67 62 41 85 85 fb 34 1d 00 21 02 10", "rbx=20 k5=ff" },
 	{ "vpcmpestri_ignores_w_in_32bit_code", MODE32, "c4 e3 f9 61 e3 81", "rax=80000005 rdx=3" },
+	/* translated code: ESP is another register of the host */
+	{ "movsx_esp_from_high_byte", MODE64, "0f be e7", "rbx=8100" },
+	{ "crc32_esp_from_high_byte", MODE64, "f2 0f 38 f0 e4", "rax=8100" },
+	{ "xchg_esp_with_f3_is_no_pause", MODE64, "f3 94", "rax=1234" },
+	{ "pause_with_rex", MODE64, "f3 41 90", "rax=1234" },
 	/* integer */
 	{ "rotate_register_by_immediate_overflow_flag", MODE64, "c0 c0 03", "rax=91" },
 	{ "rotate_memory_by_immediate_overflow_flag", MODE64, "c0 03 03", "rbx=RW mem:RW=91" },

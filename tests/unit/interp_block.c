@@ -1,6 +1,6 @@
 /*
- * Decoded and translated code is what memory holds, whoever wrote it: the CPU itself, a device on
- * this or another thread, through an alias; and what the page tables say now.
+ * Decoded and translated code is what memory holds, whoever wrote it: the CPU itself, a
+ * device on this or another thread, through an alias; and what the page tables say now.
  */
 #include "translate_box.h"
 
@@ -64,7 +64,8 @@ static u32 run_to_stop(const struct engine *e, struct box *b)
 			break;
 	}
 	if (why != VCPU_EXIT_HLT)
-		fail_msg("%s: left with %u at %llx", e->name, why, (unsigned long long)b->v->rip);
+		fail_msg("%s: left with %u at %llx", e->name, why,
+			 (unsigned long long)b->v->rip);
 	return (u32)b->v->gpr[RAX];
 }
 
@@ -229,7 +230,8 @@ FOR_ALL(write_through_an_alias_is_seen)
 	for (u32 i = 1; i < 40; i++) {
 		assert_int_equal(run_to_stop(e, b), i);
 		/* The last GiB is the same memory. */
-		assert_true(mem_write(b->v, DS, 0xffffffffc0000000 + CODE2 + 1, 4, i + 1));
+		assert_true(
+			mem_write(b->v, DS, 0xffffffffc0000000 + CODE2 + 1, 4, i + 1));
 	}
 	engine_box_free(e, b);
 }
@@ -310,7 +312,8 @@ static void write_beside_code_keeps_the_block(void **state)
 	engine_box_free(e, b);
 }
 
-/* When its last block is gone a page is plain data, and writes to it are no longer told. */
+/* When its last block is gone a page is plain data, and writes to it are no longer told.
+ */
 static void page_without_code_is_plain_again(void **state)
 {
 	const struct engine *e = &engine_interp;
@@ -343,12 +346,15 @@ static void device_ignore(void *dev, u64 off, u64 val, unsigned size)
 
 FOR_ALL(code_in_a_device_is_fetched_each_time)
 {
-	static const struct io_ops ops = { device_code, device_ignore, IO_1 | IO_2 | IO_4 | IO_8 };
+	static const struct io_ops ops = { device_code, device_ignore,
+					   IO_1 | IO_2 | IO_4 | IO_8 };
 	static u8 window[4096];
 	struct box *b = START(e, call_and_flush);
 	struct error err = { "" };
 
-	assert_int_equal(phys_add_mmio(b->phys, "device", 0x10000000, 4096, &ops, window, &err), 0);
+	assert_int_equal(
+		phys_add_mmio(b->phys, "device", 0x10000000, 4096, &ops, window, &err),
+		0);
 	b->v->gpr[RBX] = b->v->gpr[RDX] = CODE2;
 	poke(b, PT + (CODE2 >> 12) * 8, 0x10000067, 8);
 	tlb_flush_all(b->v);

@@ -365,6 +365,74 @@ static void what_faults_on_the_host_faults_in_the_guest(void **state)
 	HOST_FAULT(simd_exception, VEC_XM);
 }
 
+/* ---- what is not RAM ---- */
+
+/* A device whose registers count what is done to them. */
+static u64 count_read(void *dev, u64 off, unsigned size)
+{
+	u64 *n = dev;
+
+	return ++*n * 0x0101010101010101 + off * size;
+}
+
+static void count_write(void *dev, u64 off, u64 val, unsigned size)
+{
+	u64 *n = dev;
+
+	*n += val + off + size;
+}
+
+static const struct io_ops count_ops = { count_read, count_write,
+					 IO_1 | IO_2 | IO_4 | IO_8 };
+static u64 count;
+
+static void device_behind(struct box *b)
+{
+	struct error err = { "" };
+
+	count = 0;
+	assert_int_equal(phys_add_mmio(b->phys, "count", MiB(64), 0x1000, &count_ops,
+				       &count, &err),
+			 0);
+	poke(b, PT + ((DATA >> 12) + 1) * 8, MiB(64) | 0x67, 8);
+	tlb_flush_all(b->v);
+}
+
+PROGRAM(straddles,
+	"mov ebx, 0x61000\n mov rax, 0x1111111111111111\n mov r9, rax\n stc\n"
+	"mov rax, [rbx - 4]\n mov [rbx - 4], rax\n add [rbx - 2], r9d\n adc r9, [rbx]\n"
+	"lock xadd [rbx - 6], rcx\n mov [rbx + 8], r9b\n movups xmm0, [rbx - 8]\n"
+	"movups [rbx - 3], xmm0\n xchg [rbx + 16], rdx\n mov r12, rsp\n lea rsp, [rbx + "
+	"4]\n"
+	"push rax\n push r9\n pop rdi\n pop rsi\n mov rsp, r12\n lea rdi, [rbx - 16]\n"
+	"mov esi, 0x60000\n mov ecx, 4\n rep movsq\n inc byte ptr [rbx]\n cmpxchg [rbx - "
+	"1], r8w\n"
+	"int3");
+
+static void operands_with_a_device_behind(void **state)
+{
+	(void)state;
+	RUN(straddles, 3, device_behind);
+	assert_done(r);
+	free(r.ram);
+}
+
+static void device_code(struct box *b)
+{
+	device_behind(b);
+	/* mov eax, imm32, of which two bytes are the device's. */
+	b->ram[DATA + 0xffd] = 0xb8;
+}
+
+PROGRAM(code_in_device, "mov ebx, 0x60ffd\n xor eax, eax\n jmp rbx");
+
+static void an_instruction_that_reaches_into_a_device(void **state)
+{
+	(void)state;
+	RUN(code_in_device, 3, device_code);
+	free(r.ram);
+}
+
 /* ---- vectors ---- */
 
 PROGRAM(vzero, "vpcmpeqd ymm0, ymm0, ymm0\n vmovaps ymm15, ymm0\n vmovaps ymm3, ymm0\n"
@@ -625,6 +693,8 @@ int main(void)
 		cmocka_unit_test(accesses_at_the_top_do_not_wrap_by_accident),
 		cmocka_unit_test(a_fault_in_the_middle_is_exact),
 		cmocka_unit_test(what_faults_on_the_host_faults_in_the_guest),
+		cmocka_unit_test(operands_with_a_device_behind),
+		cmocka_unit_test(an_instruction_that_reaches_into_a_device),
 		cmocka_unit_test(vzeroupper_needs_the_registers),
 		cmocka_unit_test(task_switched_flag_is_seen_at_once),
 		cmocka_unit_test(masks_and_broadcasts),

@@ -1,6 +1,6 @@
 /*
- * Guest memory as instructions see it: limits, canonical addresses, alignment, accesses over two
- * pages, devices, data breakpoints, and the TLB behind all that.
+ * Guest memory as instructions see it: limits, canonical addresses, alignment, accesses
+ * over two pages, devices, data breakpoints, and the TLB behind all that.
  */
 #include "x86_box.h"
 
@@ -19,8 +19,8 @@ static void must_read(struct box *b, unsigned sreg, u64 off, unsigned size, u64 
 }
 
 /* Neither a read nor a write is possible, and memory stays. */
-static void must_fault(struct box *b, unsigned sreg, u64 off, unsigned size, unsigned vector,
-		       u32 error)
+static void must_fault(struct box *b, unsigned sreg, u64 off, unsigned size,
+		       unsigned vector, u32 error)
 {
 	u64 val = 0x1234;
 
@@ -36,7 +36,8 @@ static void must_fault(struct box *b, unsigned sreg, u64 off, unsigned size, uns
 
 static void set_seg(struct box *b, unsigned sreg, u32 base, u32 limit, u32 attr)
 {
-	b->v->seg[sreg] = (struct seg){ .base = base, .limit = limit, .attr = attr, .sel = 0x33 };
+	b->v->seg[sreg] =
+		(struct seg){ .base = base, .limit = limit, .attr = attr, .sel = 0x33 };
 	seg_changed(b->v, sreg);
 	vcpu_mode_changed(b->v);
 }
@@ -51,7 +52,8 @@ static void limit_counts_to_the_last_byte(void **state)
 	set_seg(b, DS, PAGE, 0xff, DATA);
 	for (unsigned size = 1; size <= 8; size *= 2) {
 		poke(b, PAGE + 0x100 - size, 0x1122334455667788, size);
-		must_read(b, DS, 0x100 - size, size, 0x1122334455667788 & size_mask(size));
+		must_read(b, DS, 0x100 - size, size,
+			  0x1122334455667788 & size_mask(size));
 		must_fault(b, DS, 0x101 - size, size, VEC_GP, 0);
 		must_fault(b, DS, 0x100, size, VEC_GP, 0);
 		must_fault(b, DS, 0xffffffff, size, VEC_GP, 0);
@@ -157,7 +159,8 @@ static void real_mode_has_a_limit_of_64k(void **state)
 static void not_canonical_is_gp_or_ss(void **state)
 {
 	static const u64 bad[] = { 0x800000000000, 0xffff7fffffffffff, 0x8000000000000000,
-				   0x7ffffffffff9 /* the last byte of 8 */, 0xffff7ffffffffffc };
+				   0x7ffffffffff9 /* the last byte of 8 */,
+				   0xffff7ffffffffffc };
 	struct box *b = *state;
 
 	box_long(b, 3);
@@ -244,16 +247,19 @@ static void alignment_is_checked_at_cpl3_with_am_and_ac(void **state)
 
 				/* Twice: on a miss, and on a hit. */
 				for (unsigned i = 0; i < 2; i++) {
-					assert_int_equal(mem_read(b->v, DS, PAGE + off, size, &val),
+					assert_int_equal(mem_read(b->v, DS, PAGE + off,
+								  size, &val),
 							 !bad);
 					if (bad)
 						assert_fault(b, VEC_AC, 0);
-					assert_int_equal(mem_write(b->v, DS, PAGE + off, size, 1),
-							 !bad);
+					assert_int_equal(
+						mem_write(b->v, DS, PAGE + off, size, 1),
+						!bad);
 					if (bad)
 						assert_fault(b, VEC_AC, 0);
-					assert_int_equal(rmw_begin(b->v, DS, PAGE + off, size, &m),
-							 !bad);
+					assert_int_equal(
+						rmw_begin(b->v, DS, PAGE + off, size, &m),
+						!bad);
 					if (bad)
 						assert_fault(b, VEC_AC, 0);
 				}
@@ -278,7 +284,8 @@ static void fault_in_the_second_page_writes_nothing(void **state)
 	poke(b, PAGE + 0xff8, 0x1111111111111111, 8);
 	for (unsigned size = 2; size <= 8; size *= 2) {
 		for (unsigned n = 1; n < size; n++) {
-			assert_false(mem_write(b->v, DS, PAGE + 0x1000 - n, size, ~UINT64_C(0)));
+			assert_false(mem_write(b->v, DS, PAGE + 0x1000 - n, size,
+					       ~UINT64_C(0)));
 			assert_fault(b, VEC_PF, PF_W | PF_U);
 			assert_int_equal(b->v->fault.cr2, PAGE + 0x1000);
 			assert_false(mem_read(b->v, DS, PAGE + 0x1000 - n, size, &val));
@@ -436,7 +443,8 @@ static void device_write(void *dev, u64 off, u64 val, unsigned size)
 	d->log[d->n++].size = size;
 }
 
-static const struct io_ops device_ops = { device_read, device_write, IO_1 | IO_2 | IO_4 | IO_8 };
+static const struct io_ops device_ops = { device_read, device_write,
+					  IO_1 | IO_2 | IO_4 | IO_8 };
 
 static struct device *add_device(struct box *b)
 {
@@ -444,7 +452,9 @@ static struct device *add_device(struct box *b)
 	struct error err = { "" };
 
 	d = (struct device){ 0 };
-	assert_int_equal(phys_add_mmio(b->phys, "device", DEVICE, 0x2000, &device_ops, &d, &err), 0);
+	assert_int_equal(
+		phys_add_mmio(b->phys, "device", DEVICE, 0x2000, &device_ops, &d, &err),
+		0);
 	box_protected(b, 0);
 	return &d;
 }
@@ -549,7 +559,8 @@ static void rom_ignores_writes(void **state)
 	struct rmw m;
 
 	memset(rom, 0x3c, sizeof(rom));
-	assert_int_equal(phys_add_rom(b->phys, "rom", 0x30000000, rom, sizeof(rom), &err), 0);
+	assert_int_equal(phys_add_rom(b->phys, "rom", 0x30000000, rom, sizeof(rom), &err),
+			 0);
 	box_protected(b, 0);
 	must_read(b, DS, 0x30000004, 4, 0x3c3c3c3c);
 	assert_true(mem_write(b->v, DS, 0x30000004, 4, 0));
@@ -565,7 +576,9 @@ static void rom_ignores_writes(void **state)
 static void set_break(struct box *b, unsigned n, u64 addr, unsigned rw, unsigned len)
 {
 	assert_true(dr_write(b->v, n, addr));
-	assert_true(dr_write(b->v, 7, b->v->dr[7] | 1u << (2 * n) | rw << (16 + 4 * n) | len << (18 + 4 * n)));
+	assert_true(dr_write(b->v, 7,
+			     b->v->dr[7] | 1u << (2 * n) | rw << (16 + 4 * n) |
+				     len << (18 + 4 * n)));
 }
 
 static u64 hits(struct box *b)

@@ -1,6 +1,6 @@
 /*
- * The paging walk against an oracle written from the text of SDM volume 3 chapter 4: every
- * mode, every bit of every entry, every control bit, every kind of access.
+ * The paging walk against an oracle written from the text of SDM volume 3 chapter 4:
+ * every mode, every bit of every entry, every control bit, every kind of access.
  */
 #include "x86_box.h"
 
@@ -8,7 +8,7 @@
 
 /* ---- tables: one path through the given number of levels ---- */
 
-#define TABLES	 0x30000 /* of level i at TABLES + i * 1000h; CR3 points to the first */
+#define TABLES     0x30000 /* of level i at TABLES + i * 1000h; CR3 points to the first */
 #define LEVELS_MAX 5
 
 struct shape {
@@ -81,7 +81,8 @@ static bool reserved_set(const struct setting *s, unsigned level)
 		if (!page || shift == 12)
 			return false;
 		for (unsigned bit = 13; bit < 22; bit++)
-			if ((e >> bit & 1) && (bit == 21 || 32 + (bit - 13) >= s->phys_bits))
+			if ((e >> bit & 1) &&
+			    (bit == 21 || 32 + (bit - 13) >= s->phys_bits))
 				return true;
 		return false;
 	}
@@ -100,7 +101,8 @@ static bool reserved_set(const struct setting *s, unsigned level)
 }
 
 /* Section 4.6.1. */
-static bool right(const struct setting *s, enum access acc, bool user_page, bool writable, bool nx)
+static bool right(const struct setting *s, enum access acc, bool user_page, bool writable,
+		  bool nx)
 {
 	bool user = s->idx == MMU_USER;
 
@@ -121,7 +123,8 @@ static bool key_right(const struct setting *s, enum access acc, bool user_page, 
 	u32 keys = user_page ? s->pkru : s->pkrs;
 	unsigned key = leaf >> 59 & 15;
 
-	if (acc == ACC_EXEC || s->shape->mode < PAGING_4LEVEL || !(user_page ? s->pke : s->pks))
+	if (acc == ACC_EXEC || s->shape->mode < PAGING_4LEVEL ||
+	    !(user_page ? s->pke : s->pks))
 		return true;
 	if (keys >> (2 * key) & 1)
 		return false;
@@ -183,7 +186,8 @@ static struct outcome oracle(const struct setting *s)
 	return o;
 }
 
-/* What rights the walk should report: those of all three kinds for this kind of CPU access. */
+/* What rights the walk should report: those of all three kinds for this kind of CPU
+ * access. */
 static u8 oracle_rights(const struct setting *s)
 {
 	struct setting t = *s;
@@ -216,9 +220,9 @@ static void apply(struct box *b, const struct setting *s)
 	cpuid_attach(v, &b->cpuid);
 	v->cr0 = CR0_PE | CR0_PG | CR0_ET | (s->wp ? CR0_WP : 0);
 	v->cr4 = (pae ? CR4_PAE : 0) | (s->shape->pse ? CR4_PSE : 0) |
-		 (s->shape->mode == PAGING_5LEVEL ? CR4_LA57 : 0) | (s->smep ? CR4_SMEP : 0) |
-		 (s->smap ? CR4_SMAP : 0) | (s->pge ? CR4_PGE : 0) | (s->pke ? CR4_PKE : 0) |
-		 (s->pks ? CR4_PKS : 0);
+		 (s->shape->mode == PAGING_5LEVEL ? CR4_LA57 : 0) |
+		 (s->smep ? CR4_SMEP : 0) | (s->smap ? CR4_SMAP : 0) |
+		 (s->pge ? CR4_PGE : 0) | (s->pke ? CR4_PKE : 0) | (s->pks ? CR4_PKS : 0);
 	v->efer = (lm ? EFER_LME | EFER_LMA : 0) | (s->nxe ? EFER_NXE : 0);
 	v->pkru = s->pkru;
 	v->pkrs = s->pkrs;
@@ -232,20 +236,22 @@ static void apply(struct box *b, const struct setting *s)
 
 static void describe(const struct setting *s)
 {
-	print_error("%s va %llx phys_bits %u wp %d smep %d smap %d nxe %d pge %d pke %d pks %d "
+	print_error("%s va %llx phys_bits %u wp %d smep %d smap %d nxe %d pge %d pke %d "
+		    "pks %d "
 		    "pkru %x pkrs %x access %d idx %d\n",
-		    s->shape->name, (unsigned long long)s->va, s->phys_bits, s->wp, s->smep,
-		    s->smap, s->nxe, s->pge, s->pke, s->pks, s->pkru, s->pkrs, s->acc, s->idx);
+		    s->shape->name, (unsigned long long)s->va, s->phys_bits, s->wp,
+		    s->smep, s->smap, s->nxe, s->pge, s->pke, s->pks, s->pkru, s->pkrs,
+		    s->acc, s->idx);
 	for (unsigned i = 0; i < s->shape->levels; i++)
 		print_error("  entry %u: %llx\n", i, (unsigned long long)s->entry[i]);
 }
 
-#define expect(cond)                                  \
-	do {                                          \
-		if (!(cond)) {                        \
-			describe(s);                  \
-			fail_msg("not: %s", #cond);   \
-		}                                     \
+#define expect(cond)                                                                     \
+	do {                                                                             \
+		if (!(cond)) {                                                           \
+			describe(s);                                                     \
+			fail_msg("not: %s", #cond);                                      \
+		}                                                                        \
 	} while (0)
 
 static void compare(struct box *b, const struct setting *s)
@@ -269,15 +275,18 @@ static void compare(struct box *b, const struct setting *s)
 		expect(w.rights == oracle_rights(s));
 		expect(w.dirty == (s->acc == ACC_WRITE || (s->entry[o.leaf] & D)));
 	}
-	/* A above the leaf may be set as the walk passes; nothing else unless it is granted. */
+	/* A above the leaf may be set as the walk passes; nothing else unless it is
+	 * granted. */
 	for (unsigned i = 0; i < s->shape->levels; i++) {
-		u64 now = peek(b, entry_gpa(s, i), s->shape->entry_size), set = now ^ s->entry[i];
+		u64 now = peek(b, entry_gpa(s, i), s->shape->entry_size),
+		    set = now ^ s->entry[i];
 
 		expect(!(now & ~s->entry[i] & ~(u64)(A | D)) && !(s->entry[i] & ~now));
 		if (ok && i < o.leaf)
 			expect((now & A) && !(set & D));
 		else if (ok && i == o.leaf)
-			expect((now & A) && (s->acc == ACC_WRITE ? (now & D) : !(set & D)));
+			expect((now & A) &&
+			       (s->acc == ACC_WRITE ? (now & D) : !(set & D)));
 		else
 			expect(!(set & D) && (i < o.leaf || !(set & A)));
 	}
@@ -340,7 +349,7 @@ static void random_setting(struct setting *s, const struct shape *shape)
 
 	*s = (struct setting){ .shape = shape };
 	s->phys_bits = widths[rnd() % 5];
-	s->va = rnd() & (shape->mode < PAGING_4LEVEL	? 0xffffffff
+	s->va = rnd() & (shape->mode < PAGING_4LEVEL    ? 0xffffffff
 			 : shape->mode == PAGING_4LEVEL ? 0x7fffffffffff
 							: 0xffffffffffffff);
 	if (shape->mode >= PAGING_4LEVEL && one_in(2))
@@ -368,7 +377,8 @@ static void walk_agrees_with_the_manual_on_random_settings(void **test)
 
 	for (unsigned i = 0; i < 300000; i++) {
 		random_setting(&s, &shapes[i % ARRAY_SIZE(shapes)]);
-		/* An address that a non-canonical check would have stopped does not come here. */
+		/* An address that a non-canonical check would have stopped does not come
+		 * here. */
 		compare(b, &s);
 		granted += oracle(&s).granted;
 	}
@@ -383,12 +393,14 @@ static void matrix(struct box *b, const struct shape *shape, unsigned leaf)
 	unsigned kinds = shape->entry_size == 8 ? 16 : 8;
 
 	for (unsigned n = 0; n < kinds * kinds * 16; n++) {
-		unsigned own = n % kinds, above = n / kinds % kinds, control = n / (kinds * kinds);
+		unsigned own = n % kinds, above = n / kinds % kinds,
+			 control = n / (kinds * kinds);
 
 		for (unsigned i = 0; i < leaf; i++)
 			s.entry[i] = (TABLES + (i + 1) * 0x1000) | P | RW | US;
-		s.entry[leaf] = UINT64_C(0x80000000) >> (shape->shift[leaf] == 22) | (own & 7) |
-				(own & 8 ? NX : 0) | (leaf < shape->levels - 1 ? PS : 0);
+		s.entry[leaf] = UINT64_C(0x80000000) >> (shape->shift[leaf] == 22) |
+				(own & 7) | (own & 8 ? NX : 0) |
+				(leaf < shape->levels - 1 ? PS : 0);
 		if (leaf)
 			s.entry[leaf - 1] = (TABLES + leaf * 0x1000) | (above & 7) |
 					    (above & 8 ? NX : 0);
@@ -407,12 +419,14 @@ static void every_right_in_every_mode(void **test)
 	for (unsigned i = 0; i < ARRAY_SIZE(shapes); i++)
 		for (unsigned leaf = 0; leaf < shapes[i].levels; leaf++)
 			if (shapes[i].shift[leaf] < 30 &&
-			    (leaf == shapes[i].levels - 1 || shapes[i].mode != PAGING_32 || shapes[i].pse))
+			    (leaf == shapes[i].levels - 1 ||
+			     shapes[i].mode != PAGING_32 || shapes[i].pse))
 				matrix(*test, &shapes[i], leaf);
 }
 
 /* Each bit of each entry, alone, for each width of physical addresses. */
-static void reserved_bits_of(struct box *b, struct setting *s, unsigned leaf, unsigned level)
+static void reserved_bits_of(struct box *b, struct setting *s, unsigned leaf,
+			     unsigned level)
 {
 	for (unsigned bit = 0; bit < s->shape->entry_size * 8u; bit++) {
 		for (unsigned l = 0; l < s->shape->levels; l++)
@@ -436,7 +450,8 @@ static void every_reserved_bit(void **test)
 		struct setting s = { .shape = shape, .va = 0x3000, .wp = true };
 
 		for (unsigned n = 0; n < 2 * 17 * shape->levels * shape->levels; n++) {
-			unsigned leaf = n % shape->levels, level = n / shape->levels % shape->levels;
+			unsigned leaf = n % shape->levels,
+				 level = n / shape->levels % shape->levels;
 
 			s.nxe = n / (shape->levels * shape->levels) & 1;
 			s.phys_bits = (u8)(36 + n / (2 * shape->levels * shape->levels));
@@ -529,7 +544,9 @@ static void pdpte_load_checks_reserved_bits_of_present_entries(void **test)
 static void pdpte_not_present_is_a_page_fault(void **test)
 {
 	struct box *b = *test;
-	struct setting s = { .shape = &shapes[2], .phys_bits = 40, .va = 0xc0000000,
+	struct setting s = { .shape = &shapes[2],
+			     .phys_bits = 40,
+			     .va = 0xc0000000,
 			     .entry = { 0x87, 0 } };
 	struct walk w;
 
@@ -576,7 +593,8 @@ static void peek_finds_what_the_walk_finds_and_sets_nothing(void **test)
 			assert_int_equal(gpa, o.gpa);
 		}
 		for (unsigned l = 0; l < s.shape->levels; l++)
-			assert_int_equal(peek(b, entry_gpa(&s, l), s.shape->entry_size), s.entry[l]);
+			assert_int_equal(peek(b, entry_gpa(&s, l), s.shape->entry_size),
+					 s.entry[l]);
 	}
 	assert_in_range(found, 10000, 50000);
 }

@@ -1,7 +1,7 @@
 /*
  * From mnemonic to function: ops.def as a table.
- * Not built with -mgeneral-regs-only's rules in mind only because it includes Zydis' enum;
- * it runs while blocks are decoded.
+ * Not built with -mgeneral-regs-only's rules in mind only because it includes Zydis'
+ * enum; it runs while blocks are decoded.
  */
 #include <Zydis/Mnemonic.h>
 
@@ -13,7 +13,7 @@ struct binding {
 };
 
 static const struct binding bindings[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
-#define FN(mnemonic, name) [ZYDIS_MNEMONIC_##mnemonic] = { .fn = op_##name },
+#define FN(mnemonic, name)   [ZYDIS_MNEMONIC_##mnemonic] = { .fn = op_##name },
 #define BIND(mnemonic, name) [ZYDIS_MNEMONIC_##mnemonic] = { .bind = bind_##name },
 #include "engine/interp/ops.def"
 #undef FN
@@ -24,7 +24,8 @@ op_fn *bind_insn(const struct insn *in)
 {
 	const struct binding *b;
 
-	/* MOVSD and CMPSD are also SSE instructions: those have a 0F escape and a ModRM byte. */
+	/* MOVSD and CMPSD are also SSE instructions: those have a 0F escape and a ModRM
+	 * byte. */
 	if (in->vex || in->mnemonic >= ARRAY_SIZE(bindings))
 		return NULL;
 	if ((in->mnemonic == ZYDIS_MNEMONIC_MOVSD && in->opcode != 0xa5) ||

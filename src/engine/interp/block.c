@@ -1,9 +1,10 @@
 /*
  * Blocks of decoded instructions: making, finding and dropping them.
  *
- * The invariants I1 to I4 are in block.h. SDM volume 3 section 8.1.3 asks for self-modified code to
- * be seen after the next jump; here it is seen by the next instruction, as processors do.
- * Thread: the owner of the vCPU; another thread's write only asks for a flush.
+ * The invariants I1 to I4 are in block.h. SDM volume 3 section 8.1.3 asks for
+ * self-modified code to be seen after the next jump; here it is seen by the next
+ * instruction, as processors do. Thread: the owner of the vCPU; another thread's write
+ * only asks for a flush.
  */
 #include "engine/interp/block.h"
 
@@ -20,8 +21,9 @@
 
 #define ARENA_SIZE MiB(32)
 /* The most one block and two code pages can take. */
-#define BLOCK_ROOM (sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) + \
-		    2 * sizeof(struct code_page) + 64)
+#define BLOCK_ROOM                                                                       \
+	(sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) +            \
+	 2 * sizeof(struct code_page) + 64)
 
 /* What a jump cache entry points to when it is empty: matches no mode. */
 static struct block no_block = { .mode = BLOCK_DEAD };
@@ -83,7 +85,8 @@ static unsigned page_link(const struct block *b, gpa_t page)
 	return (b->gpa & PAGE_MASK) == page ? 0 : 1;
 }
 
-/* Mark the page (I1), before its bytes are read: a write that comes meanwhile must see that. */
+/* Mark the page (I1), before its bytes are read: a write that comes meanwhile must see
+ * that. */
 static void page_mark(struct vcpu *v, gpa_t page)
 {
 	u8 *flags = phys_page_flags(v->phys, page);
@@ -199,7 +202,8 @@ void block_unlink_jumps(struct block_cache *c, u64 page)
 		jumps_clear(c);
 		return;
 	}
-	/* The page itself, and the one before: its last instruction may reach into this one. */
+	/* The page itself, and the one before: its last instruction may reach into this
+	 * one. */
 	for (unsigned i = 0; i < ARRAY_SIZE(c->jump); i++) {
 		gva_t lin = c->jump[i].lin & PAGE_MASK;
 
@@ -215,7 +219,8 @@ void block_flush(struct block_cache *c)
 			u8 *flags = phys_page_flags(c->v->phys, p->page);
 
 			if (flags)
-				__atomic_and_fetch(flags, (u8)~PAGE_CODE, __ATOMIC_SEQ_CST);
+				__atomic_and_fetch(flags, (u8)~PAGE_CODE,
+						   __ATOMIC_SEQ_CST);
 		}
 		c->pages[i] = NULL;
 	}
@@ -327,11 +332,13 @@ static void terminate(struct block *b)
 /* An instruction that cannot be: raises its fault when it is reached. */
 static void append_bad(struct block *b, op_fn *fn)
 {
-	append(b, &(struct insn){ .fn = fn, .len = 1, .base = GPR_ZERO, .index = GPR_ZERO });
+	append(b,
+	       &(struct insn){ .fn = fn, .len = 1, .base = GPR_ZERO, .index = GPR_ZERO });
 }
 
 /* Decode from one page. False when not even the first instruction ends in it. */
-static bool fill_from_page(struct vcpu *v, struct block *b, const u8 *bytes, unsigned avail)
+static bool fill_from_page(struct vcpu *v, struct block *b, const u8 *bytes,
+			   unsigned avail)
 {
 	while (b->insns < BLOCK_MAX_INSNS && b->bytes < avail) {
 		const u8 *p = bytes + b->bytes;
@@ -402,7 +409,8 @@ static void keep(struct block_cache *c, struct block *b)
 }
 
 /* Not inlined: tools/check-vecfree stops here, as the vectors are parked. */
-__attribute__((noinline)) static struct block *make_block(struct block_cache *c, gva_t lin, gpa_t gpa, u8 mode)
+__attribute__((noinline)) static struct block *make_block(struct block_cache *c,
+							  gva_t lin, gpa_t gpa, u8 mode)
 {
 	struct vcpu *v = c->v;
 	unsigned avail = (unsigned)(PAGE_SIZE - (gpa & ~PAGE_MASK));
@@ -416,6 +424,7 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	b->once = !bytes;
 	b->count = 0;
 	b->code = NULL;
+	page_mark(v, gpa);
 	if ((!bytes || !fill_from_page(v, b, bytes, avail)) && !fill_single(v, b, lin))
 		return NULL;
 	terminate(b);

@@ -4,12 +4,12 @@
  *   linear RIP --jump cache--> block <--hash-- (physical address, mode)
  *                                ^--list-- code page
  *
- * I1  A block's instructions are what memory holds: each page with a block is marked PAGE_CODE, and
- *     a write to it kills the blocks it overlaps before the next instruction starts.
- * I2  A dead block has mode BLOCK_DEAD, so no lookup finds it, and all its instructions
- *     lead out of it; its memory stays until block_flush().
- * I3  The jump cache is emptied when linear addresses may translate differently.
- * I4  block_flush() runs only between blocks.
+ * I1  A block's instructions are what memory holds: each page with a block is marked
+ * PAGE_CODE, and a write to it kills the blocks it overlaps before the next instruction
+ * starts. I2  A dead block has mode BLOCK_DEAD, so no lookup finds it, and all its
+ * instructions lead out of it; its memory stays until block_flush(). I3  The jump cache
+ * is emptied when linear addresses may translate differently. I4  block_flush() runs only
+ * between blocks.
  *
  * Thread: the owner of the vCPU; block_written() any thread.
  */
@@ -20,9 +20,9 @@
 #include "mem/phys.h"
 #include "x86/decode.h"
 
-#define BLOCK_DEAD 0xff
+#define BLOCK_DEAD      0xff
 #define BLOCK_MAX_INSNS 48
-#define GPA_NONE (~UINT64_C(0))
+#define GPA_NONE        (~UINT64_C(0))
 
 struct block {
 	gpa_t gpa;   /* of the first byte */
@@ -30,11 +30,11 @@ struct block {
 	struct block *hash_next;
 	struct block *page_next[2]; /* lists of the first and the second page */
 	u16 insns, bytes;
-	u8 mode; /* code size, and 16 for CPL 3; BLOCK_DEAD */
+	u8 mode;   /* code size, and 16 for CPL 3; BLOCK_DEAD */
 	bool once; /* not from RAM: not kept */
 	u16 count; /* times it was found, for an engine that translates what is hot */
 	struct tr_code *code; /* that engine's translation, or NULL */
-	struct insn insn[]; /* the last one is no instruction, but leads out */
+	struct insn insn[];   /* the last one is no instruction, but leads out */
 };
 
 struct code_page {
@@ -43,9 +43,9 @@ struct code_page {
 	struct code_page *next;
 };
 
-#define JUMP_BITS 12
+#define JUMP_BITS       12
 #define BLOCK_HASH_BITS 15
-#define PAGE_HASH_BITS 12
+#define PAGE_HASH_BITS  12
 
 struct jump {
 	gva_t lin;
@@ -63,7 +63,8 @@ struct block_cache {
 	struct code_listener listener;
 	pthread_t owner;
 	bool flush_asked; /* by another thread; atomic */
-	/* That has just happened: make the engine look at its events. Any thread; may be NULL. */
+	/* That has just happened: make the engine look at its events. Any thread; may be
+	 * NULL. */
 	void (*asked)(void *opaque);
 	/* A block dies. May be NULL. */
 	void (*dropped)(void *opaque, struct block *b);

@@ -7,7 +7,8 @@
 #include "x86/access.h"
 #include "x86/decode.h"
 
-/* Choose the function for a decoded instruction: by operand size, register or memory form. NULL: #UD. */
+/* Choose the function for a decoded instruction: by operand size, register or memory
+ * form. NULL: #UD. */
 typedef op_fn *bind_fn(const struct insn *in);
 
 /* In bind.c, from ops.def: the C function, or NULL when there is none. */
@@ -27,7 +28,8 @@ static inline u64 reg_get(const struct vcpu *v, unsigned r, unsigned size)
 	return v->gpr[r] & size_mask(size);
 }
 
-/* 16-bit writes keep the upper bits, 32-bit writes clear them. Not for 8-bit registers. */
+/* 16-bit writes keep the upper bits, 32-bit writes clear them. Not for 8-bit registers.
+ */
 static inline void reg_set(struct vcpu *v, unsigned r, unsigned size, u64 val)
 {
 	if (size == 8)
@@ -104,7 +106,8 @@ static inline enum op_result op_jumped(bool ok)
 	return likely(ok) ? OP_JUMP : OP_FAULT;
 }
 
-/* The same for one that may deliver faults itself (a task switch past its point of no return), up to shutdown. */
+/* The same for one that may deliver faults itself (a task switch past its point of no
+ * return), up to shutdown. */
 static inline enum op_result op_transferred(const struct vcpu *v, bool ok)
 {
 	if (unlikely(!ok))
@@ -157,7 +160,8 @@ static inline bool push(struct vcpu *v, unsigned size, u64 val)
 	return true;
 }
 
-/* Read the top without moving the stack pointer, so that a later fault changes nothing. */
+/* Read the top without moving the stack pointer, so that a later fault changes nothing.
+ */
 static inline bool stack_peek(struct vcpu *v, unsigned size, u64 *val)
 {
 	return mem_read(v, SS, sp_get(v), size, val);

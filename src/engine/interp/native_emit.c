@@ -375,7 +375,8 @@ static bool same_operand(const ZydisDecodedOperand *a, const ZydisDecodedOperand
 		/* The width of rFLAGS is that of the mode. */
 		if (ZydisRegisterGetClass(a->reg.value) == ZYDIS_REGCLASS_FLAGS)
 			return true;
-		/* Zydis has RAX without a size in 32-bit code: VPCMPESTRI with W, which is ignored. */
+		/* Zydis has RAX without a size in 32-bit code: VPCMPESTRI with W, which
+		 * is ignored. */
 		return (a->size == b->size || (!a->size && is_gpr(a) && b->size == 32)) &&
 		       (is_gpr(a) ? is_gpr(b) : a->reg.value == b->reg.value);
 	case ZYDIS_OPERAND_TYPE_MEMORY:

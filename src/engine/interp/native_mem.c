@@ -43,7 +43,8 @@ static bool check_align(struct vcpu *v, const struct stub *s, gva_t lin)
 	return true;
 }
 
-/* After the segment's limits and an address that is not canonical, before a missing page. */
+/* After the segment's limits and an address that is not canonical, before a missing page.
+ */
 static bool check_ac(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off)
 {
 	enum access acc = s->flags & STUB_WRITE ? ACC_WRITE : ACC_READ;
@@ -96,8 +97,9 @@ static bool whole_in(struct vcpu *v, const struct insn *in, const struct stub *s
 }
 
 /*
- * An x87 store that memory refuses: is there an unmasked error, so that nothing would be stored? Then the
- * instruction is done, and the error is reported later. If not, all is as before.
+ * An x87 store that memory refuses: is there an unmasked error, so that nothing would be
+ * stored? Then the instruction is done, and the error is reported later. If not, all is
+ * as before.
  */
 static bool store_suppressed(struct vcpu *v, const struct stub *s, u8 *buf)
 {
@@ -115,7 +117,8 @@ static bool store_suppressed(struct vcpu *v, const struct stub *s, u8 *buf)
 	vcpu_park(v);
 	fcw = *(ua16 *)(v->xsave + XSAVE_FCW);
 	fsw = *(ua16 *)(v->xsave + XSAVE_FSW);
-	/* Invalid operation, overflow, underflow; after a loss of precision the result is stored. */
+	/* Invalid operation, overflow, underflow; after a loss of precision the result is
+	 * stored. */
 	if ((*bv & XCR0_X87) && (fsw & ~fcw & 0x19))
 		return true;
 	copy(v->xsave, x87, XSAVE_MXCSR);

@@ -5,7 +5,7 @@
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wredundant-decls"
-#define FN(mnemonic, name) op_fn op_##name;
+#define FN(mnemonic, name)   op_fn op_##name;
 #define BIND(mnemonic, name) bind_fn bind_##name;
 #include "engine/interp/ops.def"
 #undef FN

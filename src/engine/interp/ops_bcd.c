@@ -1,9 +1,9 @@
 /*
  * Decimal adjustment: AAA, AAS, AAM, AAD, DAA, DAS. Invalid in 64-bit mode.
  *
- * SDM volume 2. The host, in 64-bit mode, does not have them, so these few are computed. Flags the
- * manual calls undefined are set as Intel processors do: from the result, OF clear; AAD is
- * an addition.
+ * SDM volume 2. The host, in 64-bit mode, does not have them, so these few are computed.
+ * Flags the manual calls undefined are set as Intel processors do: from the result, OF
+ * clear; AAD is an addition.
  */
 #include "engine/interp/flags.h"
 #include "engine/interp/interp.h"

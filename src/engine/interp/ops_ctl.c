@@ -1,8 +1,8 @@
 /*
  * Control transfer: JMP, Jcc, CALL, RET, LOOP, JCXZ, far forms, INT, IRET, BOUND.
  *
- * SDM volume 2. Near targets are cut to the operand size and checked against the code segment
- * (or for being canonical) before anything is changed.
+ * SDM volume 2. Near targets are cut to the operand size and checked against the code
+ * segment (or for being canonical) before anything is changed.
  */
 #include "engine/interp/interp.h"
 #include "engine/interp/ops.h"
@@ -88,7 +88,8 @@ static enum op_result call(struct vcpu *v, const struct insn *in, u64 ip)
 {
 	u64 sp = (v->gpr[RSP] - in->opsize) & size_mask(v->stack_size);
 
-	if (unlikely(!mem_write(v, SS, sp, in->opsize, next_ip(v, in)) || !target_ok(v, ip)))
+	if (unlikely(!mem_write(v, SS, sp, in->opsize, next_ip(v, in)) ||
+		     !target_ok(v, ip)))
 		return OP_FAULT;
 	sp_set(v, sp);
 	v->rip = ip;
@@ -143,7 +144,8 @@ static enum op_result ret_near(struct vcpu *v, const struct insn *in)
 
 static enum op_result ret_far(struct vcpu *v, const struct insn *in)
 {
-	return op_transferred(v, far_ret(v, in->opsize, in->opcode == 0xca ? (u16)in->imm : 0));
+	return op_transferred(
+		v, far_ret(v, in->opsize, in->opcode == 0xca ? (u16)in->imm : 0));
 }
 
 op_fn *bind_ret(const struct insn *in)
@@ -158,21 +160,23 @@ enum op_result op_iret(struct vcpu *v, const struct insn *in)
 
 /* ---- conditions: a function for each, so that the test is a constant ---- */
 
-#define DEFINE_JCC(cond)                                                           \
-	static enum op_result jcc_##cond(struct vcpu *v, const struct insn *in)    \
-	{                                                                          \
-		return cc_test(v->cc, cond) ? jump(v, relative(v, in)) : OP_NEXT;  \
+#define DEFINE_JCC(cond)                                                                 \
+	static enum op_result jcc_##cond(struct vcpu *v, const struct insn *in)          \
+	{                                                                                \
+		return cc_test(v->cc, cond) ? jump(v, relative(v, in)) : OP_NEXT;        \
 	}
 
+/* clang-format off */
 DEFINE_JCC(0) DEFINE_JCC(1) DEFINE_JCC(2) DEFINE_JCC(3)
 DEFINE_JCC(4) DEFINE_JCC(5) DEFINE_JCC(6) DEFINE_JCC(7)
 DEFINE_JCC(8) DEFINE_JCC(9) DEFINE_JCC(10) DEFINE_JCC(11)
 DEFINE_JCC(12) DEFINE_JCC(13) DEFINE_JCC(14) DEFINE_JCC(15)
+	/* clang-format on */
 
-op_fn *bind_jcc(const struct insn *in)
+	op_fn *bind_jcc(const struct insn *in)
 {
-	static op_fn *const jcc[16] = { jcc_0,	jcc_1,	jcc_2,	jcc_3, jcc_4,  jcc_5,
-					jcc_6,	jcc_7,	jcc_8,	jcc_9, jcc_10, jcc_11,
+	static op_fn *const jcc[16] = { jcc_0,  jcc_1,  jcc_2,  jcc_3, jcc_4,  jcc_5,
+					jcc_6,  jcc_7,  jcc_8,  jcc_9, jcc_10, jcc_11,
 					jcc_12, jcc_13, jcc_14, jcc_15 };
 
 	return jcc[in->opcode & 15];
@@ -208,7 +212,8 @@ enum op_result op_loop(struct vcpu *v, const struct insn *in)
 
 enum op_result op_int(struct vcpu *v, const struct insn *in)
 {
-	return op_transferred(v, except_soft_int(v, (u8)in->imm, SOFT_INT_N, next_ip(v, in)));
+	return op_transferred(
+		v, except_soft_int(v, (u8)in->imm, SOFT_INT_N, next_ip(v, in)));
 }
 
 enum op_result op_int3(struct vcpu *v, const struct insn *in)
@@ -241,7 +246,8 @@ enum op_result op_bound(struct vcpu *v, const struct insn *in)
 	if (!mem_read(v, in->seg, addr, size, &lo))
 		return OP_FAULT;
 	low = index < (i64)(lo << shift) >> shift;
-	if (!low && !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), size, &hi))
+	if (!low &&
+	    !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), size, &hi))
 		return OP_FAULT;
 	if (low || index > (i64)(hi << shift) >> shift) {
 		raise_vec(v, VEC_BR);

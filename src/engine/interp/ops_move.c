@@ -1,9 +1,9 @@
 /*
- * Moving data: MOV, MOVZX, MOVSX, LEA, XCHG, PUSH, POP, CMOVcc, SETcc, BSWAP, conversions,
- * ENTER and LEAVE, segment register moves.
+ * Moving data: MOV, MOVZX, MOVSX, LEA, XCHG, PUSH, POP, CMOVcc, SETcc, BSWAP,
+ * conversions, ENTER and LEAVE, segment register moves.
  *
- * SDM volume 2. The forms of MOV are functions of their own, by size, as they are a third of
- * all instructions.
+ * SDM volume 2. The forms of MOV are functions of their own, by size, as they are a third
+ * of all instructions.
  */
 #include "engine/interp/interp.h"
 #include "engine/interp/ops.h"
@@ -12,46 +12,47 @@
 
 /* ---- MOV ---- */
 
-#define DEFINE_MOV(T, size)                                                        \
-	static enum op_result mov_rm_r_##T(struct vcpu *v, const struct insn *in)  \
-	{                                                                          \
-		if (size == 1)                                                     \
-			reg8_set(v, in->rm8, reg8_get(v, in->reg8));               \
-		else                                                               \
-			reg_set(v, in->rm, size, v->gpr[in->reg]);                 \
-		return OP_NEXT;                                                    \
-	}                                                                          \
-	static enum op_result mov_r_rm_##T(struct vcpu *v, const struct insn *in)  \
-	{                                                                          \
-		if (size == 1)                                                     \
-			reg8_set(v, in->reg8, reg8_get(v, in->rm8));               \
-		else                                                               \
-			reg_set(v, in->reg, size, v->gpr[in->rm]);                 \
-		return OP_NEXT;                                                    \
-	}                                                                          \
-	static enum op_result mov_m_r_##T(struct vcpu *v, const struct insn *in)   \
-	{                                                                          \
-		return op_done(mem_write(v, in->seg, ea(v, in), size, r_read(v, in, size))); \
-	}                                                                          \
-	static enum op_result mov_r_m_##T(struct vcpu *v, const struct insn *in)   \
-	{                                                                          \
-		u64 val;                                                           \
-		if (unlikely(!mem_read(v, in->seg, ea(v, in), size, &val)))        \
-			return OP_FAULT;                                           \
-		r_write(v, in, size, val);                                         \
-		return OP_NEXT;                                                    \
-	}                                                                          \
-	static enum op_result mov_rm_i_##T(struct vcpu *v, const struct insn *in)  \
-	{                                                                          \
-		if (size == 1)                                                     \
-			reg8_set(v, in->rm8, in->imm);                             \
-		else                                                               \
-			reg_set(v, in->rm, size, in->imm);                         \
-		return OP_NEXT;                                                    \
-	}                                                                          \
-	static enum op_result mov_m_i_##T(struct vcpu *v, const struct insn *in)   \
-	{                                                                          \
-		return op_done(mem_write(v, in->seg, ea(v, in), size, in->imm));   \
+#define DEFINE_MOV(T, size)                                                              \
+	static enum op_result mov_rm_r_##T(struct vcpu *v, const struct insn *in)        \
+	{                                                                                \
+		if (size == 1)                                                           \
+			reg8_set(v, in->rm8, reg8_get(v, in->reg8));                     \
+		else                                                                     \
+			reg_set(v, in->rm, size, v->gpr[in->reg]);                       \
+		return OP_NEXT;                                                          \
+	}                                                                                \
+	static enum op_result mov_r_rm_##T(struct vcpu *v, const struct insn *in)        \
+	{                                                                                \
+		if (size == 1)                                                           \
+			reg8_set(v, in->reg8, reg8_get(v, in->rm8));                     \
+		else                                                                     \
+			reg_set(v, in->reg, size, v->gpr[in->rm]);                       \
+		return OP_NEXT;                                                          \
+	}                                                                                \
+	static enum op_result mov_m_r_##T(struct vcpu *v, const struct insn *in)         \
+	{                                                                                \
+		return op_done(                                                          \
+			mem_write(v, in->seg, ea(v, in), size, r_read(v, in, size)));    \
+	}                                                                                \
+	static enum op_result mov_r_m_##T(struct vcpu *v, const struct insn *in)         \
+	{                                                                                \
+		u64 val;                                                                 \
+		if (unlikely(!mem_read(v, in->seg, ea(v, in), size, &val)))              \
+			return OP_FAULT;                                                 \
+		r_write(v, in, size, val);                                               \
+		return OP_NEXT;                                                          \
+	}                                                                                \
+	static enum op_result mov_rm_i_##T(struct vcpu *v, const struct insn *in)        \
+	{                                                                                \
+		if (size == 1)                                                           \
+			reg8_set(v, in->rm8, in->imm);                                   \
+		else                                                                     \
+			reg_set(v, in->rm, size, in->imm);                               \
+		return OP_NEXT;                                                          \
+	}                                                                                \
+	static enum op_result mov_m_i_##T(struct vcpu *v, const struct insn *in)         \
+	{                                                                                \
+		return op_done(mem_write(v, in->seg, ea(v, in), size, in->imm));         \
 	}
 
 DEFINE_MOV(u8, 1)
@@ -92,7 +93,8 @@ static enum op_result mov_rm_sreg(struct vcpu *v, const struct insn *in)
 	return OP_NEXT;
 }
 
-/* After a load of SS nothing may interrupt before the next instruction, which loads RSP. */
+/* After a load of SS nothing may interrupt before the next instruction, which loads RSP.
+ */
 static enum op_result sreg_loaded(struct vcpu *v, unsigned sreg, bool ok)
 {
 	if (!ok)
@@ -116,7 +118,10 @@ static enum op_result mov_sreg_rm(struct vcpu *v, const struct insn *in)
 
 op_fn *bind_mov(const struct insn *in)
 {
-#define SIZES(form) { mov_##form##_u8, mov_##form##_u16, mov_##form##_u32, mov_##form##_u64 }
+#define SIZES(form)                                                                      \
+	{                                                                                \
+		mov_##form##_u8, mov_##form##_u16, mov_##form##_u32, mov_##form##_u64    \
+	}
 	static op_fn *const rm_r[4] = SIZES(rm_r), *const m_r[4] = SIZES(m_r);
 	static op_fn *const r_rm[4] = SIZES(r_rm), *const r_m[4] = SIZES(r_m);
 	static op_fn *const rm_i[4] = SIZES(rm_i), *const m_i[4] = SIZES(m_i);
@@ -147,20 +152,20 @@ op_fn *bind_mov(const struct insn *in)
 
 /* ---- MOVZX, MOVSX, MOVSXD ---- */
 
-#define DEFINE_EXTEND(name, S, size, cast)                                         \
-	static enum op_result name##_##S##_r(struct vcpu *v, const struct insn *in) \
-	{                                                                          \
-		u64 val = size == 1 ? reg8_get(v, in->rm8) : v->gpr[in->rm];       \
-		reg_set(v, in->reg, in->opsize, (u64)(cast)(S)val);                \
-		return OP_NEXT;                                                    \
-	}                                                                          \
-	static enum op_result name##_##S##_m(struct vcpu *v, const struct insn *in) \
-	{                                                                          \
-		u64 val;                                                           \
-		if (unlikely(!mem_read(v, in->seg, ea(v, in), size, &val)))        \
-			return OP_FAULT;                                           \
-		reg_set(v, in->reg, in->opsize, (u64)(cast)(S)val);                \
-		return OP_NEXT;                                                    \
+#define DEFINE_EXTEND(name, S, size, cast)                                               \
+	static enum op_result name##_##S##_r(struct vcpu *v, const struct insn *in)      \
+	{                                                                                \
+		u64 val = size == 1 ? reg8_get(v, in->rm8) : v->gpr[in->rm];             \
+		reg_set(v, in->reg, in->opsize, (u64)(cast)(S)val);                      \
+		return OP_NEXT;                                                          \
+	}                                                                                \
+	static enum op_result name##_##S##_m(struct vcpu *v, const struct insn *in)      \
+	{                                                                                \
+		u64 val;                                                                 \
+		if (unlikely(!mem_read(v, in->seg, ea(v, in), size, &val)))              \
+			return OP_FAULT;                                                 \
+		reg_set(v, in->reg, in->opsize, (u64)(cast)(S)val);                      \
+		return OP_NEXT;                                                          \
 	}
 
 DEFINE_EXTEND(movzx, u8, 1, u64)
@@ -223,8 +228,8 @@ static enum op_result lea(struct vcpu *v, const struct insn *in)
 
 static enum op_result lea64(struct vcpu *v, const struct insn *in)
 {
-	v->gpr[in->reg] = v->gpr[in->base] + (v->gpr[in->index] << in->scale) +
-			  (u64)(i64)in->disp;
+	v->gpr[in->reg] =
+		v->gpr[in->base] + (v->gpr[in->index] << in->scale) + (u64)(i64)in->disp;
 	return OP_NEXT;
 }
 
@@ -516,11 +521,26 @@ static enum op_result load_far(struct vcpu *v, const struct insn *in, unsigned s
 	return OP_END;
 }
 
-enum op_result op_les(struct vcpu *v, const struct insn *in) { return load_far(v, in, ES); }
-enum op_result op_lds(struct vcpu *v, const struct insn *in) { return load_far(v, in, DS); }
-enum op_result op_lss(struct vcpu *v, const struct insn *in) { return load_far(v, in, SS); }
-enum op_result op_lfs(struct vcpu *v, const struct insn *in) { return load_far(v, in, FS); }
-enum op_result op_lgs(struct vcpu *v, const struct insn *in) { return load_far(v, in, GS); }
+enum op_result op_les(struct vcpu *v, const struct insn *in)
+{
+	return load_far(v, in, ES);
+}
+enum op_result op_lds(struct vcpu *v, const struct insn *in)
+{
+	return load_far(v, in, DS);
+}
+enum op_result op_lss(struct vcpu *v, const struct insn *in)
+{
+	return load_far(v, in, SS);
+}
+enum op_result op_lfs(struct vcpu *v, const struct insn *in)
+{
+	return load_far(v, in, FS);
+}
+enum op_result op_lgs(struct vcpu *v, const struct insn *in)
+{
+	return load_far(v, in, GS);
+}
 
 enum op_result op_nop(struct vcpu *v, const struct insn *in)
 {

@@ -11,64 +11,86 @@
 #include "engine/interp/ops.h"
 
 /* SAHF restores SF ZF AF PF CF from AH; adding 7fh to the 1 or 0 in AL restores OF. */
-#define FLAGS_IN "addb $0x7f, %%al\n\tsahf\n\t"
+#define FLAGS_IN  "addb $0x7f, %%al\n\tsahf\n\t"
 #define FLAGS_OUT "\n\tlahf\n\tseto %%al"
 
 /* text uses %0 as its read-write operand, %2 (in rcx) as the other. */
-#define RUN(T, text, a, c)                                                         \
-	do {                                                                       \
-		u32 ax_ = cc_to_ax(v->cc);                                         \
-		__asm__(FLAGS_IN text FLAGS_OUT                                    \
-			: "+r"(a), "+a"(ax_)                                       \
-			: "c"(c)                                                   \
-			: "cc");                                                   \
-		v->cc = cc_from_ax(ax_);                                           \
+#define RUN(T, text, a, c)                                                               \
+	do {                                                                             \
+		u32 ax_ = cc_to_ax(v->cc);                                               \
+		__asm__(FLAGS_IN text FLAGS_OUT : "+r"(a), "+a"(ax_) : "c"(c) : "cc");   \
+		v->cc = cc_from_ax(ax_);                                                 \
 	} while (0)
 
 /* ---- shifts and rotates ---- */
 
-#define DEFINE_SHIFT_RUN(op, text)                                                 \
-	static u64 op##_run(struct vcpu *v, u64 a, unsigned size, u64 count)       \
-	{                                                                          \
-		switch (size) {                                                    \
-		case 1: { u8 x = (u8)a; RUN(u8, text "b %%cl, %0", x, count); return x; } \
-		case 2: { u16 x = (u16)a; RUN(u16, text "w %%cl, %0", x, count); return x; } \
-		case 4: { u32 x = (u32)a; RUN(u32, text "l %%cl, %0", x, count); return x; } \
-		default: RUN(u64, text "q %%cl, %0", a, count); return a;          \
-		}                                                                  \
+#define DEFINE_SHIFT_RUN(op, text)                                                       \
+	static u64 op##_run(struct vcpu *v, u64 a, unsigned size, u64 count)             \
+	{                                                                                \
+		switch (size) {                                                          \
+		case 1: {                                                                \
+			u8 x = (u8)a;                                                    \
+			RUN(u8, text "b %%cl, %0", x, count);                            \
+			return x;                                                        \
+		}                                                                        \
+		case 2: {                                                                \
+			u16 x = (u16)a;                                                  \
+			RUN(u16, text "w %%cl, %0", x, count);                           \
+			return x;                                                        \
+		}                                                                        \
+		case 4: {                                                                \
+			u32 x = (u32)a;                                                  \
+			RUN(u32, text "l %%cl, %0", x, count);                           \
+			return x;                                                        \
+		}                                                                        \
+		default: RUN(u64, text "q %%cl, %0", a, count); return a;                \
+		}                                                                        \
 	}
 
-#define DEFINE_SHIFT(op, text)                                                     \
-	DEFINE_SHIFT_RUN(op, text)                                                 \
-	enum op_result op_##op(struct vcpu *v, const struct insn *in)              \
-	{                                                                          \
-		return shift(v, in, op##_run);                                     \
+#define DEFINE_SHIFT(op, text)                                                           \
+	DEFINE_SHIFT_RUN(op, text)                                                       \
+	enum op_result op_##op(struct vcpu *v, const struct insn *in)                    \
+	{                                                                                \
+		return shift(v, in, op##_run);                                           \
 	}
 
 /*
- * OF of a rotation by more than 1 is undefined, and some processors have it differ when a register
- * is rotated by an immediate count. It is then taken from such a rotation with the
- * same result: by 2, of the result rotated back by 2.
+ * OF of a rotation by more than 1 is undefined, and some processors have it differ when a
+ * register is rotated by an immediate count. It is then taken from such a rotation with
+ * the same result: by 2, of the result rotated back by 2.
  */
-#define DEFINE_ROTATE(op, back, text)                                              \
-	DEFINE_SHIFT_RUN(op, text)                                                 \
-	static u64 op##_imm(struct vcpu *v, u64 a, unsigned size, u64 count)       \
-	{                                                                          \
-		unsigned n = (unsigned)count & (size == 8 ? 63 : 31);              \
-		if (n < 2)                                                         \
-			return op##_run(v, a, size, count);                        \
-		a = rotate_##back(rotate_##op(a, n, size), 2, size);               \
-		switch (size) {                                                    \
-		case 1: { u8 x = (u8)a; RUN(u8, text "b $2, %0", x, 0); return x; } \
-		case 2: { u16 x = (u16)a; RUN(u16, text "w $2, %0", x, 0); return x; } \
-		case 4: { u32 x = (u32)a; RUN(u32, text "l $2, %0", x, 0); return x; } \
-		default: RUN(u64, text "q $2, %0", a, 0); return a;                \
-		}                                                                  \
-	}                                                                          \
-	enum op_result op_##op(struct vcpu *v, const struct insn *in)              \
-	{                                                                          \
-		return shift(v, in, in->opcode < 0xd0 && !(in->flags & INSN_MEM)   \
-					? op##_imm : op##_run);            \
+#define DEFINE_ROTATE(op, back, text)                                                    \
+	DEFINE_SHIFT_RUN(op, text)                                                       \
+	static u64 op##_imm(struct vcpu *v, u64 a, unsigned size, u64 count)             \
+	{                                                                                \
+		unsigned n = (unsigned)count & (size == 8 ? 63 : 31);                    \
+		if (n < 2)                                                               \
+			return op##_run(v, a, size, count);                              \
+		a = rotate_##back(rotate_##op(a, n, size), 2, size);                     \
+		switch (size) {                                                          \
+		case 1: {                                                                \
+			u8 x = (u8)a;                                                    \
+			RUN(u8, text "b $2, %0", x, 0);                                  \
+			return x;                                                        \
+		}                                                                        \
+		case 2: {                                                                \
+			u16 x = (u16)a;                                                  \
+			RUN(u16, text "w $2, %0", x, 0);                                 \
+			return x;                                                        \
+		}                                                                        \
+		case 4: {                                                                \
+			u32 x = (u32)a;                                                  \
+			RUN(u32, text "l $2, %0", x, 0);                                 \
+			return x;                                                        \
+		}                                                                        \
+		default: RUN(u64, text "q $2, %0", a, 0); return a;                      \
+		}                                                                        \
+	}                                                                                \
+	enum op_result op_##op(struct vcpu *v, const struct insn *in)                    \
+	{                                                                                \
+		return shift(v, in,                                                      \
+			     in->opcode < 0xd0 && !(in->flags & INSN_MEM) ? op##_imm     \
+									  : op##_run);   \
 	}
 
 static u64 rotate_rol(u64 a, unsigned n, unsigned size)
@@ -117,14 +139,14 @@ DEFINE_SHIFT(shr, "shr")
 DEFINE_SHIFT(sar, "sar")
 
 /* SHLD, SHRD: count in imm8 (A4, AC) or CL (A5, AD). */
-#define RUN3(text, a, b, c)                                                        \
-	do {                                                                       \
-		u32 ax_ = cc_to_ax(v->cc);                                         \
-		__asm__(FLAGS_IN text FLAGS_OUT                                    \
-			: "+r"(a), "+a"(ax_)                                       \
-			: "c"(c), "r"(b)                                           \
-			: "cc");                                                   \
-		v->cc = cc_from_ax(ax_);                                           \
+#define RUN3(text, a, b, c)                                                              \
+	do {                                                                             \
+		u32 ax_ = cc_to_ax(v->cc);                                               \
+		__asm__(FLAGS_IN text FLAGS_OUT                                          \
+			: "+r"(a), "+a"(ax_)                                             \
+			: "c"(c), "r"(b)                                                 \
+			: "cc");                                                         \
+		v->cc = cc_from_ax(ax_);                                                 \
 	} while (0)
 
 static u64 double_shift(struct vcpu *v, bool left, unsigned size, u64 a, u64 b, u8 count)
@@ -168,7 +190,8 @@ enum op_result op_shd(struct vcpu *v, const struct insn *in)
 	}
 	if (!rmw_begin(v, in->seg, ea(v, in), in->opsize, &m))
 		return OP_FAULT;
-	le_store(m.p, double_shift(v, left, in->opsize, le_load(m.p, in->opsize), b, count),
+	le_store(m.p,
+		 double_shift(v, left, in->opsize, le_load(m.p, in->opsize), b, count),
 		 in->opsize);
 	rmw_end(v, &m);
 	return OP_NEXT;
@@ -196,12 +219,15 @@ static u64 bit_locked(enum bit_op op, void *p, unsigned size, u64 bit)
 
 	old = le_load(p, size);
 	do {
-		want = op == BIT_SET ? old | mask : op == BIT_RESET ? old & ~mask : old ^ mask;
+		want = op == BIT_SET     ? old | mask
+		       : op == BIT_RESET ? old & ~mask
+					 : old ^ mask;
 	} while (!cas(p, size, &old, want));
 	return old;
 }
 
-/* With a register bit offset the operand is a bit string: any bit of the address space. */
+/* With a register bit offset the operand is a bit string: any bit of the address space.
+ */
 static enum op_result bit(struct vcpu *v, const struct insn *in, enum bit_op op)
 {
 	unsigned size = in->opsize, bits = size * 8;
@@ -220,7 +246,10 @@ static enum op_result bit(struct vcpu *v, const struct insn *in, enum bit_op op)
 	if (!immediate) {
 		i64 i = size == 8 ? (i64)index : size == 4 ? (i32)index : (i16)index;
 
-		off = (off + (u64)((i >> (size == 8 ? 6 : size == 4 ? 5 : 4)) * (i64)size)) &
+		off = (off + (u64)((i >> (size == 8   ? 6
+					  : size == 4 ? 5
+						      : 4)) *
+				   (i64)size)) &
 		      size_mask(in->adsize);
 	}
 	index &= bits - 1;
@@ -240,22 +269,39 @@ static enum op_result bit(struct vcpu *v, const struct insn *in, enum bit_op op)
 	return OP_NEXT;
 }
 
-enum op_result op_bt(struct vcpu *v, const struct insn *in) { return bit(v, in, BIT_TEST); }
-enum op_result op_bts(struct vcpu *v, const struct insn *in) { return bit(v, in, BIT_SET); }
-enum op_result op_btr(struct vcpu *v, const struct insn *in) { return bit(v, in, BIT_RESET); }
-enum op_result op_btc(struct vcpu *v, const struct insn *in) { return bit(v, in, BIT_COMPLEMENT); }
+enum op_result op_bt(struct vcpu *v, const struct insn *in)
+{
+	return bit(v, in, BIT_TEST);
+}
+enum op_result op_bts(struct vcpu *v, const struct insn *in)
+{
+	return bit(v, in, BIT_SET);
+}
+enum op_result op_btr(struct vcpu *v, const struct insn *in)
+{
+	return bit(v, in, BIT_RESET);
+}
+enum op_result op_btc(struct vcpu *v, const struct insn *in)
+{
+	return bit(v, in, BIT_COMPLEMENT);
+}
 
 /* ---- scans and counts ---- */
 
-/* text: source %2 (in rcx), destination %0, which keeps its value when the source is zero. */
-#define SCAN(name, text)                                                           \
-	static u64 name##_run(struct vcpu *v, unsigned size, u64 dst, u64 src)     \
-	{                                                                          \
-		switch (size) {                                                    \
-		case 2: { u16 d = (u16)dst; RUN(u16, text "w %%cx, %0", d, src); return d; } \
-		case 4: RUN(u64, text "l %%ecx, %k0", dst, src); return dst;       \
-		default: RUN(u64, text "q %%rcx, %0", dst, src); return dst;       \
-		}                                                                  \
+/* text: source %2 (in rcx), destination %0, which keeps its value when the source is
+ * zero. */
+#define SCAN(name, text)                                                                 \
+	static u64 name##_run(struct vcpu *v, unsigned size, u64 dst, u64 src)           \
+	{                                                                                \
+		switch (size) {                                                          \
+		case 2: {                                                                \
+			u16 d = (u16)dst;                                                \
+			RUN(u16, text "w %%cx, %0", d, src);                             \
+			return d;                                                        \
+		}                                                                        \
+		case 4: RUN(u64, text "l %%ecx, %k0", dst, src); return dst;             \
+		default: RUN(u64, text "q %%rcx, %0", dst, src); return dst;             \
+		}                                                                        \
 	}
 
 SCAN(bsf, "bsf")
@@ -273,7 +319,8 @@ static enum op_result scan(struct vcpu *v, const struct insn *in, scan_fn *run)
 	if (!rm_read(v, in, in->opsize, &src))
 		return OP_FAULT;
 	dst = run(v, in->opsize, v->gpr[in->reg], src);
-	/* A 32-bit BSF of zero leaves the whole register; what the host did stands in dst. */
+	/* A 32-bit BSF of zero leaves the whole register; what the host did stands in
+	 * dst. */
 	if (in->opsize == 2)
 		reg_set(v, in->reg, 2, dst);
 	else
@@ -281,8 +328,14 @@ static enum op_result scan(struct vcpu *v, const struct insn *in, scan_fn *run)
 	return OP_NEXT;
 }
 
-enum op_result op_bsf(struct vcpu *v, const struct insn *in) { return scan(v, in, bsf_run); }
-enum op_result op_bsr(struct vcpu *v, const struct insn *in) { return scan(v, in, bsr_run); }
+enum op_result op_bsf(struct vcpu *v, const struct insn *in)
+{
+	return scan(v, in, bsf_run);
+}
+enum op_result op_bsr(struct vcpu *v, const struct insn *in)
+{
+	return scan(v, in, bsr_run);
+}
 
 /* Without the feature the F3 prefix is ignored. */
 enum op_result op_tzcnt(struct vcpu *v, const struct insn *in)
@@ -305,16 +358,16 @@ enum op_result op_popcnt(struct vcpu *v, const struct insn *in)
 /* ---- multiplication ---- */
 
 /* One operand: AX = AL * rm8, or DX:AX, EDX:EAX, RDX:RAX = accumulator * rm. */
-#define MUL1(text, src)                                                            \
-	do {                                                                       \
-		u64 rax_ = v->gpr[RAX], rdx_ = v->gpr[RDX], fl_;                   \
-		__asm__("pushq %3\n\tpopfq\n\t" text "\n\tpushfq\n\tpopq %2"       \
-			: "+a"(rax_), "+d"(rdx_), "=&r"(fl_)                       \
-			: "r"(v->cc | 2), "c"(src)                                 \
-			: "cc", "memory");                                         \
-		rax = rax_;                                                        \
-		rdx = rdx_;                                                        \
-		v->cc = fl_ & RFLAGS_STATUS;                                       \
+#define MUL1(text, src)                                                                  \
+	do {                                                                             \
+		u64 rax_ = v->gpr[RAX], rdx_ = v->gpr[RDX], fl_;                         \
+		__asm__("pushq %3\n\tpopfq\n\t" text "\n\tpushfq\n\tpopq %2"             \
+			: "+a"(rax_), "+d"(rdx_), "=&r"(fl_)                             \
+			: "r"(v->cc | 2), "c"(src)                                       \
+			: "cc", "memory");                                               \
+		rax = rax_;                                                              \
+		rdx = rdx_;                                                              \
+		v->cc = fl_ & RFLAGS_STATUS;                                             \
 	} while (0)
 
 static enum op_result mul(struct vcpu *v, const struct insn *in, bool is_signed)
@@ -415,7 +468,10 @@ static enum op_result div_unsigned(struct vcpu *v, unsigned size, u64 d)
 	if (n_hi >= d)
 		return op_de(v);
 	if (size == 8) {
-		__asm__("divq %4" : "=a"(q), "=d"(r) : "a"(n_lo), "d"(n_hi), "r"(d) : "cc");
+		__asm__("divq %4"
+			: "=a"(q), "=d"(r)
+			: "a"(n_lo), "d"(n_hi), "r"(d)
+			: "cc");
 	} else {
 		u64 n = n_hi << (8 * size) | n_lo;
 
@@ -427,7 +483,8 @@ static enum op_result div_unsigned(struct vcpu *v, unsigned size, u64 d)
 	return OP_NEXT;
 }
 
-/* By magnitude, so that no overflow of ours can trap: the remainder has the dividend's sign. */
+/* By magnitude, so that no overflow of ours can trap: the remainder has the dividend's
+ * sign. */
 static enum op_result div_signed(struct vcpu *v, unsigned size, u64 raw)
 {
 	unsigned bits = 8 * size;
@@ -447,7 +504,8 @@ static enum op_result div_signed(struct vcpu *v, unsigned size, u64 raw)
 		lo = v->gpr[RAX] & size_mask(size);
 		n = (u128)hi << bits | lo;
 		if (size < 8)
-			n = (u128)(i128)((i64)((u64)n << (64 - 2 * bits)) >> (64 - 2 * bits));
+			n = (u128)(i128)((i64)((u64)n << (64 - 2 * bits)) >>
+					 (64 - 2 * bits));
 	}
 	n_neg = n >> 127;
 	if (n_neg)

@@ -1,10 +1,10 @@
 /*
  * String instructions: MOVS, STOS, LODS, CMPS, SCAS, INS, OUTS, with and without REP.
  *
- * SDM volume 2, REP. State after each iteration is exact, so a fault in the middle leaves RSI, RDI, RCX at
- * the element that faulted. Forward MOVS and STOS on plain memory go a page run at a
- * time. An instruction that is not done after a bounded number of elements returns
- * OP_AGAIN, so that interrupts are taken in between as on a processor.
+ * SDM volume 2, REP. State after each iteration is exact, so a fault in the middle leaves
+ * RSI, RDI, RCX at the element that faulted. Forward MOVS and STOS on plain memory go a
+ * page run at a time. An instruction that is not done after a bounded number of elements
+ * returns OP_AGAIN, so that interrupts are taken in between as on a processor.
  */
 #include "engine/interp/flags.h"
 #include "engine/interp/interp.h"
@@ -111,8 +111,8 @@ static bool scas_one(struct vcpu *v, const struct insn *in)
 }
 
 /*
- * The destination is checked before the port is read: a device must not lose a byte to a page
- * fault.
+ * The destination is checked before the port is read: a device must not lose a byte to a
+ * page fault.
  */
 static bool ins_one(struct vcpu *v, const struct insn *in)
 {
@@ -175,8 +175,8 @@ static enum op_result rep(struct vcpu *v, const struct insn *in, string_fn *one)
 }
 
 /*
- * REPE and REPNE: until the comparison says otherwise. Until then, at a fault or an interrupt, the flags
- * are those before the instruction: SDM 2, REP.
+ * REPE and REPNE: until the comparison says otherwise. Until then, at a fault or an
+ * interrupt, the flags are those before the instruction: SDM 2, REP.
  */
 static enum op_result rep_while(struct vcpu *v, const struct insn *in, string_fn *one)
 {
@@ -202,7 +202,8 @@ static enum op_result rep_while(struct vcpu *v, const struct insn *in, string_fn
 	return rep_end(left);
 }
 
-/* Elements from off up to the end of its page and of the index register's range, at most n. */
+/* Elements from off up to the end of its page and of the index register's range, at most
+ * n. */
 static u64 run_length(u64 off, u64 lin_in_page, unsigned size, unsigned adsize, u64 n)
 {
 	u64 to_page = (0x1000 - (lin_in_page & 0xfff)) / size;
@@ -231,10 +232,30 @@ static u64 stos_run(struct vcpu *v, const struct insn *in, u64 n)
 		return 0;
 	count = n;
 	switch (size) {
-	case 1: __asm__ volatile("rep stosb" : "+D"(p), "+c"(count) : "a"(val) : "memory"); break;
-	case 2: __asm__ volatile("rep stosw" : "+D"(p), "+c"(count) : "a"(val) : "memory"); break;
-	case 4: __asm__ volatile("rep stosl" : "+D"(p), "+c"(count) : "a"(val) : "memory"); break;
-	default: __asm__ volatile("rep stosq" : "+D"(p), "+c"(count) : "a"(val) : "memory"); break;
+	case 1:
+		__asm__ volatile("rep stosb"
+				 : "+D"(p), "+c"(count)
+				 : "a"(val)
+				 : "memory");
+		break;
+	case 2:
+		__asm__ volatile("rep stosw"
+				 : "+D"(p), "+c"(count)
+				 : "a"(val)
+				 : "memory");
+		break;
+	case 4:
+		__asm__ volatile("rep stosl"
+				 : "+D"(p), "+c"(count)
+				 : "a"(val)
+				 : "memory");
+		break;
+	default:
+		__asm__ volatile("rep stosq"
+				 : "+D"(p), "+c"(count)
+				 : "a"(val)
+				 : "memory");
+		break;
 	}
 	index_add(v, RDI, ad, n * size);
 	return n;
@@ -262,10 +283,30 @@ static u64 movs_run(struct vcpu *v, const struct insn *in, u64 n)
 	count = n;
 	/* The element size matters when the two overlap. */
 	switch (size) {
-	case 1: __asm__ volatile("rep movsb" : "+S"(s), "+D"(d), "+c"(count) : : "memory"); break;
-	case 2: __asm__ volatile("rep movsw" : "+S"(s), "+D"(d), "+c"(count) : : "memory"); break;
-	case 4: __asm__ volatile("rep movsl" : "+S"(s), "+D"(d), "+c"(count) : : "memory"); break;
-	default: __asm__ volatile("rep movsq" : "+S"(s), "+D"(d), "+c"(count) : : "memory"); break;
+	case 1:
+		__asm__ volatile("rep movsb"
+				 : "+S"(s), "+D"(d), "+c"(count)
+				 :
+				 : "memory");
+		break;
+	case 2:
+		__asm__ volatile("rep movsw"
+				 : "+S"(s), "+D"(d), "+c"(count)
+				 :
+				 : "memory");
+		break;
+	case 4:
+		__asm__ volatile("rep movsl"
+				 : "+S"(s), "+D"(d), "+c"(count)
+				 :
+				 : "memory");
+		break;
+	default:
+		__asm__ volatile("rep movsq"
+				 : "+S"(s), "+D"(d), "+c"(count)
+				 :
+				 : "memory");
+		break;
 	}
 	index_add(v, RSI, ad, n * size);
 	index_add(v, RDI, ad, n * size);
@@ -275,7 +316,8 @@ static u64 movs_run(struct vcpu *v, const struct insn *in, u64 n)
 typedef u64 run_fn(struct vcpu *v, const struct insn *in, u64 n);
 
 /* REP of an operation that has a fast way for runs. */
-static enum op_result rep_runs(struct vcpu *v, const struct insn *in, string_fn *one, run_fn *run)
+static enum op_result rep_runs(struct vcpu *v, const struct insn *in, string_fn *one,
+			       run_fn *run)
 {
 	u64 left = index_get(v, RCX, in->adsize), n;
 

@@ -2,8 +2,8 @@
  * System instructions: control and debug registers, descriptor tables, MSRs, CPUID, time
  * stamp, port I/O, HLT, TLB and cache control, flags that need privilege.
  *
- * SDM volume 2 and volume 3 chapter 2. Privilege checks are here, what the registers mean is in
- * x86/.
+ * SDM volume 2 and volume 3 chapter 2. Privilege checks are here, what the registers mean
+ * is in x86/.
  */
 #include "engine/interp/interp.h"
 #include "engine/interp/ops.h"
@@ -34,7 +34,8 @@ static unsigned system_size(const struct vcpu *v)
 
 /* ---- control and debug registers ---- */
 
-/* Without the CR8 of 64-bit mode, LOCK MOV CR0 is how AMD processors reach it; not offered. */
+/* Without the CR8 of 64-bit mode, LOCK MOV CR0 is how AMD processors reach it; not
+ * offered. */
 enum op_result op_mov_from_cr(struct vcpu *v, const struct insn *in)
 {
 	u64 val;
@@ -122,7 +123,8 @@ enum op_result op_lmsw(struct vcpu *v, const struct insn *in)
 
 /* ---- descriptor tables ---- */
 
-static enum op_result store_table(struct vcpu *v, const struct insn *in, const struct dtr *t)
+static enum op_result store_table(struct vcpu *v, const struct insn *in,
+				  const struct dtr *t)
 {
 	unsigned size = system_size(v);
 	u64 off = ea(v, in), mask = size_mask(in->adsize);
@@ -156,10 +158,22 @@ static enum op_result load_table(struct vcpu *v, const struct insn *in, struct d
 	return OP_NEXT;
 }
 
-enum op_result op_sgdt(struct vcpu *v, const struct insn *in) { return store_table(v, in, &v->gdtr); }
-enum op_result op_sidt(struct vcpu *v, const struct insn *in) { return store_table(v, in, &v->idtr); }
-enum op_result op_lgdt(struct vcpu *v, const struct insn *in) { return load_table(v, in, &v->gdtr); }
-enum op_result op_lidt(struct vcpu *v, const struct insn *in) { return load_table(v, in, &v->idtr); }
+enum op_result op_sgdt(struct vcpu *v, const struct insn *in)
+{
+	return store_table(v, in, &v->gdtr);
+}
+enum op_result op_sidt(struct vcpu *v, const struct insn *in)
+{
+	return store_table(v, in, &v->idtr);
+}
+enum op_result op_lgdt(struct vcpu *v, const struct insn *in)
+{
+	return load_table(v, in, &v->gdtr);
+}
+enum op_result op_lidt(struct vcpu *v, const struct insn *in)
+{
+	return load_table(v, in, &v->idtr);
+}
 
 static enum op_result store_sel(struct vcpu *v, const struct insn *in, unsigned sreg)
 {
@@ -173,10 +187,17 @@ static enum op_result store_sel(struct vcpu *v, const struct insn *in, unsigned 
 	return OP_NEXT;
 }
 
-enum op_result op_sldt(struct vcpu *v, const struct insn *in) { return store_sel(v, in, LDTR); }
-enum op_result op_str(struct vcpu *v, const struct insn *in) { return store_sel(v, in, TR); }
+enum op_result op_sldt(struct vcpu *v, const struct insn *in)
+{
+	return store_sel(v, in, LDTR);
+}
+enum op_result op_str(struct vcpu *v, const struct insn *in)
+{
+	return store_sel(v, in, TR);
+}
 
-static enum op_result load_sel(struct vcpu *v, const struct insn *in, bool (*load)(struct vcpu *, u16))
+static enum op_result load_sel(struct vcpu *v, const struct insn *in,
+			       bool (*load)(struct vcpu *, u16))
 {
 	u64 sel;
 
@@ -187,8 +208,14 @@ static enum op_result load_sel(struct vcpu *v, const struct insn *in, bool (*loa
 	return op_done(load(v, (u16)sel));
 }
 
-enum op_result op_lldt(struct vcpu *v, const struct insn *in) { return load_sel(v, in, seg_lldt); }
-enum op_result op_ltr(struct vcpu *v, const struct insn *in) { return load_sel(v, in, seg_ltr); }
+enum op_result op_lldt(struct vcpu *v, const struct insn *in)
+{
+	return load_sel(v, in, seg_lldt);
+}
+enum op_result op_ltr(struct vcpu *v, const struct insn *in)
+{
+	return load_sel(v, in, seg_ltr);
+}
 
 static void set_zf(struct vcpu *v, bool zf)
 {
@@ -240,8 +267,14 @@ static enum op_result verify(struct vcpu *v, const struct insn *in, bool write)
 	return OP_NEXT;
 }
 
-enum op_result op_verr(struct vcpu *v, const struct insn *in) { return verify(v, in, false); }
-enum op_result op_verw(struct vcpu *v, const struct insn *in) { return verify(v, in, true); }
+enum op_result op_verr(struct vcpu *v, const struct insn *in)
+{
+	return verify(v, in, false);
+}
+enum op_result op_verw(struct vcpu *v, const struct insn *in)
+{
+	return verify(v, in, true);
+}
 
 /* ARPL: raise the RPL of a selector to that of another. */
 enum op_result op_arpl(struct vcpu *v, const struct insn *in)
@@ -396,7 +429,8 @@ enum op_result op_out(struct vcpu *v, const struct insn *in)
 	vcpu_park(v);
 	io_ports_write(v->ports, port, v->gpr[RAX] & size_mask(in->opsize), in->opsize);
 	v->pending_db |= debug_match_io(v, port, in->opsize);
-	/* A write may have reset the machine or changed the map: look at events at once. */
+	/* A write may have reset the machine or changed the map: look at events at once.
+	 */
 	return OP_END;
 }
 
@@ -458,8 +492,16 @@ static enum op_result set_ac(struct vcpu *v, bool ac)
 	return OP_NEXT;
 }
 
-enum op_result op_clac(struct vcpu *v, const struct insn *in) { (void)in; return set_ac(v, false); }
-enum op_result op_stac(struct vcpu *v, const struct insn *in) { (void)in; return set_ac(v, true); }
+enum op_result op_clac(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return set_ac(v, false);
+}
+enum op_result op_stac(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return set_ac(v, true);
+}
 
 /* ---- TLB and caches ---- */
 
@@ -574,12 +616,14 @@ enum op_result op_wrpkru(struct vcpu *v, const struct insn *in)
 	return OP_END;
 }
 
-/* MONITOR and MWAIT: a wait that may end at once is allowed; it is a HLT-less pause here. */
+/* MONITOR and MWAIT: a wait that may end at once is allowed; it is a HLT-less pause here.
+ */
 enum op_result op_monitor(struct vcpu *v, const struct insn *in)
 {
 	if (!cpu_has(v, FEAT_MONITOR) || v->cpl != 0)
 		return op_ud(v);
-	return op_done(mem_probe_read(v, in->seg, v->gpr[RAX] & size_mask(in->adsize), 1));
+	return op_done(
+		mem_probe_read(v, in->seg, v->gpr[RAX] & size_mask(in->adsize), 1));
 }
 
 enum op_result op_mwait(struct vcpu *v, const struct insn *in)

@@ -1,8 +1,7 @@
 /*
  * The interpreter's loop: block by block, instruction by instruction when somebody
- * has to look in between. Events are looked at between blocks; a REP that is not done comes
- * back here too.
- * Thread: the owner of the vCPU.
+ * has to look in between. Events are looked at between blocks; a REP that is not done
+ * comes back here too. Thread: the owner of the vCPU.
  */
 #include "engine/interp/run.h"
 

@@ -1,9 +1,9 @@
 /*
- * Executing decoded instructions: a block of them, or one with everything that can happen around it.
+ * Executing decoded instructions: a block of them, or one with everything that can happen
+ * around it.
  *
- * SDM volume 3 section 6.9 (priorities between instructions), 17.3 (debug exceptions), 6.8.3 (MOV SS
- * and STI).
- * Thread: the owner of the vCPU.
+ * SDM volume 3 section 6.9 (priorities between instructions), 17.3 (debug
+ * exceptions), 6.8.3 (MOV SS and STI). Thread: the owner of the vCPU.
  */
 #include "engine/interp/step.h"
 
@@ -66,7 +66,8 @@ static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf, bool
 	/* SYSCALL masks TF first: its trap is decided by the new flags. */
 	if (in->mnemonic == ZYDIS_MNEMONIC_SYSCALL)
 		tf = v->flags & RFLAGS_TF;
-	/* After MOV SS there is no single-step trap; other traps wait for the next instruction. */
+	/* After MOV SS there is no single-step trap; other traps wait for the next
+	 * instruction. */
 	if (tf && !(jumped && clears_tf(in)) && !(v->shadow & SHADOW_MOVSS))
 		v->pending_db |= DR6_BS;
 	if (!v->pending_db || (v->shadow & SHADOW_MOVSS))
@@ -150,7 +151,8 @@ enum step step_block(struct vcpu *v, struct block *b)
 	v->stats->insns += (u64)(in - b->insn);
 	switch (r) {
 	case OP_JUMP:
-		/* The end of the block is none; blocks that fall through count one too many otherwise. */
+		/* The end of the block is none; blocks that fall through count one too
+		 * many otherwise. */
 		v->stats->insns += in->len != 0;
 		return STEP_ON;
 	case OP_END:

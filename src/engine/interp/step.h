@@ -1,6 +1,6 @@
 /*
- * Executing decoded instructions: what the interpreter's loop is made of, and the translator's when it
- * does not translate.
+ * Executing decoded instructions: what the interpreter's loop is made of, and the
+ * translator's when it does not translate.
  *
  * Thread: the owner of the vCPU.
  */
@@ -22,8 +22,9 @@ bool step_deliver(struct vcpu *v);
 enum step step_one(struct vcpu *v, struct block_cache *c);
 
 /*
- * A repeated string instruction is left in the middle: an interrupt that comes now pushes RF, so that a
- * breakpoint on the instruction does not hit again (SDM 3 section 17.3.1.1).
+ * A repeated string instruction is left in the middle: an interrupt that comes now pushes
+ * RF, so that a breakpoint on the instruction does not hit again (SDM 3
+ * section 17.3.1.1).
  */
 void step_repeats(struct vcpu *v);
 

@@ -1,10 +1,10 @@
 /*
  * Branches, calls, returns, pushes and pops of 64-bit code.
  *
- * Within a page a branch is linked to its target when that is translated (T3); elsewhere the
- * target is looked up in struct tr_jumps by code that changes no flags. The address
- * of a branch is checked by the interpreter's function when the look-up misses, so a target
- * that is not canonical faults at the branch.
+ * Within a page a branch is linked to its target when that is translated (T3); elsewhere
+ * the target is looked up in struct tr_jumps by code that changes no flags. The address
+ * of a branch is checked by the interpreter's function when the look-up misses, so a
+ * target that is not canonical faults at the branch.
  */
 #include "engine/translate/front.h"
 
@@ -77,12 +77,14 @@ void branch_lookup(struct front *f, const struct insn *in, unsigned pop)
 	/* Times 4 here and times 8 in the addresses: the size of struct tr_jump. */
 	emit_lea_sib(e, true, T_SLOT, NO_REG, T_SLOT, 2, 0);
 	emit_mov_rr(e, T_KEEP, H_RCX);
-	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT, jumps + (i32)offsetof(struct tr_jump, neg_lin));
+	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT,
+		       jumps + (i32)offsetof(struct tr_jump, neg_lin));
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, 0);
 	emit_jrcxz(e, 5);
 	cold_add(f, in, emit_jmp(e, 0), true);
 	emit_mov_rr(e, H_RCX, T_KEEP);
-	emit_rsp_index(e, 0x8b, T_KEEP, T_SLOT, jumps + (i32)offsetof(struct tr_jump, page));
+	emit_rsp_index(e, 0x8b, T_KEEP, T_SLOT,
+		       jumps + (i32)offsetof(struct tr_jump, page));
 	emit_store_rsp(e, T_KEEP, FRAME(f->t, page_lin));
 	if (pop)
 		emit_lea(e, true, H_R8, H_R8, (i32)pop);
@@ -222,7 +224,8 @@ static bool leave(struct front *f, const struct insn *in)
 	return true;
 }
 
-/* The return address is written before the target is known to be translated; writing it again is no harm. */
+/* The return address is written before the target is known to be translated; writing it
+ * again is no harm. */
 static void push_return(struct front *f, const struct insn *in)
 {
 	push_check(f, in);
@@ -281,8 +284,8 @@ static enum op_result call_pushed(struct vcpu *v, const struct insn *in)
 }
 
 /*
- * An instruction for the miss of a call through memory: to do it all again will not do, since the return address
- * may be where the target was.
+ * An instruction for the miss of a call through memory: to do it all again will not do,
+ * since the return address may be where the target was.
  */
 static const struct insn *pushed_insn(struct translator *t, const struct insn *in)
 {
@@ -351,9 +354,11 @@ static bool emit_branch(struct front *f, const struct insn *in)
 			return false;
 		if (in->opcode == 0xff)
 			return group == 2 && call_rm(f, in);
-		return in->opcode == 0xe8 && near_enough(target_of(f, in)) && call_rel(f, in);
+		return in->opcode == 0xe8 && near_enough(target_of(f, in)) &&
+		       call_rel(f, in);
 	case ZYDIS_MNEMONIC_RET:
-		return (in->opcode == 0xc2 || in->opcode == 0xc3) && in->opsize == 8 && ret(f, in);
+		return (in->opcode == 0xc2 || in->opcode == 0xc3) && in->opsize == 8 &&
+		       ret(f, in);
 	case ZYDIS_MNEMONIC_PUSH:
 		if (in->opsize != 8)
 			return false;
@@ -363,7 +368,8 @@ static bool emit_branch(struct front *f, const struct insn *in)
 			return push_reg(f, in, in->rm);
 		return false;
 	case ZYDIS_MNEMONIC_POP:
-		return in->opsize == 8 && in->opcode >= 0x58 && in->opcode <= 0x5f && pop_reg(f, in);
+		return in->opsize == 8 && in->opcode >= 0x58 && in->opcode <= 0x5f &&
+		       pop_reg(f, in);
 	case ZYDIS_MNEMONIC_LEAVE: return in->opsize == 8 && leave(f, in);
 	default: return false;
 	}

@@ -1,11 +1,12 @@
 /*
- * Re-encoding: the guest's instruction itself, with its registers where they live and its memory
- * operand at [T_ADDR + T_SLOT].
+ * Re-encoding: the guest's instruction itself, with its registers where they live and its
+ * memory operand at [T_ADDR + T_SLOT].
  *
- * SDM volume 2 chapter 2 (prefixes, REX, ModRM, VEX, EVEX). Only fields are changed, never the
- * operation, so flags, rounding and everything undefined are the processor's own. What the
- * host may fault on (a division, an unmasked SIMD exception, a misaligned MOVAPS) has the slow
- * stub as its way out, where the interpreter's function makes the exact guest exception of it.
+ * SDM volume 2 chapter 2 (prefixes, REX, ModRM, VEX, EVEX). Only fields are changed,
+ * never the operation, so flags, rounding and everything undefined are the processor's
+ * own. What the host may fault on (a division, an unmasked SIMD exception, a misaligned
+ * MOVAPS) has the slow stub as its way out, where the interpreter's function makes the
+ * exact guest exception of it.
  */
 #include "engine/translate/front.h"
 
@@ -21,15 +22,17 @@ struct parts {
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	const ZydisDecodedOperand *mem; /* the memory operand, or NULL */
 	bool reg_gpr, rm_gpr, opc_gpr;  /* the field names a general register */
+	bool reg_wide; /* and not 8 bits of it, whatever the other one is: MOVZX, CRC32 */
 	bool reg_written, rm_written;
 	bool high_byte; /* AH, BH, CH, DH: no REX prefix allowed */
 	bool byte_reg;
-	bool vector;    /* touches vector registers */
+	bool vector;             /* touches vector registers */
 	const struct stub *stub; /* how the interpreter does it, or NULL */
-	unsigned reg, rm; /* host register numbers for the fields */
+	unsigned reg, rm;        /* host register numbers for the fields */
 };
 
-/* Integer instructions that are what they are on the host: nothing but registers, flags, one operand. */
+/* Integer instructions that are what they are on the host: nothing but registers, flags,
+ * one operand. */
 static bool integer_copied(unsigned mnemonic)
 {
 	switch (mnemonic) {
@@ -144,8 +147,10 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 	}
 }
 
-/* May vector instructions of this extension be executed in the state that the block is translated for? */
-static bool vector_enabled(const struct vcpu *v, ZydisISAExt ext, ZydisInstructionEncoding enc)
+/* May vector instructions of this extension be executed in the state that the block is
+ * translated for? */
+static bool vector_enabled(const struct vcpu *v, ZydisISAExt ext,
+			   ZydisInstructionEncoding enc)
 {
 	if (!(v->cr4 & CR4_OSFXSR) || ext == ZYDIS_ISA_EXT_X87)
 		return false;
@@ -159,14 +164,15 @@ static bool vector_enabled(const struct vcpu *v, ZydisISAExt ext, ZydisInstructi
 
 static bool is_gpr(ZydisRegisterClass c)
 {
-	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-	       c == ZYDIS_REGCLASS_GPR64;
+	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 ||
+	       c == ZYDIS_REGCLASS_GPR32 || c == ZYDIS_REGCLASS_GPR64;
 }
 
 static bool is_vector(ZydisRegisterClass c)
 {
-	return c == ZYDIS_REGCLASS_XMM || c == ZYDIS_REGCLASS_YMM || c == ZYDIS_REGCLASS_ZMM ||
-	       c == ZYDIS_REGCLASS_MASK || c == ZYDIS_REGCLASS_MMX;
+	return c == ZYDIS_REGCLASS_XMM || c == ZYDIS_REGCLASS_YMM ||
+	       c == ZYDIS_REGCLASS_ZMM || c == ZYDIS_REGCLASS_MASK ||
+	       c == ZYDIS_REGCLASS_MMX;
 }
 
 static bool look_at_register(struct parts *p, const ZydisDecodedOperand *o)
@@ -190,6 +196,7 @@ static bool look_at_register(struct parts *p, const ZydisDecodedOperand *o)
 	switch (o->encoding) {
 	case ZYDIS_OPERAND_ENCODING_MODRM_REG:
 		p->reg_gpr = true;
+		p->reg_wide = c != ZYDIS_REGCLASS_GPR8;
 		p->reg_written = written;
 		return true;
 	case ZYDIS_OPERAND_ENCODING_MODRM_RM:
@@ -201,7 +208,8 @@ static bool look_at_register(struct parts *p, const ZydisDecodedOperand *o)
 		p->rm_written = written;
 		return true;
 	default:
-		/* Implied, or in VEX.vvvv: where it is at home or nowhere. RSP, RSI, RDI are implied by other kinds. */
+		/* Implied, or in VEX.vvvv: where it is at home or nowhere. RSP, RSI, RDI
+		 * are implied by other kinds. */
 		if (c == ZYDIS_REGCLASS_GPR8)
 			return true;
 		id = (unsigned)ZydisRegisterGetId(r);
@@ -248,7 +256,8 @@ static bool take_apart(struct front *f, struct parts *p)
 	}
 	if (native && p->vector && !vector_enabled(v, p->zi.meta.isa_ext, p->zi.encoding))
 		return false;
-	if (p->zi.meta.isa_ext == ZYDIS_ISA_EXT_X87 || p->zi.meta.isa_ext == ZYDIS_ISA_EXT_AMX_TILE)
+	if (p->zi.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
+	    p->zi.meta.isa_ext == ZYDIS_ISA_EXT_AMX_TILE)
 		return false;
 	return !p->stub || !p->mem || p->stub->mem_size;
 }
@@ -298,8 +307,17 @@ static void store_registers(struct front *f, const struct parts *p)
 static bool is_prefix(u8 byte)
 {
 	switch (byte) {
-	case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
-	case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3: return true;
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x64:
+	case 0x65:
+	case 0x66:
+	case 0x67:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3: return true;
 	default: return false;
 	}
 }
@@ -315,8 +333,8 @@ static unsigned skip_prefixes(const struct parts *p)
 }
 
 /*
- * A REX prefix that is not right before the opcode does not count (SDM volume 2 section 2.2.1). Ours would be
- * in its place, and not count either.
+ * A REX prefix that is not right before the opcode does not count (SDM volume 2
+ * section 2.2.1). Ours would be in its place, and not count either.
  */
 static bool rex_ignored(const u8 *bytes)
 {
@@ -369,7 +387,8 @@ static void emit_legacy(struct front *f, const struct parts *p)
 		rex |= 0x41;
 	if (rex)
 		e8(e, rex);
-	/* Opcode bytes up to the last, which may hold a register, and may be 0fh itself (PALIGNR). */
+	/* Opcode bytes up to the last, which may hold a register, and may be 0fh itself
+	 * (PALIGNR). */
 	last = modrm ? p->zi.raw.modrm.offset - 1u : at + (p->bytes[at] == 0x0f);
 	while (at < last)
 		e8(e, p->bytes[at++]);
@@ -429,7 +448,8 @@ static void emit_evex_copy(struct front *f, const struct parts *p)
 	emit_immediates(f, p);
 }
 
-/* Vector registers may be the host's own now; asked once a block (see translate_call_out). */
+/* Vector registers may be the host's own now; asked once a block (see
+ * translate_call_out). */
 static void check_vectors(struct front *f, const struct parts *p)
 {
 	if (f->vec_checked)
@@ -446,12 +466,16 @@ bool copy_insn(struct front *f, const struct insn *in, const u8 *bytes)
 
 	if (rex_ignored(bytes) || !take_apart(f, &p))
 		return false;
+	/* XCHG with RSP would become one with R8: 90 with a REX prefix, which F3 makes PAUSE. */
+	if (in->mnemonic == ZYDIS_MNEMONIC_XCHG && p.opc_gpr && (in->flags & INSN_REP))
+		return false;
 	if (p.high_byte) {
-		rex_needed = p.mem || (p.reg_gpr && (in_memory(in->reg) || in->reg >= R8)) ||
+		rex_needed = p.mem ||
+			     (p.reg_gpr && (in_memory(in->reg) || in->reg >= R8)) ||
 			     (p.rm_gpr && (in_memory(in->rm) || in->rm >= R8));
 		/* A byte register numbered 4 to 7 without REX is AH to BH itself. */
 		if (rex_needed || (in->flags & INSN_REXW) ||
-		    (p.reg_gpr && !p.byte_reg && in->reg == RSP) ||
+		    (p.reg_gpr && p.reg_wide && in->reg == RSP) ||
 		    (p.rm_gpr && !p.byte_reg && in->rm == RSP))
 			return false;
 	}
@@ -464,7 +488,8 @@ bool copy_insn(struct front *f, const struct insn *in, const u8 *bytes)
 	if (p.mem) {
 		if (!memop_address(f, in))
 			return false;
-		memop_check(f, in, p.mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE, mem_size(&p));
+		memop_check(f, in, p.mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE,
+			    mem_size(&p));
 	}
 	if (p.high_byte) {
 		p.reg = in->reg;

@@ -11,8 +11,22 @@
 
 /* Host registers by number. */
 enum host_reg {
-	H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI,
-	H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15,
+	H_RAX,
+	H_RCX,
+	H_RDX,
+	H_RBX,
+	H_RSP,
+	H_RBP,
+	H_RSI,
+	H_RDI,
+	H_R8,
+	H_R9,
+	H_R10,
+	H_R11,
+	H_R12,
+	H_R13,
+	H_R14,
+	H_R15,
 };
 
 struct emit {
@@ -91,8 +105,8 @@ static inline void emit_store_rsp(struct emit *e, unsigned reg, i32 disp)
 }
 
 /* REX.W opcode reg, [rsp + index*8 + disp32]. */
-static inline void emit_rsp_index(struct emit *e, unsigned opcode, unsigned reg, unsigned index,
-				  i32 disp)
+static inline void emit_rsp_index(struct emit *e, unsigned opcode, unsigned reg,
+				  unsigned index, i32 disp)
 {
 	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1);
 	e8(e, opcode);
@@ -118,7 +132,8 @@ static inline void emit_disp(struct emit *e, unsigned mod, i32 disp)
 }
 
 /* lea reg, [base + disp]; 64-bit, or 32-bit with a zero-extended result. */
-static inline void emit_lea(struct emit *e, bool wide, unsigned reg, unsigned base, i32 disp)
+static inline void emit_lea(struct emit *e, bool wide, unsigned reg, unsigned base,
+			    i32 disp)
 {
 	unsigned mod = emit_mod(base, disp);
 
@@ -164,9 +179,10 @@ static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 imm)
 	}
 }
 
-/* Three-byte VEX, W1, L0: map 2 is 0F38, 3 is 0F3A; pp 2 is F3, 3 is F2. 'b', 'x': high bits of rm, index. */
-static inline void emit_vex(struct emit *e, unsigned map, unsigned pp, unsigned opcode, unsigned reg,
-			    unsigned vvvv, unsigned rm_high)
+/* Three-byte VEX, W1, L0: map 2 is 0F38, 3 is 0F3A; pp 2 is F3, 3 is F2. 'b', 'x': high
+ * bits of rm, index. */
+static inline void emit_vex(struct emit *e, unsigned map, unsigned pp, unsigned opcode,
+			    unsigned reg, unsigned vvvv, unsigned rm_high)
 {
 	e8(e, 0xc4);
 	e8(e, (reg >> 3 ? 0 : 0x80) | 0x40 | (rm_high ? 0 : 0x20) | map);

@@ -1,11 +1,10 @@
 /*
  * From a block of decoded instructions to code.
  *
- * Each instruction is re-encoded (copy.c), is a branch or a stack operation (branch.c), is nothing at
- * all, or is a call out to the interpreter's function. Behind the block come the slow stubs,
- * one for each place where an instruction may need the interpreter after all, and the
- * exits of branches.
- * Thread: the owner of the vCPU.
+ * Each instruction is re-encoded (copy.c), is a branch or a stack operation (branch.c),
+ * is nothing at all, or is a call out to the interpreter's function. Behind the block
+ * come the slow stubs, one for each place where an instruction may need the interpreter
+ * after all, and the exits of branches. Thread: the owner of the vCPU.
  */
 #include "engine/translate/front.h"
 
@@ -15,10 +14,11 @@
 #include "x86/access.h"
 
 /*
- * Code memory is taken in regions of which one half is for code that runs and the other for what seldom
- * does, so that the host's instruction caches hold the first alone. A block fits in BLOCK_CODE of each.
+ * Code memory is taken in regions of which one half is for code that runs and the other
+ * for what seldom does, so that the host's instruction caches hold the first alone. A
+ * block fits in BLOCK_CODE of each.
  */
-#define REGION KiB(512)
+#define REGION     KiB(512)
 #define BLOCK_CODE KiB(16)
 
 static bool region_new(struct translator *t)
@@ -27,8 +27,11 @@ static bool region_new(struct translator *t)
 
 	if (!exec)
 		return false;
-	t->hot = (struct emit){ .p = write, .end = write + REGION / 2, .exec_delta = t->exec_delta };
-	t->cold = (struct emit){ .p = write + REGION / 2, .end = write + REGION,
+	t->hot = (struct emit){ .p = write,
+				.end = write + REGION / 2,
+				.exec_delta = t->exec_delta };
+	t->cold = (struct emit){ .p = write + REGION / 2,
+				 .end = write + REGION,
 				 .exec_delta = t->exec_delta };
 	return true;
 }
@@ -46,7 +49,9 @@ struct cold *cold_add(struct front *f, const struct insn *in, u8 *from, bool rcx
 		f->colds++;
 	else
 		f->e.full = true;
-	*c = (struct cold){ .kind = COLD_SLOW, .in = in, .from = from, .rcx = rcx, .site = -1 };
+	*c = (struct cold){
+		.kind = COLD_SLOW, .in = in, .from = from, .rcx = rcx, .site = -1
+	};
 	return c;
 }
 

@@ -12,12 +12,12 @@
 /* Code that is seldom run, put behind the block. */
 struct cold {
 	enum { COLD_SLOW, COLD_LINK, COLD_FAR } kind;
-	u8 *from;     /* rel32 that leads here, NULL: none */
-	bool rcx;     /* arriving that way, RCX is in T_KEEP */
+	u8 *from; /* rel32 that leads here, NULL: none */
+	bool rcx; /* arriving that way, RCX is in T_KEEP */
 	const struct insn *in;
-	u8 *back;     /* SLOW: where to go on */
-	i32 site;     /* SLOW: index into sites, -1: none */
-	i64 target;   /* LINK, FAR: offset from the page */
+	u8 *back;      /* SLOW: where to go on */
+	i32 site;      /* SLOW: index into sites, -1: none */
+	i64 target;    /* LINK, FAR: offset from the page */
 	bool backward; /* LINK: look for a kick */
 };
 
@@ -30,7 +30,7 @@ struct front {
 	const u8 *bytes; /* of the block's code, in guest memory */
 	unsigned mode;   /* index of tr_jumps */
 	enum mmu_idx idx;
-	u32 start;       /* offset of the block from its page */
+	u32 start; /* offset of the block from its page */
 	bool vec_checked;
 	struct cold cold[COLD_MAX];
 	unsigned colds, call_outs;
@@ -56,26 +56,31 @@ static inline i32 gpr_slot(unsigned guest)
 
 /* ---- memop.c ---- */
 
-/* The operand's linear address in T_ADDR; uses T_SLOT. False: not a form that is translated. */
+/* The operand's linear address in T_ADDR; uses T_SLOT. False: not a form that is
+ * translated. */
 bool memop_address(struct front *f, const struct insn *in);
 /*
- * Check an access of 'size' bytes at T_ADDR; T_SLOT gets the addend, so that [T_ADDR + T_SLOT]
- * is the operand. On a miss the slow stub of this instruction runs. Uses T_KEEP; changes no flags.
+ * Check an access of 'size' bytes at T_ADDR; T_SLOT gets the addend, so that [T_ADDR +
+ * T_SLOT] is the operand. On a miss the slow stub of this instruction runs. Uses T_KEEP;
+ * changes no flags.
  */
 void memop_check(struct front *f, const struct insn *in, bool write, unsigned size);
 
 /* ---- copy.c ---- */
 
-/* Re-encode an instruction that has at most one memory operand. False: it is not of that kind. */
+/* Re-encode an instruction that has at most one memory operand. False: it is not of that
+ * kind. */
 bool copy_insn(struct front *f, const struct insn *in, const u8 *bytes);
 
 /* ---- branch.c ---- */
 
-/* Branches, calls, returns, pushes and pops. False: not one of them, or not a translated form. */
+/* Branches, calls, returns, pushes and pops. False: not one of them, or not a translated
+ * form. */
 bool branch_insn(struct front *f, const struct insn *in);
 /* Go on at this offset from the page. */
 void branch_to(struct front *f, const struct insn *in, i64 target);
-/* The target's linear address is in T_ADDR: look it up. On a miss, the slow stub; on a hit RSP += pop. */
+/* The target's linear address is in T_ADDR: look it up. On a miss, the slow stub; on a
+ * hit RSP += pop. */
 void branch_lookup(struct front *f, const struct insn *in, unsigned pop);
 void branch_cold(struct front *f, struct cold *c);
 
@@ -86,5 +91,6 @@ struct cold *cold_add(struct front *f, const struct insn *in, u8 *from, bool rcx
 void site_add(struct front *f, struct cold *c);
 /* mov host, guest register, from wherever it lives. */
 void load_guest(struct front *f, unsigned host, unsigned guest);
-/* Save RCX, load a word from the frame into RCX, and go to the cold stub unless it is 0; RCX is back then. */
+/* Save RCX, load a word from the frame into RCX, and go to the cold stub unless it is 0;
+ * RCX is back then. */
 void check_zero(struct front *f, const struct insn *in, i32 off);

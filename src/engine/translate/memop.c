@@ -2,9 +2,9 @@
  * Guest memory operands: addresses and the TLB check.
  *
  * The check leaves EFLAGS alone, so flags need no analysis: PEXT cuts the slot out of the
- * address, adding the negated tag gives the offset in the page, and PEXT with the upper bits
- * is zero exactly for a hit that does not cross the page. JRCXZ is the only branch that
- * asks no flag.
+ * address, adding the negated tag gives the offset in the page, and PEXT with the upper
+ * bits is zero exactly for a hit that does not cross the page. JRCXZ is the only branch
+ * that asks no flag.
  */
 #include "engine/translate/front.h"
 
@@ -54,7 +54,8 @@ bool memop_address(struct front *f, const struct insn *in)
 void memop_check(struct front *f, const struct insn *in, bool write, unsigned size)
 {
 	struct emit *e = &f->e;
-	size_t tag = write ? offsetof(struct tlb_way, write) : offsetof(struct tlb_way, read);
+	size_t tag =
+		write ? offsetof(struct tlb_way, write) : offsetof(struct tlb_way, read);
 	u8 *slow;
 
 	emit_pext_rsp(e, T_SLOT, T_ADDR, FRAME(f->t, index_mask));
@@ -63,7 +64,8 @@ void memop_check(struct front *f, const struct insn *in, bool write, unsigned si
 	/* The offset of the last byte: past the page when the access crosses it. */
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, (i32)size - 1);
 	emit_pext_rsp(e, H_RCX, H_RCX, FRAME(f->t, page_mask));
-	emit_rsp_index(e, 0x8b, T_SLOT, T_SLOT, tlb_off(f, offsetof(struct tlb_way, addend)));
+	emit_rsp_index(e, 0x8b, T_SLOT, T_SLOT,
+		       tlb_off(f, offsetof(struct tlb_way, addend)));
 	emit_jrcxz(e, f->t->options.slow ? 0 : 5);
 	slow = emit_jmp(e, 0);
 	f->access = cold_add(f, in, slow, true);

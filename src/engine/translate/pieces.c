@@ -1,5 +1,6 @@
 /*
- * The common pieces of generated code: entering, leaving, and calling C for one instruction.
+ * The common pieces of generated code: entering, leaving, and calling C for one
+ * instruction.
  *
  * System V ABI x86-64: RBX, RBP, R12 to R15 are the caller's. The vcpu is aligned to 64
  * bytes and rsp is the vcpu, so a call to C wants one more word below the return address.
@@ -14,9 +15,9 @@
 static const struct {
 	u8 guest, host;
 } homes[] = {
-	{ RAX, H_RAX }, { RCX, H_RCX }, { RDX, H_RDX }, { RBX, H_RBX }, { RSP, H_R8 },
-	{ RBP, H_RBP }, { RSI, H_RSI }, { RDI, H_RDI }, { R12, H_R12 }, { R13, H_R13 },
-	{ R14, H_R14 }, { R15, H_R15 },
+	{ RAX, H_RAX }, { RCX, H_RCX }, { RDX, H_RDX }, { RBX, H_RBX },
+	{ RSP, H_R8 },  { RBP, H_RBP }, { RSI, H_RSI }, { RDI, H_RDI },
+	{ R12, H_R12 }, { R13, H_R13 }, { R14, H_R14 }, { R15, H_R15 },
 };
 
 static i32 gpr_off(unsigned guest)
@@ -113,8 +114,8 @@ bool pieces_emit(struct translator *t)
 	back_to_c(&e, t);
 
 	/*
-	 * Called with the instruction in r11 and the offset of its block from the page in r10. The
-	 * return address is on the stack: everything is 8 further up.
+	 * Called with the instruction in r11 and the offset of its block from the page in
+	 * r10. The return address is on the stack: everything is 8 further up.
 	 */
 	t->call_out = emit_exec(&e);
 	save_gprs(&e, 8);

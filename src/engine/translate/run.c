@@ -1,9 +1,10 @@
 /*
- * The translator's loop: run translated code, link it, interpret what is cold, translate what is not.
+ * The translator's loop: run translated code, link it, interpret what is cold, translate
+ * what is not.
  *
- * The interpreter executes whatever needs a look at every instruction (single-step, shadows, 16- and 32-bit
- * code, alignment checks), and everything until it has been seen HOT times.
- * Thread: the owner of the vCPU; translate_kick() any thread.
+ * The interpreter executes whatever needs a look at every instruction (single-step,
+ * shadows, 16- and 32-bit code, alignment checks), and everything until it has been seen
+ * HOT times. Thread: the owner of the vCPU; translate_kick() any thread.
  */
 #include "engine/translate/run.h"
 
@@ -26,11 +27,11 @@
 #include "x86/except.h"
 #include "x86/stats.h"
 
-#define CODE_SIZE MiB(64)
+#define CODE_SIZE  MiB(64)
 #define ARENA_SIZE MiB(32)
-#define SITES_MAX (1u << 21)
+#define SITES_MAX  (1u << 21)
 /* Times a block is interpreted before it is translated. */
-#define HOT 16
+#define HOT        16
 
 static struct translator *translator_of(const struct vcpu *v)
 {
@@ -67,7 +68,8 @@ static void jumps_clear(struct translator *t, int keep)
 	}
 }
 
-/* Slots that are emptied one by one stay on the list, which is harmless: 'taken' holds each once. */
+/* Slots that are emptied one by one stay on the list, which is harmless: 'taken' holds
+ * each once. */
 static void jumps_forget_page(struct translator *t, u64 page)
 {
 	for (unsigned m = 0; m < 2; m++) {
@@ -104,8 +106,9 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 		return;
 	if (j->neg_lin == TR_NO_JUMP)
 		k->slot[k->count++] = (u16)i;
-	k->global[i] = v->tlb.way[v->mmu_idx].exec[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) &&
-		       v->tlb.way[v->mmu_idx].global[tlb_slot(lin)];
+	k->global[i] =
+		v->tlb.way[v->mmu_idx].exec[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) &&
+		v->tlb.way[v->mmu_idx].global[tlb_slot(lin)];
 	j->neg_lin = -lin;
 	j->code = entry;
 	j->page = lin & PAGE_MASK;
@@ -181,8 +184,8 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	switch (r) {
 	case OP_NEXT:
 		ev = vcpu_events(v);
-		if (f->leave || v->shadow || v->step_check || v->ac_check || v->pending_db ||
-		    (unlikely(ev) && vcpu_event_ready(v, ev))) {
+		if (f->leave || v->shadow || v->step_check || v->ac_check ||
+		    v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev))) {
 			t->cut = in;
 			v->rip = next_ip(v, in);
 			return leave_with(t, TR_GO_ON);
@@ -274,7 +277,8 @@ static void check_assumptions(struct translator *t)
 /* Code for the block, made now if it is hot. */
 static struct tr_code *code_of(struct translator *t, struct block *b)
 {
-	if (b->code || b->count++ < (t->options.eager ? 0 : HOT) || b->once || b->page2 != GPA_NONE || t->full)
+	if (b->code || b->count++ < (t->options.eager ? 0 : HOT) || b->once ||
+	    b->page2 != GPA_NONE || t->full)
 		return b->code;
 	vcpu_park(t->v);
 	b->code = front_translate(t, b);
@@ -326,8 +330,9 @@ static enum step run_one(struct translator *t)
 		jumps_add(t, v->rip, code->entry);
 		translate_enter(t, code);
 	}
-	return t->outcome == TR_GO_ON ? STEP_ON
-				      : t->outcome == TR_STEP_EXIT ? STEP_EXIT : STEP_SHUTDOWN;
+	return t->outcome == TR_GO_ON       ? STEP_ON
+	       : t->outcome == TR_STEP_EXIT ? STEP_EXIT
+					    : STEP_SHUTDOWN;
 }
 
 static enum vcpu_exit translate_loop(struct translator *t)
@@ -430,8 +435,8 @@ static void *map_lazily(size_t size)
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static int translator_new(struct translator **out, struct vcpu *v, const struct translate_options *o,
-			  struct error *err)
+static int translator_new(struct translator **out, struct vcpu *v,
+			  const struct translate_options *o, struct error *err)
 {
 	struct translator *t = xzalloc_aligned(64, sizeof(*t));
 

@@ -1,28 +1,27 @@
 /*
  * The translator: 64-bit guest code to host code of the same instruction set.
  *
- * Guest registers live in host registers, guest flags in the host's EFLAGS, guest vectors in
- * the host's vector registers. What is not translated is executed by the interpreter's function for that
- * instruction, called from translated code.
+ * Guest registers live in host registers, guest flags in the host's EFLAGS, guest vectors
+ * in the host's vector registers. What is not translated is executed by the interpreter's
+ * function for that instruction, called from translated code.
  *
  *   host rsp        struct vcpu; below it the engine's stack, behind it struct frame
  *   host r8         guest RSP
- *   host r9 r10 r11 scratch: address; TLB slot, addend or rm operand; saved RCX or reg operand
- *   all others      the guest register of the same name
- *   guest R8..R11   in memory, vcpu.gpr[]
+ *   host r9 r10 r11 scratch: address; TLB slot, addend or rm operand; saved RCX or reg
+ * operand all others      the guest register of the same name guest R8..R11   in memory,
+ * vcpu.gpr[]
  *
- * Translated code hangs on the interpreter's blocks: the same key, the same instructions, the same
- * invalidation (engine/interp/block.h).
+ * Translated code hangs on the interpreter's blocks: the same key, the same instructions,
+ * the same invalidation (engine/interp/block.h).
  *
- * T1  At every instruction boundary of translated code the guest's state is complete: registers
- *     as above, flags in EFLAGS, RIP known from the place in the code. So any instruction may be
- *     left before it has done anything, for the slow way or a fault.
- * T2  Code is translated for a privilege (user, other), and entered only at that one.
- * T3  A direct link stays within one page: source and target then have the same
- *     mapping. Everything else looks the target up by linear address, in a table that is
- *     emptied when translations of addresses change.
- * T4  Each loop of translated code passes a place where a kick gets it out: backward links and
- *     table look-ups.
+ * T1  At every instruction boundary of translated code the guest's state is complete:
+ * registers as above, flags in EFLAGS, RIP known from the place in the code. So any
+ * instruction may be left before it has done anything, for the slow way or a fault. T2
+ * Code is translated for a privilege (user, other), and entered only at that one. T3  A
+ * direct link stays within one page: source and target then have the same mapping.
+ * Everything else looks the target up by linear address, in a table that is emptied when
+ * translations of addresses change. T4  Each loop of translated code passes a place where
+ * a kick gets it out: backward links and table look-ups.
  *
  * Thread: the owner of the vCPU; translate_kick() any thread.
  */
@@ -33,9 +32,10 @@
 #include "engine/translate/emit.h"
 
 #define TR_JUMP_BITS 15
-#define TR_JUMPS (1u << TR_JUMP_BITS)
+#define TR_JUMPS     (1u << TR_JUMP_BITS)
 
-/* Where a table look-up of a linear address goes: half a cache line, as each branch touches one. */
+/* Where a table look-up of a linear address goes: half a cache line, as each branch
+ * touches one. */
 struct tr_jump {
 	u64 neg_lin; /* the address negated; TR_NO_JUMP: none */
 	u64 code;    /* executable address */
@@ -48,27 +48,29 @@ struct tr_jumps {
 };
 
 /*
- * No jump: only one address matches it, which belongs to slot 0. Slot 0 is never used. When a kick sends all
- * look-ups there, one address matches it, 1, which belongs to slot 1; its code leads out.
+ * No jump: only one address matches it, which belongs to slot 0. Slot 0 is never used.
+ * When a kick sends all look-ups there, one address matches it, 1, which belongs to slot
+ * 1; its code leads out.
  */
-#define TR_NO_JUMP UINT64_C(0x8000000000000000)
-#define TR_SLOT0 (-UINT64_C(1))
-/* The same for a slot that is on the list of those taken; its address belongs to slot 0 too. */
+#define TR_NO_JUMP   UINT64_C(0x8000000000000000)
+#define TR_SLOT0     (-UINT64_C(1))
+/* The same for a slot that is on the list of those taken; its address belongs to slot 0
+ * too. */
 #define TR_FORGOTTEN (-UINT64_C(0x8000000008000000))
 
 /* A jump to a place in the same page, and its exit until it is linked. */
 struct tr_link {
-	u8 *at;             /* the rel32, in the writable view */
-	u32 target;         /* offset from the page */
+	u8 *at;               /* the rel32, in the writable view */
+	u32 target;           /* offset from the page */
 	struct tr_link *next; /* others that lead to the same code */
 };
 
 struct tr_code {
-	u64 entry;            /* executable address */
+	u64 entry;             /* executable address */
 	struct tr_link *links; /* that lead here */
-	u64 cold;             /* executable address of the part that is seldom run */
+	u64 cold;              /* executable address of the part that is seldom run */
 	u32 size, cold_size;
-	u32 call_outs;        /* instructions that are not translated */
+	u32 call_outs; /* instructions that are not translated */
 };
 
 /* What translated code reaches from rsp besides struct vcpu. */
@@ -81,15 +83,16 @@ struct frame {
 	u64 kicked;     /* nonzero: leave; atomic */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
-	u64 jump_mask;  /* TR_JUMPS - 1, or 0 when kicked; atomic */
+	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
 	struct tr_link *link; /* the exit taken, or NULL */
-	u64 leave;      /* set while a call out runs: do not go back into the code */
+	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
-	u64 vec_parked; /* 0: vector instructions may run */
+	u64 vec_parked;   /* 0: vector instructions may run */
 	struct tr_jumps jumps[2]; /* for CPL < 3, for CPL 3 */
 };
 
-/* Which slots of a struct tr_jumps are taken, so that emptying it costs what was put in. */
+/* Which slots of a struct tr_jumps are taken, so that emptying it costs what was put in.
+ */
 struct tr_taken {
 	u16 slot[TR_JUMPS];
 	bool global[TR_JUMPS]; /* by slot: the mapping is global, a CR3 load keeps it */
@@ -111,7 +114,8 @@ struct translate_options {
 	bool eager;       /* translate what is seen for the first time */
 	bool one;         /* one instruction a block */
 	bool slow;        /* no operand is found in the TLB, no vector state live */
-	/* Leave after each block, and have this run it. False: give up (VCPU_EXIT_ERROR). */
+	/* Leave after each block, and have this run it. False: give up (VCPU_EXIT_ERROR).
+	 */
 	bool (*run_block)(struct translator *t, struct block *b);
 	void *opaque;
 };
@@ -123,20 +127,24 @@ struct translator {
 	i32 frame_off; /* of *f from the vcpu */
 	struct execmem *mem;
 	const u8 *base;
-	i64 exec_delta; /* executable address = writable address + exec_delta */
+	i64 exec_delta;     /* executable address = writable address + exec_delta */
 	u64 cr0, cr4, xcr0; /* the bits that code was translated under */
 	int sig;
-	u64 enter, leave, call_out, leave_at; /* executable addresses of the common pieces */
+	u64 enter, leave, call_out,
+		leave_at;      /* executable addresses of the common pieces */
 	struct tr_site *sites; /* ascending */
 	u32 site_count, site_cap;
 	struct tr_taken taken[2];
-	struct emit hot, cold; /* where the next block's code goes, and its seldom-run part */
-	u8 *arena; /* tr_code and tr_link */
+	struct emit hot,
+		cold; /* where the next block's code goes, and its seldom-run part */
+	u8 *arena;    /* tr_code and tr_link */
 	size_t arena_used, arena_size;
 	enum { TR_GO_ON, TR_STEP_EXIT, TR_SHUTDOWN } outcome;
-	const struct insn *cut; /* code was left behind this one, in the middle of a block */
+	const struct insn
+		*cut; /* code was left behind this one, in the middle of a block */
 	bool full;
-	bool strayed; /* something else than translated code has run; for options.run_block */
+	bool strayed; /* something else than translated code has run; for
+			 options.run_block */
 	struct translate_options options;
 };
 
@@ -153,7 +161,8 @@ void translate_push(struct vcpu *v);
 /* For options.run_block: the code of the block at RIP. */
 void translate_enter(struct translator *t, const struct tr_code *code);
 
-/* Called from translated code through the 'call_out' piece: 0 go on behind the instruction, 1 leave. */
+/* Called from translated code through the 'call_out' piece: 0 go on behind the
+ * instruction, 1 leave. */
 u64 translate_call_out(struct vcpu *v, const struct insn *in);
 
 /* ---- pieces.c ---- */
@@ -173,4 +182,4 @@ static inline unsigned tr_jump_slot(gva_t lin)
 }
 
 #define FRAME(t, field) ((t)->frame_off + (i32)offsetof(struct frame, field))
-#define VCPU(field) ((i32)offsetof(struct vcpu, field))
+#define VCPU(field)     ((i32)offsetof(struct vcpu, field))

@@ -40,7 +40,8 @@ static void result(void)
 	if (has_failed && !now->known)
 		print("not ok %s (%s): %s\n", now->name, now->where, why);
 	else if (has_failed)
-		print("skip %s (%s): known failure, %s: %s\n", now->name, now->where, now->known, why);
+		print("skip %s (%s): known failure, %s: %s\n", now->name, now->where,
+		      now->known, why);
 	else if (skipped)
 		print("skip %s (%s): %s\n", now->name, now->where, skipped);
 	else

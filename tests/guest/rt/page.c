@@ -1,5 +1,6 @@
 /*
- * Page tables for the paging cases. SDM volume 3 sections 4.1.2 (switching modes), 4.3 to 4.5.
+ * Page tables for the paging cases. SDM volume 3 sections 4.1.2 (switching modes), 4.3
+ * to 4.5.
  *
  * The kernel's map of 32-bit guests is of 4 KiB pages: 64 MiB at 0 for CPL 0, the same
  * page tables at ALIAS32 for all. In 64-bit guests that is start.S's; with 5 levels one

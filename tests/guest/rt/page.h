@@ -1,6 +1,6 @@
 /*
- * Page tables of a guest's own: the kernel's identity map, user mode's alias, and one path of
- * tables to a test page, each entry of which a case may change.
+ * Page tables of a guest's own: the kernel's identity map, user mode's alias, and one
+ * path of tables to a test page, each entry of which a case may change.
  *
  * SDM volume 3 chapter 4. 64-bit guests run on 4-level paging from the start (start.S);
  * the path is entry 2 of its top table. 32-bit guests call paging_on() first.
@@ -12,24 +12,40 @@
 enum paging { PAGING_32, PAGING_PAE, PAGING_4, PAGING_5 };
 
 enum {
-	P = 1 << 0, RW = 1 << 1, US = 1 << 2, PWT = 1 << 3, PCD = 1 << 4, A = 1 << 5, D = 1 << 6,
-	PS = 1 << 7, G = 1 << 8,
+	P = 1 << 0,
+	RW = 1 << 1,
+	US = 1 << 2,
+	PWT = 1 << 3,
+	PCD = 1 << 4,
+	A = 1 << 5,
+	D = 1 << 6,
+	PS = 1 << 7,
+	G = 1 << 8,
 };
-#define NX     BIT(63)
-#define PK(n)  ((u64)(n) << 59)
-#define ALL    (P | RW | US)
+#define NX    BIT(63)
+#define PK(n) ((u64)(n) << 59)
+#define ALL   (P | RW | US)
 
 enum {
-	EFER = 0xc0000080, EFER_SCE = 1 << 0, EFER_LME = 1 << 8, EFER_LMA = 1 << 10,
+	EFER = 0xc0000080,
+	EFER_SCE = 1 << 0,
+	EFER_LME = 1 << 8,
+	EFER_LMA = 1 << 10,
 	EFER_NXE = 1 << 11,
 	CR0_WP = 1 << 16,
-	CR4_PSE = 1 << 4, CR4_PAE = 1 << 5, CR4_PGE = 1 << 7, CR4_LA57 = 1 << 12,
-	CR4_PCIDE = 1 << 17, CR4_SMEP = 1 << 20, CR4_SMAP = 1 << 21, CR4_PKE = 1 << 22,
+	CR4_PSE = 1 << 4,
+	CR4_PAE = 1 << 5,
+	CR4_PGE = 1 << 7,
+	CR4_LA57 = 1 << 12,
+	CR4_PCIDE = 1 << 17,
+	CR4_SMEP = 1 << 20,
+	CR4_SMAP = 1 << 21,
+	CR4_PKE = 1 << 22,
 	CR4_PKS = 1 << 24,
 };
 
 /* Physical memory for test pages: 4 MiB aligned, in RAM, not the image's. */
-#define TEST_PA 0x2400000u
+#define TEST_PA  0x2400000u
 /* Its byte at a physical address, through the identity map. */
 #define PHYS(pa) ((volatile u8 *)(word)(pa))
 

@@ -76,8 +76,8 @@ static void put_args(struct out *o, const char *fmt, va_list args)
 		case 'c': put(o, (char)va_arg(args, int)); break;
 		case 'x':
 			put_hex(o, longs == 0   ? va_arg(args, unsigned)
-				: longs == 1 ? va_arg(args, unsigned long)
-					     : va_arg(args, unsigned long long));
+				   : longs == 1 ? va_arg(args, unsigned long)
+						: va_arg(args, unsigned long long));
 			break;
 		case 'u': put_decimal(o, va_arg(args, unsigned)); break;
 		case 'd':

@@ -2,8 +2,8 @@
  * Runtime of the small guests: output, cases, traps, processor state.
  *
  * A guest is entered as a PVH kernel, sets up a flat GDT and an IDT that catches every
- * vector, and runs its cases[]. Built twice: for 64-bit mode with an identity map of 4 GiB
- * (supervisor) and an alias of the first GiB at ALIAS for user mode; and for 32-bit
+ * vector, and runs its cases[]. Built twice: for 64-bit mode with an identity map of 4
+ * GiB (supervisor) and an alias of the first GiB at ALIAS for user mode; and for 32-bit
  * protected mode without paging.
  */
 #pragma once
@@ -23,27 +23,27 @@ typedef unsigned long long u64;
 typedef unsigned long word; /* of this mode's registers */
 
 #ifdef __x86_64__
-#define W64 1
-#define W "q"
-#define W_AX "rax"
-#define W_SP "rsp"
-#define W_BX "rbx"
-#define W_CX "rcx"
-#define W_DI "rdi"
-#define W_SI "rsi"
+#define W64    1
+#define W      "q"
+#define W_AX   "rax"
+#define W_SP   "rsp"
+#define W_BX   "rbx"
+#define W_CX   "rcx"
+#define W_DI   "rdi"
+#define W_SI   "rsi"
 #define REG(r) "%%r" r
-#define RIP "(%%rip)"
+#define RIP    "(%%rip)"
 #else
-#define W64 0
-#define W "l"
-#define W_AX "eax"
-#define W_SP "esp"
-#define W_BX "ebx"
-#define W_CX "ecx"
-#define W_DI "edi"
-#define W_SI "esi"
+#define W64    0
+#define W      "l"
+#define W_AX   "eax"
+#define W_SP   "esp"
+#define W_BX   "ebx"
+#define W_CX   "ecx"
+#define W_DI   "edi"
+#define W_SI   "esi"
 #define REG(r) "%%e" r
-#define RIP ""
+#define RIP    ""
 #endif
 
 #define BIT(n)        (1ull << (n))
@@ -58,14 +58,27 @@ struct test_case {
 	const char *name;  /* the claim */
 	const char *where; /* manual and section */
 	void (*run)(void);
-	bool alone;	   /* only when named on the command line: it ends the machine */
-	const char *known; /* why it fails, when we know that it does: counts as skipped then */
+	bool alone;        /* only when named on the command line: it ends the machine */
+	const char *known; /* why it fails, when we know that it does: counts as skipped
+			      then */
 };
 
-#define CASE(fn, manual)	       { #fn, manual, fn, false, NULL }
-#define CASE_ALONE(fn, manual)	       { #fn, manual, fn, true, NULL }
-#define CASE_KNOWN(fn, manual, reason) { #fn, manual, fn, false, reason }
-#define CASES_END		       { NULL, NULL, NULL, false, NULL }
+#define CASE(fn, manual)                                                                 \
+	{                                                                                \
+#fn, manual, fn, false, NULL                                             \
+	}
+#define CASE_ALONE(fn, manual)                                                           \
+	{                                                                                \
+#fn, manual, fn, true, NULL                                              \
+	}
+#define CASE_KNOWN(fn, manual, reason)                                                   \
+	{                                                                                \
+#fn, manual, fn, false, reason                                           \
+	}
+#define CASES_END                                                                        \
+	{                                                                                \
+		NULL, NULL, NULL, false, NULL                                            \
+	}
 
 /* Every guest defines this; a NULL name ends it. The command line picks one by name. */
 extern const struct test_case cases[];
@@ -87,12 +100,12 @@ bool failed(void);
 		u64 got_ = (got), want_ = (expected);                                    \
 		if (got_ != want_)                                                       \
 			fail("line %d: %s: got %llx want %llx", __LINE__, #got, got_,    \
-			     want_);                                                   \
+			     want_);                                                     \
 	} while (0)
 
 /*
- * The case that runs ends the machine: print how, for the runner to check, and then do it.
- * 'how': poweroff, reset, triple.
+ * The case that runs ends the machine: print how, for the runner to check, and then do
+ * it. 'how': poweroff, reset, triple.
  */
 void ends_with(const char *how);
 /* What came after did not end it. */
@@ -108,7 +121,24 @@ const char *command_line(void);
 /* ---- traps ---- */
 
 enum {
-	DE, DB, NMI, BP, OF, BR, UD, NM, DF, TS = 10, NP, SS, GP, PF, MF = 16, AC, MC, XM,
+	DE,
+	DB,
+	NMI,
+	BP,
+	OF,
+	BR,
+	UD,
+	NM,
+	DF,
+	TS = 10,
+	NP,
+	SS,
+	GP,
+	PF,
+	MF = 16,
+	AC,
+	MC,
+	XM,
 	NONE = 0x100, /* no trap */
 };
 
@@ -149,24 +179,26 @@ extern volatile word trap_resume, trap_sp, trap_at;
 		trap_begin();                                                            \
 		__asm__ volatile("mov" W " $8f, trap_at" RIP "\n\t"                      \
 				 "mov" W " " REG("sp") ", trap_sp" RIP "\n\t"            \
-				 "mov" W " $9f, trap_resume" RIP "\n\t" pre              \
-				 "\n8:\t" insn "\n9:\n" __VA_ARGS__);                    \
+						       "mov" W " $9f, trap_resume" RIP   \
+						       "\n\t" pre "\n8:\t" insn          \
+						       "\n9:\n" __VA_ARGS__);            \
 		trap_end();                                                              \
 	})
 void trap_begin(void);
 word trap_end(void);
 
-/* The last TRY ended with this trap, its RIP at the instruction (fault) or behind (trap). */
-#define want_fault(vec, err) want_trap_(__LINE__, vec, err, trap.at)
-#define want_trap(vec, err)  want_trap_(__LINE__, vec, err, trap.next)
+/* The last TRY ended with this trap, its RIP at the instruction (fault) or behind (trap).
+ */
+#define want_fault(vec, err)  want_trap_(__LINE__, vec, err, trap.at)
+#define want_trap(vec, err)   want_trap_(__LINE__, vec, err, trap.next)
 /* The same with RIP anywhere. */
 #define want_vector(vec, err) want_trap_(__LINE__, vec, err, trap.ip)
-#define want_none()	      want_trap_(__LINE__, NONE, 0, 0)
+#define want_none()           want_trap_(__LINE__, NONE, 0, 0)
 void want_trap_(int line, word vector, word error, word ip);
 
 /*
- * Called instead of that, on the trap's stack, when not NULL; the frame may be changed. With
- * it returning the interrupted code goes on.
+ * Called instead of that, on the trap's stack, when not NULL; the frame may be changed.
+ * With it returning the interrupted code goes on.
  */
 extern void (*volatile hook[256])(struct frame *f);
 
@@ -176,19 +208,39 @@ extern const word trap_entry[256];
 /* ---- descriptors ---- */
 
 enum {
-	KCODE = 0x08, KDATA = 0x10, UCODE32 = 0x18 | 3, UDATA = 0x20 | 3, UCODE64 = 0x28 | 3,
-	UDATA64 = 0x30 | 3, TSS_SEL = 0x38, LDT_SEL = 0x48, KCODE16 = 0x58, KDATA16 = 0x60,
-	KCODE32 = 0x68, DF_TSS_SEL = 0x70, FREE_SEL = 0x80, /* to GDT_BYTES - 1 */
+	KCODE = 0x08,
+	KDATA = 0x10,
+	UCODE32 = 0x18 | 3,
+	UDATA = 0x20 | 3,
+	UCODE64 = 0x28 | 3,
+	UDATA64 = 0x30 | 3,
+	TSS_SEL = 0x38,
+	LDT_SEL = 0x48,
+	KCODE16 = 0x58,
+	KDATA16 = 0x60,
+	KCODE32 = 0x68,
+	DF_TSS_SEL = 0x70,
+	FREE_SEL = 0x80, /* to GDT_BYTES - 1 */
 	GDT_BYTES = 0x400,
 };
 #define UCODE (W64 ? UCODE64 : UCODE32)
 
 /* Access byte and flags of a descriptor, in the place they have in its upper half. */
 enum {
-	D_A = 1 << 8, D_W = 1 << 9, D_R = 1 << 9, D_E = 1 << 10, D_C = 1 << 10,
-	D_CODE = 1 << 11, D_S = 1 << 12, D_P = 1 << 15, D_AVL = 1 << 20, D_L = 1 << 21,
-	D_DB = 1 << 22, D_G = 1 << 23,
-	D_KDATA = D_P | D_S | D_W | D_A, D_KCODE = D_P | D_S | D_CODE | D_R | D_A,
+	D_A = 1 << 8,
+	D_W = 1 << 9,
+	D_R = 1 << 9,
+	D_E = 1 << 10,
+	D_C = 1 << 10,
+	D_CODE = 1 << 11,
+	D_S = 1 << 12,
+	D_P = 1 << 15,
+	D_AVL = 1 << 20,
+	D_L = 1 << 21,
+	D_DB = 1 << 22,
+	D_G = 1 << 23,
+	D_KDATA = D_P | D_S | D_W | D_A,
+	D_KCODE = D_P | D_S | D_CODE | D_R | D_A,
 };
 #define D_DPL(n)  ((u32)(n) << 13)
 #define D_TYPE(n) ((u32)(n) << 8)
@@ -235,7 +287,7 @@ void load_tss(void);
 
 /* ---- user mode ---- */
 
-#define ALIAS (W64 ? 0x80000000ul : 0ul)
+#define ALIAS   (W64 ? 0x80000000ul : 0ul)
 #define USER(p) ((word)(p) + ALIAS)
 
 /*
@@ -292,7 +344,10 @@ static inline u64 rdmsr(u32 msr)
 
 static inline void wrmsr(u32 msr, u64 val)
 {
-	__asm__ volatile("wrmsr" : : "c"(msr), "a"((u32)val), "d"((u32)(val >> 32)) : "memory");
+	__asm__ volatile("wrmsr"
+			 :
+			 : "c"(msr), "a"((u32)val), "d"((u32)(val >> 32))
+			 : "memory");
 }
 
 /* Vector or NONE. */
@@ -308,7 +363,9 @@ static inline word try_rdmsr(u32 msr, u64 *val)
 static inline word try_wrmsr(u32 msr, u64 val)
 {
 	return TRY("", "wrmsr",
-		   : : "c"(msr), "a"((u32)val), "d"((u32)(val >> 32)) : "memory");
+		   :
+		   : "c"(msr), "a"((u32)val), "d"((u32)(val >> 32))
+		   : "memory");
 }
 
 struct cpuid {
@@ -318,31 +375,34 @@ static inline struct cpuid cpuid(u32 leaf, u32 sub)
 {
 	struct cpuid r;
 
-	__asm__ volatile("cpuid" : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d) : "a"(leaf), "c"(sub));
+	__asm__ volatile("cpuid"
+			 : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d)
+			 : "a"(leaf), "c"(sub));
 	return r;
 }
 bool cpu_is_amd(void);
 
 /* CPUID bits: leaf, register, bit. */
-#define HAS(leaf, sub, reg, bit) (cpuid(leaf, sub).reg >> (bit) & 1)
-#define HAS_PCID       HAS(1, 0, c, 17)
-#define HAS_X2APIC     HAS(1, 0, c, 21)
-#define HAS_DEADLINE   HAS(1, 0, c, 24)
-#define HAS_XSAVE      HAS(1, 0, c, 26)
-#define HAS_FSGSBASE   HAS(7, 0, b, 0)
-#define HAS_SMEP       HAS(7, 0, b, 7)
-#define HAS_INVPCID    HAS(7, 0, b, 10)
-#define HAS_SMAP       HAS(7, 0, b, 20)
-#define HAS_UMIP       HAS(7, 0, c, 2)
-#define HAS_PKU        HAS(7, 0, c, 3)
-#define HAS_LA57       HAS(7, 0, c, 16)
-#define HAS_PKS        HAS(7, 0, c, 31)
-#define HAS_SYSCALL    HAS(0x80000001, 0, d, 11)
-#define HAS_NX         HAS(0x80000001, 0, d, 20)
-#define HAS_1G         HAS(0x80000001, 0, d, 26)
-#define HAS_RDTSCP     HAS(0x80000001, 0, d, 27)
+#define HAS(leaf, sub, reg, bit) (cpuid(leaf, sub).reg >> (bit)&1)
+#define HAS_PCID                 HAS(1, 0, c, 17)
+#define HAS_X2APIC               HAS(1, 0, c, 21)
+#define HAS_DEADLINE             HAS(1, 0, c, 24)
+#define HAS_XSAVE                HAS(1, 0, c, 26)
+#define HAS_FSGSBASE             HAS(7, 0, b, 0)
+#define HAS_SMEP                 HAS(7, 0, b, 7)
+#define HAS_INVPCID              HAS(7, 0, b, 10)
+#define HAS_SMAP                 HAS(7, 0, b, 20)
+#define HAS_UMIP                 HAS(7, 0, c, 2)
+#define HAS_PKU                  HAS(7, 0, c, 3)
+#define HAS_LA57                 HAS(7, 0, c, 16)
+#define HAS_PKS                  HAS(7, 0, c, 31)
+#define HAS_SYSCALL              HAS(0x80000001, 0, d, 11)
+#define HAS_NX                   HAS(0x80000001, 0, d, 20)
+#define HAS_1G                   HAS(0x80000001, 0, d, 26)
+#define HAS_RDTSCP               HAS(0x80000001, 0, d, 27)
 
-/* For MSRs, bases and table registers: by the CPU's widest linear address, LA57 on or off. */
+/* For MSRs, bases and table registers: by the CPU's widest linear address, LA57 on or
+ * off. */
 #define NOT_CANONICAL (HAS_LA57 ? BIT(56) : BIT(47))
 
 static inline u8 inb(u16 port)
@@ -421,7 +481,15 @@ static inline void flush_tlb(void)
 }
 
 enum {
-	FL_CF = 1 << 0, FL_TF = 1 << 8, FL_IF = 1 << 9, FL_DF = 1 << 10, FL_IOPL = 3 << 12,
-	FL_NT = 1 << 14, FL_RF = 1 << 16, FL_VM = 1 << 17, FL_AC = 1 << 18, FL_VIF = 1 << 19,
+	FL_CF = 1 << 0,
+	FL_TF = 1 << 8,
+	FL_IF = 1 << 9,
+	FL_DF = 1 << 10,
+	FL_IOPL = 3 << 12,
+	FL_NT = 1 << 14,
+	FL_RF = 1 << 16,
+	FL_VM = 1 << 17,
+	FL_AC = 1 << 18,
+	FL_VIF = 1 << 19,
 	FL_VIP = 1 << 20,
 };

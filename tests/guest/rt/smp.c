@@ -1,9 +1,9 @@
 /*
  * Starting the other processors, and handing them work.
  *
- * SDM volume 3 section 9.4.4. A CPU comes up in real mode at 30000h (SIPI vector 30h), goes
- * straight to 64-bit mode with the page tables of the first, and waits in a loop that
- * looks at its slot.
+ * SDM volume 3 section 9.4.4. A CPU comes up in real mode at 30000h (SIPI vector 30h),
+ * goes straight to 64-bit mode with the page tables of the first, and waits in a loop
+ * that looks at its slot.
  */
 #include "smp.h"
 
@@ -18,7 +18,7 @@ struct slot {
 static struct slot slot[CPUS_MAX];
 static unsigned cpus = 1;
 
-extern volatile u32 smp_next;	/* number of the CPU that is to come up */
+extern volatile u32 smp_next; /* number of the CPU that is to come up */
 extern volatile u32 smp_cr3;
 u8 smp_stacks[CPUS_MAX][8192] __attribute__((aligned(16)));
 
@@ -71,7 +71,10 @@ void smp_main(word n)
 			 "lea 1f(%%rip), %%rax\n\t"
 			 "push %%rax\n\t"
 			 "lretq\n"
-			 "1:" : : "r"(KDATA), "i"(KCODE) : "rax", "memory");
+			 "1:"
+			 :
+			 : "r"(KDATA), "i"(KCODE)
+			 : "rax", "memory");
 	load_idt();
 	lapic_write(LAPIC_SVR, SVR_ENABLE | 0xff);
 	slot[n].up = true;

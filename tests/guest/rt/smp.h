@@ -10,13 +10,15 @@
 
 /* Start those that answer; how many CPUs there are, this one counted. */
 unsigned smp_start(void);
-/* Let CPU n run fn(arg), and do not wait. It has IF = 0 and its own stack; no TRY there. */
+/* Let CPU n run fn(arg), and do not wait. It has IF = 0 and its own stack; no TRY there.
+ */
 void smp_run(unsigned n, void (*fn)(word arg), word arg);
 /* Wait until it has. */
 void smp_wait(unsigned n);
 /* Local APIC IDs are those of CPUID: 0, 1 ... in the order of the machine. */
 u32 smp_id(unsigned n);
-/* What an INIT does to a CPU that is started, and starting it again: smp_run() as before. */
+/* What an INIT does to a CPU that is started, and starting it again: smp_run() as before.
+ */
 void smp_restart(unsigned n);
 
 static inline void pause(void)

@@ -145,15 +145,16 @@ word trap_end(void)
 void want_trap_(int line, word vector, word error, word ip)
 {
 	if (trap.vector != vector)
-		fail("line %d: got vector %lx error %lx ip %lx cr2 %lx want vector %lx", line,
-		     trap.vector, trap.error, trap.ip, trap.cr2, vector);
+		fail("line %d: got vector %lx error %lx ip %lx cr2 %lx want vector %lx",
+		     line, trap.vector, trap.error, trap.ip, trap.cr2, vector);
 	else if (vector == NONE)
 		return;
 	else if (trap.error != error)
-		fail("line %d: vector %lx: got error %lx want %lx", line, vector, trap.error,
-		     error);
+		fail("line %d: vector %lx: got error %lx want %lx", line, vector,
+		     trap.error, error);
 	else if (trap.ip != ip)
-		fail("line %d: vector %lx: got ip %lx want %lx (the instruction is at %lx)",
+		fail("line %d: vector %lx: got ip %lx want %lx (the instruction is at "
+		     "%lx)",
 		     line, vector, trap.ip, ip, trap.at);
 }
 
@@ -233,7 +234,8 @@ static struct frame *resume(struct frame *f)
 #else
 	f->fs = f->gs = 0;
 	f->ds = f->es = trap_user ? UDATA : KDATA;
-	/* IRET to the same level has no stack to load: the frame goes where ESP is to be. */
+	/* IRET to the same level has no stack to load: the frame goes where ESP is to be.
+	 */
 	if (!trap_user)
 		f = move_frame(f, sp - offsetof(struct frame, sp));
 	else if (!from_user(f))

@@ -1,0 +1,609 @@
+/*
+ * vCPU threads and what is delivered into them: sleeping in HLT and waking, interrupts
+ * that wait for IF, NMI, INIT and SIPI, and the end of a machine, with real guest code on
+ * each engine.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/bits.h"
+#include "cpu/events.h"
+#include "cpu/vm.h"
+#include "engine/interp/run.h"
+#include "engine/translate/run.h"
+#include "irq/lapic.h"
+#include "irq/msi.h"
+#include "mem/io.h"
+#include "mem/phys.h"
+#include "time/clock.h"
+#include "x86/cpuid.h"
+#include "x86/seg.h"
+
+/* ---- programs, in real mode with 4 GiB limits: what they count is at COUNT(n) ---- */
+
+#define CODE      0x1000
+#define HANDLER   0x2000 /* of interrupt VECTOR: counts in COUNT(1), EOI */
+#define NMI       0x2100 /* counts in COUNT(2) */
+#define SIPI_PAGE 0x5000 /* where a SIPI with vector 5 leads: counts in COUNT(3) */
+#define DATA      0x3000
+#define COUNT(n)  (DATA + 4 * (n))
+#define VECTOR    0x40
+
+#define PROGRAM(name, text)                                                              \
+	__asm__(".pushsection .rodata\n.intel_syntax noprefix\n.code16\n" #name          \
+		":\n" text "\n" #name "_end:\n.code64\n.att_syntax\n.popsection\n");     \
+	extern const u8 name[], name##_end[]
+
+PROGRAM(on_interrupt, "inc dword ptr [0x3004]\n"
+		      "push eax\n"
+		      "push ebx\n"
+		      "mov ebx, 0xfee000b0\n"
+		      "xor eax, eax\n"
+		      "mov [ebx], eax\n"
+		      "pop ebx\n"
+		      "pop eax\n"
+		      "iret\n");
+PROGRAM(on_nmi, "inc dword ptr [0x3008]\n"
+		"iret\n");
+PROGRAM(on_sipi, "1: inc dword ptr cs:[0x300c - 0x5000]\n"
+		 "jmp 1b\n");
+
+PROGRAM(halt_loop, "1: inc dword ptr [0x3000]\n"
+		   "sti\n"
+		   "hlt\n"
+		   "cli\n"
+		   "jmp 1b\n");
+PROGRAM(halt_for_ever, "inc dword ptr [0x3000]\n"
+		       "cli\n"
+		       "1: hlt\n"
+		       "inc dword ptr [0x3000]\n"
+		       "jmp 1b\n");
+PROGRAM(spin, "sti\n"
+	      "1: inc dword ptr [0x3000]\n"
+	      "jmp 1b\n");
+PROGRAM(spin_one_instruction, "jmp $\n");
+PROGRAM(spin_rep, "1: mov cx, 0xffff\n"
+		  "xor di, di\n"
+		  "mov ax, 0x4000\n"
+		  "mov es, ax\n"
+		  "rep stosb\n"
+		  "inc dword ptr [0x3000]\n"
+		  "jmp 1b\n");
+/* IF is 0 until [COUNT(4)] says otherwise. */
+PROGRAM(wait_then_sti, "cli\n"
+		       "1: inc dword ptr [0x3000]\n"
+		       "cmp dword ptr [0x3010], 0\n"
+		       "je 1b\n"
+		       "sti\n"
+		       "2: inc dword ptr [0x3014]\n"
+		       "jmp 2b\n");
+PROGRAM(bad_opcode, "lidt cs:[0x1100]\n" /* a limit of 0 */
+		    "ud2\n");
+
+/* ---- the machine ---- */
+
+#define CPUS_MAX 2
+
+struct rig {
+	const struct engine *e;
+	struct phys *phys;
+	struct io_ports *ports;
+	struct clock *clock;
+	struct cpuid_table cpuid;
+	struct apic_bus *bus;
+	struct vm *vm;
+	struct lapic *lapic[CPUS_MAX];
+	unsigned cpus;
+	u8 *ram;
+	unsigned ended; /* atomic: calls of the end callback */
+};
+
+static const struct engine *const engines[] = { &engine_interp, &engine_translate };
+
+static void cpu_event(void *opaque, unsigned events)
+{
+	vcpu_apic_event(opaque, events);
+}
+
+static void on_ended(void *opaque)
+{
+	struct rig *r = opaque;
+
+	__atomic_fetch_add(&r->ended, 1, __ATOMIC_SEQ_CST);
+}
+
+static const struct lapic_ops lapic_ops = { .event = cpu_event };
+
+static void rig_cpu(struct rig *r, unsigned i)
+{
+	struct lapic_config cfg = {
+		.clk = r->clock,
+		.bus = r->bus,
+		.id = i,
+		.is_bsp = i == 0,
+		.ops = &lapic_ops,
+		.opaque = vm_vcpu(r->vm, i),
+	};
+
+	r->lapic[i] = lapic_new(&cfg);
+	assert_non_null(r->lapic[i]);
+	vm_set_lapic(r->vm, i, r->lapic[i]);
+}
+
+static void put_code(struct rig *r, u32 at, const u8 *code, const u8 *end)
+{
+	memcpy(r->ram + at, code, (size_t)(end - code));
+}
+
+/* The boot CPU at CODE, with big real-mode segments. */
+static void enter(struct rig *r, const u8 *code, const u8 *end)
+{
+	struct vcpu *v = vm_vcpu(r->vm, 0);
+
+	memset(r->ram, 0, 0x10000);
+	put_code(r, CODE, code, end);
+	put_code(r, HANDLER, on_interrupt, on_interrupt_end);
+	put_code(r, NMI, on_nmi, on_nmi_end);
+	put_code(r, SIPI_PAGE, on_sipi, on_sipi_end);
+	le_store(r->ram + VECTOR * 4, HANDLER, 4);
+	le_store(r->ram + VEC_NMI * 4, NMI, 4);
+	vm_reset_cpus(r->vm);
+	lapic_virtual_wire(r->lapic[0]);
+	for (unsigned i = ES; i <= GS; i++) {
+		v->seg[i].sel = 0;
+		v->seg[i].base = 0;
+		v->seg[i].limit = i == CS ? 0xffff : 0xffffffff;
+	}
+	v->gpr[RSP] = 0x8000;
+	v->rip = CODE;
+	vcpu_sync(v);
+	if (r->e->push)
+		r->e->push(v);
+	__atomic_store_n(&r->ended, 0, __ATOMIC_SEQ_CST);
+}
+
+static struct rig *rig_new(const struct engine *e, unsigned cpus)
+{
+	struct rig *r = calloc(1, sizeof(*r));
+	struct vm_config cfg = { .engine = e, .cpus = cpus, .tsc_khz = 1000000 };
+	struct error err = { "" };
+
+	assert_non_null(r);
+	r->e = e;
+	r->cpus = cpus;
+	cfg.phys = r->phys = phys_new();
+	cfg.ports = r->ports = io_ports_new();
+	cfg.clock = r->clock = clock_new();
+	assert_int_equal(phys_add_ram(r->phys, "ram", 0, MiB(1), &err), 0);
+	r->ram = phys_host(r->phys, 0, MiB(1), true);
+	memset(r->cpuid.features, 0xff, sizeof(r->cpuid.features));
+	r->cpuid.phys_bits = 40;
+	r->cpuid.linear_bits = 48;
+	r->cpuid.xcr0 = 7;
+	cfg.cpuid = &r->cpuid;
+	r->bus = apic_bus_new();
+	r->vm = vm_new(&cfg, &err);
+	if (!r->vm)
+		fail_msg("%s: %s", e->name, err.msg);
+	for (unsigned i = 0; i < cpus; i++)
+		rig_cpu(r, i);
+	vm_on_end(r->vm, on_ended, r);
+	return r;
+}
+
+static void rig_free(struct rig *r)
+{
+	vm_free(r->vm);
+	for (unsigned i = 0; i < r->cpus; i++)
+		lapic_free(r->lapic[i]);
+	apic_bus_free(r->bus);
+	phys_free(r->phys);
+	io_ports_free(r->ports);
+	clock_free(r->clock);
+	free(r);
+}
+
+static void go(struct rig *r)
+{
+	struct error err = { "" };
+
+	if (vm_start(r->vm, &err))
+		fail_msg("%s", err.msg);
+}
+
+static u32 count(struct rig *r, unsigned n)
+{
+	return __atomic_load_n((u32 *)(void *)(r->ram + COUNT(n)), __ATOMIC_SEQ_CST);
+}
+
+/* Wait for a counter, for as long as a busy host may need. */
+static void until(struct rig *r, unsigned n, u32 at_least)
+{
+	for (unsigned ms = 0; ms < 10000; ms++) {
+		if (count(r, n) >= at_least)
+			return;
+		usleep(1000);
+	}
+	fail_msg("%s: count %u is %u, want %u", r->e->name, n, count(r, n), at_least);
+}
+
+static void stop(struct rig *r)
+{
+	vm_end(r->vm, VM_STOPPED);
+	assert_int_equal(vm_join(r->vm), VM_STOPPED);
+	assert_int_equal(__atomic_load_n(&r->ended, __ATOMIC_SEQ_CST), 1);
+}
+
+#define ENTER(r, program) enter(r, program, program##_end)
+
+/* A claim for each engine that works here, on a machine of this many CPUs. */
+#define FOR_ALL(name, n)                                                                 \
+	static void name##_on(struct rig *r);                                            \
+	static void name(void **state)                                                   \
+	{                                                                                \
+		struct error err = { "" };                                               \
+                                                                                         \
+		(void)state;                                                             \
+		for (unsigned i = 0; i < ARRAY_SIZE(engines); i++) {                     \
+			struct rig *r;                                                   \
+                                                                                         \
+			if (engines[i]->probe && engines[i]->probe(&err))                \
+				continue;                                                \
+			r = rig_new(engines[i], n);                                      \
+			name##_on(r);                                                    \
+			rig_free(r);                                                     \
+		}                                                                        \
+	}                                                                                \
+	static void name##_on(struct rig *r)
+
+/* ---- HLT ---- */
+
+FOR_ALL(halted_cpu_wakes_by_an_interrupt, 1)
+{
+	ENTER(r, halt_loop);
+	go(r);
+	for (u32 i = 1; i <= 50; i++) {
+		until(r, 0, i);
+		lapic_post(r->lapic[0], VECTOR, false);
+		until(r, 1, i);
+	}
+	stop(r);
+}
+
+/* A kick without anything to do does not end a HLT for the guest. */
+FOR_ALL(kick_for_nothing_does_not_end_a_halt, 1)
+{
+	ENTER(r, halt_for_ever);
+	go(r);
+	until(r, 0, 1);
+	for (unsigned i = 0; i < 50; i++) {
+		vcpu_kick(vm_vcpu(r->vm, 0), i & 1 ? EV_INTR : EV_FLUSH);
+		usleep(200);
+	}
+	/* Nor does an interrupt with IF = 0. */
+	lapic_post(r->lapic[0], VECTOR, false);
+	usleep(5000);
+	assert_int_equal(count(r, 0), 1);
+	stop(r);
+}
+
+FOR_ALL(nmi_wakes_a_halt_with_interrupts_off, 1)
+{
+	ENTER(r, halt_for_ever);
+	go(r);
+	for (u32 i = 1; i <= 20; i++) {
+		until(r, 0, i);
+		vcpu_apic_event(vm_vcpu(r->vm, 0), LAPIC_EV_NMI);
+		until(r, 2, i);
+	}
+	stop(r);
+}
+
+/*
+ * The wake-up is never lost, however it falls between the CPU's last look and its sleep:
+ * each interrupt is answered before the next is sent, as fast as it goes.
+ */
+FOR_ALL(wake_up_is_never_lost, 1)
+{
+	ENTER(r, halt_loop);
+	go(r);
+	for (u32 i = 1; i <= 20000; i++) {
+		lapic_post(r->lapic[0], VECTOR, false);
+		for (unsigned spins = 0; count(r, 1) < i; spins++) {
+			if (spins > 1000)
+				sched_yield();
+			if (spins > 20000000)
+				fail_msg("%s: interrupt %u got lost", r->e->name, i);
+		}
+		/* At changing distances. */
+		for (volatile unsigned n = 0; n < i % 400; n++)
+			;
+	}
+	stop(r);
+}
+
+struct sender {
+	struct rig *r;
+	u32 sent;
+	bool stop; /* atomic */
+};
+
+static void *send_thread(void *arg)
+{
+	struct sender *s = arg;
+
+	while (!__atomic_load_n(&s->stop, __ATOMIC_SEQ_CST)) {
+		vcpu_apic_event(vm_vcpu(s->r->vm, 0), LAPIC_EV_NMI);
+		vcpu_kick(vm_vcpu(s->r->vm, 0), EV_INTR);
+		s->sent++;
+		usleep(50);
+	}
+	return NULL;
+}
+
+/* Several threads at once; in the end the CPU still answers. */
+FOR_ALL(kicks_of_several_threads_at_once, 1)
+{
+	struct sender s[3] = { { .r = r }, { .r = r }, { .r = r } };
+	pthread_t thread[3];
+	u32 before;
+
+	ENTER(r, halt_loop);
+	go(r);
+	for (unsigned i = 0; i < 3; i++)
+		pthread_create(&thread[i], NULL, send_thread, &s[i]);
+	for (u32 i = 1; i <= 2000; i++) {
+		lapic_post(r->lapic[0], VECTOR, false);
+		if (i % 500 == 0)
+			usleep(1000);
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		__atomic_store_n(&s[i].stop, true, __ATOMIC_SEQ_CST);
+		pthread_join(thread[i], NULL);
+	}
+	assert_true(count(r, 2) > 0);
+	until(r, 1, 1);
+	usleep(2000);
+	before = count(r, 1);
+	lapic_post(r->lapic[0], VECTOR, false);
+	until(r, 1, before + 1);
+	stop(r);
+}
+
+/* ---- running code ---- */
+
+FOR_ALL(interrupt_comes_into_a_loop, 1)
+{
+	ENTER(r, spin);
+	go(r);
+	until(r, 0, 1000);
+	for (u32 i = 1; i <= 50; i++) {
+		lapic_post(r->lapic[0], VECTOR, false);
+		until(r, 1, i);
+	}
+	/* It goes on. */
+	until(r, 0, count(r, 0) + 1000);
+	stop(r);
+}
+
+FOR_ALL(interrupt_waits_for_sti, 1)
+{
+	u32 at;
+
+	ENTER(r, wait_then_sti);
+	go(r);
+	until(r, 0, 100);
+	lapic_post(r->lapic[0], VECTOR, false);
+	at = count(r, 0);
+	until(r, 0, at + 10000);
+	assert_int_equal(count(r, 1), 0);
+	__atomic_store_n((u32 *)(void *)(r->ram + COUNT(4)), 1, __ATOMIC_SEQ_CST);
+	until(r, 1, 1);
+	until(r, 5, 1);
+	assert_int_equal(count(r, 1), 1);
+	stop(r);
+}
+
+FOR_ALL(nmi_comes_with_interrupts_off, 1)
+{
+	ENTER(r, wait_then_sti);
+	go(r);
+	until(r, 0, 100);
+	for (u32 i = 1; i <= 20; i++) {
+		vcpu_apic_event(vm_vcpu(r->vm, 0), LAPIC_EV_NMI);
+		until(r, 2, i);
+	}
+	stop(r);
+}
+
+/* ---- the end ---- */
+
+static void ends_soon(struct rig *r)
+{
+	struct timespec a, b;
+
+	usleep(3000);
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	vm_end(r->vm, VM_STOPPED);
+	assert_int_equal(vm_join(r->vm), VM_STOPPED);
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	/* Generous: the host may be busy. */
+	assert_in_range(b.tv_sec - a.tv_sec, 0, 3);
+}
+
+FOR_ALL(end_stops_a_guest_that_spins, 1)
+{
+	ENTER(r, spin);
+	go(r);
+	ends_soon(r);
+	ENTER(r, spin_one_instruction);
+	go(r);
+	ends_soon(r);
+	ENTER(r, spin_rep);
+	go(r);
+	ends_soon(r);
+}
+
+FOR_ALL(end_stops_a_guest_that_sleeps, 2)
+{
+	ENTER(r, halt_for_ever);
+	go(r);
+	until(r, 0, 1);
+	stop(r);
+}
+
+/* The first reason stays, and the callback comes once. */
+FOR_ALL(first_reason_of_the_end_stays, 1)
+{
+	ENTER(r, spin);
+	go(r);
+	until(r, 0, 1);
+	vm_end(r->vm, VM_POWEROFF);
+	vm_end(r->vm, VM_RESET);
+	assert_int_equal(vm_join(r->vm), VM_POWEROFF);
+	vm_end(r->vm, VM_STOPPED);
+	assert_int_equal(vm_join(r->vm), VM_POWEROFF);
+	assert_int_equal(r->ended, 1);
+}
+
+FOR_ALL(end_before_the_start_ends_at_once, 1)
+{
+	ENTER(r, spin);
+	vm_end(r->vm, VM_STOPPED);
+	go(r);
+	assert_int_equal(vm_join(r->vm), VM_STOPPED);
+}
+
+FOR_ALL(triple_fault_ends_the_machine, 2)
+{
+	ENTER(r, bad_opcode);
+	go(r);
+	assert_int_equal(vm_join(r->vm), VM_TRIPLE_FAULT);
+	assert_ptr_equal(vm_fault_vcpu(r->vm), vm_vcpu(r->vm, 0));
+	assert_int_equal(vm_vcpu(r->vm, 0)->activity, ACT_SHUTDOWN);
+	/* And after a reset all is well again. */
+	ENTER(r, spin);
+	assert_null(vm_fault_vcpu(r->vm));
+	go(r);
+	until(r, 0, 1);
+	stop(r);
+}
+
+FOR_ALL(machine_can_be_started_again_and_again, 2)
+{
+	for (unsigned i = 0; i < 30; i++) {
+		if (i & 1)
+			ENTER(r, spin);
+		else
+			ENTER(r, halt_loop);
+		go(r);
+		if (i % 3)
+			until(r, 0, 1);
+		stop(r);
+	}
+}
+
+/* ---- INIT and SIPI ---- */
+
+static void send_to(struct rig *r, unsigned cpu, unsigned mode, unsigned vector)
+{
+	struct apic_msg m = { .dest = cpu, .mode = (u8)mode, .vector = (u8)vector };
+
+	apic_bus_send(r->bus, NULL, &m);
+}
+
+static bool counts(struct rig *r, unsigned n)
+{
+	u32 at = count(r, n);
+
+	for (unsigned ms = 0; ms < 300; ms++) {
+		usleep(1000);
+		if (count(r, n) != at)
+			return true;
+	}
+	return false;
+}
+
+FOR_ALL(second_cpu_waits_for_sipi, 2)
+{
+	ENTER(r, spin);
+	go(r);
+	until(r, 0, 1);
+	/* Neither an interrupt nor an NMI gets it going. */
+	send_to(r, 1, APIC_DM_NMI, 0);
+	assert_false(counts(r, 3));
+	assert_int_equal(count(r, 2), 0);
+	send_to(r, 1, APIC_DM_STARTUP, 5);
+	until(r, 3, 1);
+	assert_int_equal(vm_vcpu(r->vm, 1)->index, 1);
+	stop(r);
+	assert_int_equal(vm_vcpu(r->vm, 1)->seg[CS].sel, 0x500);
+}
+
+/* SIPI right behind INIT, a hundred times: neither is lost. */
+FOR_ALL(init_and_sipi_back_to_back, 2)
+{
+	ENTER(r, spin);
+	go(r);
+	for (unsigned i = 0; i < 100; i++) {
+		send_to(r, 1, APIC_DM_INIT, 0);
+		send_to(r, 1, APIC_DM_STARTUP, 5);
+		until(r, 3, count(r, 3) + 1);
+	}
+	stop(r);
+}
+
+/* One that runs forgets a SIPI at once: it must not start after the next INIT. */
+FOR_ALL(sipi_to_a_running_cpu_is_forgotten, 2)
+{
+	ENTER(r, spin);
+	go(r);
+	send_to(r, 1, APIC_DM_STARTUP, 5);
+	until(r, 3, 1);
+	for (unsigned i = 0; i < 3; i++) {
+		send_to(r, 1, APIC_DM_STARTUP, 5);
+		assert_true(counts(r, 3));
+		send_to(r, 1, APIC_DM_INIT, 0);
+		/* It may run on for a moment. */
+		if (counts(r, 3))
+			assert_false(counts(r, 3));
+		send_to(r, 1, APIC_DM_STARTUP, 5);
+		until(r, 3, count(r, 3) + 1);
+	}
+	stop(r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(halted_cpu_wakes_by_an_interrupt),
+		cmocka_unit_test(kick_for_nothing_does_not_end_a_halt),
+		cmocka_unit_test(nmi_wakes_a_halt_with_interrupts_off),
+		cmocka_unit_test(wake_up_is_never_lost),
+		cmocka_unit_test(kicks_of_several_threads_at_once),
+		cmocka_unit_test(interrupt_comes_into_a_loop),
+		cmocka_unit_test(interrupt_waits_for_sti),
+		cmocka_unit_test(nmi_comes_with_interrupts_off),
+		cmocka_unit_test(end_stops_a_guest_that_spins),
+		cmocka_unit_test(end_stops_a_guest_that_sleeps),
+		cmocka_unit_test(first_reason_of_the_end_stays),
+		cmocka_unit_test(end_before_the_start_ends_at_once),
+		cmocka_unit_test(triple_fault_ends_the_machine),
+		cmocka_unit_test(machine_can_be_started_again_and_again),
+		cmocka_unit_test(second_cpu_waits_for_sipi),
+		cmocka_unit_test(init_and_sipi_back_to_back),
+		cmocka_unit_test(sipi_to_a_running_cpu_is_forgotten),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
