@@ -353,7 +353,9 @@ static void invpcid_checks_and_flushes(void **state)
 		{ 0, 5, 0x100000, true, true, true, true },
 		{ 0, 6, 0x100000, true, true, false, false },
 		{ 0, 5, 0x100000, false, false, false, false },
-		{ 0, 5, 0x800000000000, true, false, false, false },
+		/* What is canonical follows the CPU's LA57, not CR4.LA57. */
+		{ 0, 5, 0x800000000000, true, true, false, false },
+		{ 0, 5, 0x100000000000000, true, false, false, false },
 		{ 0, 0x1000, 0x100000, true, false, false, false },
 		{ 1, 5, 0x800000000000, true, true, false, true },
 		{ 1, 6, 0, true, true, false, false },
