@@ -466,7 +466,8 @@ bool copy_insn(struct front *f, const struct insn *in, const u8 *bytes)
 
 	if (rex_ignored(bytes) || !take_apart(f, &p))
 		return false;
-	/* XCHG with RSP would become one with R8: 90 with a REX prefix, which F3 makes PAUSE. */
+	/* XCHG with RSP would become one with R8: 90 with a REX prefix, which F3 makes
+	 * PAUSE. */
 	if (in->mnemonic == ZYDIS_MNEMONIC_XCHG && p.opc_gpr && (in->flags & INSN_REP))
 		return false;
 	if (p.high_byte) {
