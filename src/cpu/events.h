@@ -19,6 +19,9 @@ static inline bool vcpu_event_ready(const struct vcpu *v, u32 ev)
 		return true;
 	if (v->activity == ACT_WAIT_SIPI || v->activity == ACT_SHUTDOWN)
 		return false;
+	/* Traps of the last instruction come first (SDM 3 table 6-2). */
+	if (v->pending_db)
+		return false;
 	if ((ev & EV_NMI) && !v->nmi_blocked && !v->shadow)
 		return true;
 	return (ev & EV_INTR) && (v->flags & RFLAGS_IF) && !v->shadow;

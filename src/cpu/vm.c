@@ -208,6 +208,11 @@ void vcpu_kick(struct vcpu *v, u32 events)
 	pthread_mutex_unlock(&c->wake_lock);
 }
 
+static void event_clear(struct vcpu *v, u32 events)
+{
+	__atomic_and_fetch(&v->events, ~events, __ATOMIC_SEQ_CST);
+}
+
 void vcpu_apic_event(void *vcpu, unsigned lapic_events)
 {
 	static const struct {
@@ -223,6 +228,9 @@ void vcpu_apic_event(void *vcpu, unsigned lapic_events)
 	for (unsigned i = 0; i < ARRAY_SIZE(map); i++)
 		if (lapic_events & map[i].lapic)
 			events |= map[i].vcpu;
+	/* One that came before an INIT is void. */
+	if (events & EV_INIT)
+		event_clear(vcpu, EV_SIPI);
 	vcpu_kick(vcpu, events);
 }
 
@@ -235,11 +243,6 @@ void vcpu_apic_base_changed(struct vcpu *v)
 	v->apic = c->lapic;
 	v->apic_page = c->lapic && lapic_window(c->lapic, &base) ? base : ~UINT64_C(0);
 	tlb_flush_all(v);
-}
-
-static void event_clear(struct vcpu *v, u32 events)
-{
-	__atomic_and_fetch(&v->events, ~events, __ATOMIC_SEQ_CST);
 }
 
 static enum vm_end vm_why(struct vm *vm)
@@ -270,13 +273,28 @@ static void take_init(struct cpu *c)
 		lapic_base_read(c->lapic) & APIC_BASE_BSP ? ACT_RUNNING : ACT_WAIT_SIPI;
 }
 
+/*
+ * A SIPI that pends came after the last INIT, see vcpu_apic_event(). Not while there is
+ * an INIT to be taken first.
+ */
+static bool claim_sipi(struct vcpu *v)
+{
+	u32 ev = vcpu_events(v);
+
+	while ((ev & (EV_INIT | EV_SIPI)) == EV_SIPI)
+		if (__atomic_compare_exchange_n(&v->events, &ev, ev & ~(u32)EV_SIPI,
+						false, __ATOMIC_SEQ_CST,
+						__ATOMIC_SEQ_CST))
+			return true;
+	return false;
+}
+
 /* SIPI: real mode at vector * 4 KiB. Ignored by a CPU that does not wait. */
 static void take_sipi(struct cpu *c)
 {
 	struct vcpu *v = &c->v;
 	u8 vector;
 
-	event_clear(v, EV_SIPI);
 	if (v->activity != ACT_WAIT_SIPI)
 		return;
 	vector = lapic_sipi_vector(c->lapic);
@@ -336,8 +354,7 @@ static void take_events(struct cpu *c)
 		event_clear(v, EV_SMI);
 	if ((ev & EV_INIT) && c->lapic)
 		take_init(c);
-	/* As seen before: one that came since belongs to an INIT that came since. */
-	if ((ev & EV_SIPI) && c->lapic)
+	if (c->lapic && claim_sipi(v))
 		take_sipi(c);
 	if (v->activity == ACT_WAIT_SIPI || v->activity == ACT_SHUTDOWN)
 		return;

@@ -209,6 +209,7 @@ bool cr8_write(struct vcpu *v, u64 val)
 {
 	if (v->cpl || (val & ~UINT64_C(0xf)))
 		return raise_gp0(v);
+	vcpu_park(v);
 	if (v->platform && v->platform->cr8_write)
 		v->platform->cr8_write(v->platform_opaque, (u8)val);
 	return true;
@@ -216,6 +217,7 @@ bool cr8_write(struct vcpu *v, u64 val)
 
 u64 cr8_read(struct vcpu *v)
 {
+	vcpu_park(v);
 	if (v->platform && v->platform->cr8_read)
 		return v->platform->cr8_read(v->platform_opaque) & 0xf;
 	return 0;

@@ -125,8 +125,9 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *zi, unsigned co
 		.flags = p.flags,
 		.base = GPR_ZERO,
 		.index = GPR_ZERO,
-		.vex = !legacy,
 	};
+	if (!legacy)
+		in->flags |= INSN_VEX;
 	if (code_size == 8)
 		in->flags |= INSN_MODE64;
 	if (rex && zi->raw.rex.W)

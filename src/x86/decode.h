@@ -31,13 +31,15 @@ enum {
 	INSN_MODE64 = 1 << 4,
 	INSN_REXW = 1 << 5,
 	INSN_OPSIZE = 1 << 6, /* 66 prefix present */
+	INSN_VEX = 1 << 7,    /* VEX, EVEX or XOP encoded */
 };
 
 struct insn {
 	op_fn *fn;
 	u64 imm; /* immediate, sign-extended to 64 bits; moffs address; far pointer offset
 		  */
-	i32 disp;   /* RIP-relative: counted from v->rip at the start of the block */
+	/* RIP-relative: counted from v->rip at the start of the block, so of 33 bits. */
+	i64 disp;
 	u16 ip_off; /* of this instruction from the start of its block */
 	u8 len;
 	u8 opsize;      /* effective operand size in bytes: 1, 2, 4, 8 */
@@ -56,9 +58,7 @@ struct insn {
 	u8 modrm;
 	u16 mnemonic; /* ZydisMnemonic */
 	u16 imm2;     /* ENTER level, far pointer selector */
-	u8 vex;       /* VEX, EVEX or XOP encoded */
-	u8 pad;
-	u32 aux; /* the engine's: index of a native stub or the like */
+	u32 aux;      /* the engine's: index of a native stub or the like */
 };
 
 enum decode_status { DECODE_OK, DECODE_UD, DECODE_TOO_LONG, DECODE_MORE };

@@ -28,7 +28,7 @@
 #define CODE_AT          (ARENA + 0x4000)
 #define CODE_ROOM        0x800
 #define DEFAULT_SECONDS  40
-#define DEFAULT_PROGRAMS 400000
+#define DEFAULT_PROGRAMS 100000
 
 enum item_kind { ITEM_PLAIN, ITEM_JCC, ITEM_JMP, ITEM_LOOP, ITEM_CALL, ITEM_RET };
 

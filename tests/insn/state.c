@@ -4,6 +4,7 @@
  */
 #include "state.h"
 
+#include <cpuid.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +24,17 @@ const struct ldt_entry ldt_entries[SEL_LDT_COUNT] = {
 u64 sel_base(u16 sel)
 {
 	return (sel & 4) && sel >> 3 < SEL_LDT_COUNT ? ldt_entries[sel >> 3].base : 0;
+}
+
+static bool host_is_amd(void)
+{
+	/* Asked once: CPUID is slow on a virtual host. */
+	static unsigned vendor;
+	unsigned a, c, d;
+
+	if (!vendor)
+		__get_cpuid(0, &a, &vendor, &c, &d);
+	return vendor == signature_AMD_ebx;
 }
 
 static u64 get64(const u8 *p)
@@ -64,6 +76,8 @@ void state_normalize(struct state *s, enum mode mode)
 	if (!(s->xsave[XSAVE_FSW] & 0x80)) {
 		memset(s->xsave + XSAVE_FOP, 0, 2);
 		memset(s->xsave + XSAVE_FDP, 0, 8);
+		if (host_is_amd())
+			memset(s->xsave + XSAVE_FIP, 0, 8);
 	}
 	memset(s->xsave + 416, 0, 160); /* unused bytes and header */
 	memset(s->xsave + 832, 0, XSAVE_OPMASK - 832);

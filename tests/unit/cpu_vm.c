@@ -55,7 +55,7 @@ PROGRAM(on_interrupt, "inc dword ptr [0x3004]\n"
 		      "iret\n");
 PROGRAM(on_nmi, "inc dword ptr [0x3008]\n"
 		"iret\n");
-PROGRAM(on_sipi, "1: inc dword ptr cs:[0x300c - 0x5000]\n"
+PROGRAM(on_sipi, "1: inc dword ptr [0x300c]\n"
 		 "jmp 1b\n");
 
 PROGRAM(halt_loop, "1: inc dword ptr [0x3000]\n"
@@ -108,7 +108,12 @@ struct rig {
 	unsigned ended; /* atomic: calls of the end callback */
 };
 
-static const struct engine *const engines[] = { &engine_interp, &engine_translate };
+static const struct engine *const engines[] = {
+	&engine_interp,
+#ifndef __SANITIZE_ADDRESS__ /* translated code has a stack of its own */
+	&engine_translate,
+#endif
+};
 
 static void cpu_event(void *opaque, unsigned events)
 {
@@ -476,12 +481,20 @@ FOR_ALL(first_reason_of_the_end_stays, 1)
 	assert_int_equal(r->ended, 1);
 }
 
-FOR_ALL(end_before_the_start_ends_at_once, 1)
+/* Without a reset in between it goes on where it was, also in a HLT. */
+FOR_ALL(machine_goes_on_after_a_stop, 1)
 {
-	ENTER(r, spin);
-	vm_end(r->vm, VM_STOPPED);
-	go(r);
-	assert_int_equal(vm_join(r->vm), VM_STOPPED);
+	ENTER(r, halt_loop);
+	for (u32 i = 1; i <= 20; i++) {
+		__atomic_store_n(&r->ended, 0, __ATOMIC_SEQ_CST);
+		go(r);
+		until(r, 0, i);
+		if (i & 1)
+			usleep(1000);
+		lapic_post(r->lapic[0], VECTOR, false);
+		until(r, 1, i);
+		stop(r);
+	}
 }
 
 FOR_ALL(triple_fault_ends_the_machine, 2)
@@ -597,7 +610,7 @@ int main(void)
 		cmocka_unit_test(end_stops_a_guest_that_spins),
 		cmocka_unit_test(end_stops_a_guest_that_sleeps),
 		cmocka_unit_test(first_reason_of_the_end_stays),
-		cmocka_unit_test(end_before_the_start_ends_at_once),
+		cmocka_unit_test(machine_goes_on_after_a_stop),
 		cmocka_unit_test(triple_fault_ends_the_machine),
 		cmocka_unit_test(machine_can_be_started_again_and_again),
 		cmocka_unit_test(second_cpu_waits_for_sipi),

@@ -5,6 +5,8 @@
  */
 #include "translate_box.h"
 
+#include <pthread.h>
+
 #define RUN(prog, level, prep)                                                           \
 	struct end r;                                                                    \
 	run_program(&(struct program){ #prog, prog, prog##_end, level, prep }, &r)
@@ -538,6 +540,53 @@ static void data_beside_code(void **state)
 	free(r.ram);
 }
 
+/* Another thread changes the bytes all the time. */
+struct changer {
+	u8 *byte;
+	int stop; /* atomic */
+};
+
+static void *change(void *arg)
+{
+	struct changer *c = arg;
+
+	while (!__atomic_load_n(&c->stop, __ATOMIC_SEQ_CST)) {
+		__atomic_store_n(c->byte, 0x05, __ATOMIC_SEQ_CST);
+		__atomic_store_n(c->byte, 0xc8, __ATOMIC_SEQ_CST);
+	}
+	return NULL;
+}
+
+/* BSWAP EAX or SYSCALL, which is not enabled; on the host it would be exit(99). */
+PROGRAM(changing, "mov eax, 60\n mov edi, 99\n .byte 0x0f, 0xc8\n int3");
+
+static void bytes_that_change_while_they_are_decoded(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(all_engines); i++) {
+		const struct engine *e = all_engines[i];
+		struct box *b = engine_box_new(e);
+		struct changer c = { .byte = b->ram + CODE + 11 };
+		pthread_t thread;
+		struct end r;
+
+		pthread_create(&thread, NULL, change, &c);
+		for (unsigned n = 0; n < 60; n++) {
+			engine_box_start(e, b, 3);
+			b->v->efer &= ~(u64)EFER_SCE;
+			memcpy(b->ram + CODE, changing,
+			       (size_t)(changing_end - changing));
+			engine_box_run(e, b, &r);
+			free(r.ram);
+			assert_in_set(r.vector,
+				      ((LargestIntegralType[]){ VEC_BP, VEC_UD }), 2);
+		}
+		__atomic_store_n(&c.stop, 1, __ATOMIC_SEQ_CST);
+		pthread_join(thread, NULL);
+		engine_box_free(e, b);
+	}
+}
+
 /* Two pages of code, one linear page that shows one or the other. */
 static void two_code_pages(struct box *b)
 {
@@ -700,6 +749,7 @@ int main(void)
 		cmocka_unit_test(masks_and_broadcasts),
 		cmocka_unit_test(code_changed_ahead_is_seen),
 		cmocka_unit_test(data_beside_code),
+		cmocka_unit_test(bytes_that_change_while_they_are_decoded),
 		cmocka_unit_test(a_page_remapped_under_a_loop),
 		cmocka_unit_test(code_that_may_not_be_executed_any_more),
 		cmocka_unit_test(blocks_at_the_end_of_a_page),

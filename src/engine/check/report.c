@@ -118,8 +118,6 @@ static void report_memory(const struct check *c)
 void check_report(const struct check *c, const struct block *b,
 		  const struct tr_code *code, u64 pc, enum difference d)
 {
-	const u8 *bytes = phys_host(c->v->phys, b->gpa, b->bytes, false);
-
 	log_error("check: %s after the block at %llx (%u instructions, CPL %s)", why[d],
 		  (unsigned long long)pc, b->insns, b->mode & 16 ? "3" : "0 to 2");
 	log_error("check: the interpreter %s, the translator %s", left_names[c->left[0]],
@@ -128,8 +126,7 @@ void check_report(const struct check *c, const struct block *b,
 	report_registers("translator", c->v);
 	report_fields(c->s, c->v);
 	report_memory(c);
-	if (bytes)
-		report_code("guest code", bytes, b->bytes, pc);
+	report_code("guest code", b->text, b->bytes, pc);
 	report_code("host code", (const u8 *)(uintptr_t)code->entry, code->size,
 		    code->entry);
 	report_code("host code, seldom run", (const u8 *)(uintptr_t)code->cold,

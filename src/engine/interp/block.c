@@ -20,9 +20,10 @@
 #include "x86/stats.h"
 
 #define ARENA_SIZE MiB(32)
+#define TEXT_MAX   (BLOCK_MAX_INSNS * 15)
 /* The most one block and two code pages can take. */
 #define BLOCK_ROOM                                                                       \
-	(sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) +            \
+	(sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) + TEXT_MAX + \
 	 2 * sizeof(struct code_page) + 64)
 
 /* What a jump cache entry points to when it is empty: matches no mode. */
@@ -361,17 +362,17 @@ static bool fill_from_page(struct vcpu *v, struct block *b, const u8 *bytes,
 }
 
 /* One instruction that reaches into the next page, or is not in RAM at all. */
-static bool fill_single(struct vcpu *v, struct block *b, gva_t lin)
+static bool fill_single(struct vcpu *v, struct block *b, gva_t lin, u8 *bytes)
 {
-	u8 bytes[15];
-	unsigned first = (unsigned)MIN(sizeof(bytes), PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+	const unsigned most = 15;
+	unsigned first = (unsigned)MIN(most, PAGE_SIZE - (b->gpa & ~PAGE_MASK));
 	enum decode_status s;
 	struct insn in;
 	gpa_t gpa2;
 
 	phys_read_all(v->phys, b->gpa, bytes, first);
 	s = decode(bytes, first, b->mode & 15, &in);
-	if (s == DECODE_MORE && first < sizeof(bytes)) {
+	if (s == DECODE_MORE && first < most) {
 		gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
 
 		if (!in_long_mode(v))
@@ -382,9 +383,9 @@ static bool fill_single(struct vcpu *v, struct block *b, gva_t lin)
 		if (!fetch_translate(v, next, &gpa2))
 			return false;
 		page_mark(v, gpa2);
-		phys_read_all(v->phys, gpa2, bytes + first, sizeof(bytes) - first);
+		phys_read_all(v->phys, gpa2, bytes + first, most - first);
 		b->page2 = gpa2 & PAGE_MASK;
-		s = decode(bytes, sizeof(bytes), b->mode & 15, &in);
+		s = decode(bytes, most, b->mode & 15, &in);
 	}
 	if (s == DECODE_OK) {
 		bind(v, bytes, &in);
@@ -399,8 +400,11 @@ static bool fill_single(struct vcpu *v, struct block *b, gva_t lin)
 static void keep(struct block_cache *c, struct block *b)
 {
 	unsigned h = block_hash(b->gpa);
+	u8 *text = (u8 *)&b->insn[b->insns + 1u];
 
-	arena_take(c, sizeof(*b) + (b->insns + 1u) * sizeof(struct insn));
+	arena_take(c, sizeof(*b) + (b->insns + 1u) * sizeof(struct insn) + b->bytes);
+	memcpy(text, b->text, b->bytes);
+	b->text = text;
 	b->hash_next = c->hash[h];
 	c->hash[h] = b;
 	page_add(c, b->gpa & PAGE_MASK, b);
@@ -413,7 +417,8 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 							  gva_t lin, gpa_t gpa, u8 mode)
 {
 	struct vcpu *v = c->v;
-	unsigned avail = (unsigned)(PAGE_SIZE - (gpa & ~PAGE_MASK));
+	u8 text[TEXT_MAX];
+	unsigned avail = (unsigned)MIN(sizeof(text), PAGE_SIZE - (gpa & ~PAGE_MASK));
 	const u8 *bytes = phys_host(v->phys, gpa, avail, false);
 	struct block *b = bytes ? (struct block *)(void *)(c->arena + c->used) : c->once;
 
@@ -424,13 +429,19 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	b->once = !bytes;
 	b->count = 0;
 	b->code = NULL;
+	b->text = text;
 	page_mark(v, gpa);
-	if ((!bytes || !fill_from_page(v, b, bytes, avail)) && !fill_single(v, b, lin))
+	if (bytes)
+		memcpy(text, bytes, avail);
+	if ((!bytes || !fill_from_page(v, b, text, avail)) &&
+	    !fill_single(v, b, lin, text))
 		return NULL;
 	terminate(b);
 	v->stats->blocks_decoded++;
 	if (bytes)
 		keep(c, b);
+	else
+		b->text = NULL;
 	return b;
 }
 

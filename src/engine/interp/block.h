@@ -4,12 +4,19 @@
  *   linear RIP --jump cache--> block <--hash-- (physical address, mode)
  *                                ^--list-- code page
  *
- * I1  A block's instructions are what memory holds: each page with a block is marked
+ * I1 A block's instructions are what memory holds: each page with a block is marked
  * PAGE_CODE, and a write to it kills the blocks it overlaps before the next instruction
- * starts. I2  A dead block has mode BLOCK_DEAD, so no lookup finds it, and all its
- * instructions lead out of it; its memory stays until block_flush(). I3  The jump cache
- * is emptied when linear addresses may translate differently. I4  block_flush() runs only
- * between blocks.
+ * starts.
+ *
+ * I2 A dead block has mode BLOCK_DEAD, so no lookup finds it, and all its instructions
+ * lead out of it; its memory stays until block_flush().
+ *
+ * I3 The jump cache is emptied when linear addresses may translate differently.
+ *
+ * I4 block_flush() runs only between blocks.
+ *
+ * I5 Bytes are fetched from memory once. Somebody else may be writing to them, and what
+ * is looked at a second time would not be what was checked.
  *
  * Thread: the owner of the vCPU; block_written() any thread.
  */
@@ -34,6 +41,7 @@ struct block {
 	bool once; /* not from RAM: not kept */
 	u16 count; /* times it was found, for an engine that translates what is hot */
 	struct tr_code *code; /* that engine's translation, or NULL */
+	const u8 *text;       /* the bytes as they were decoded; not of 'once' */
 	struct insn insn[];   /* the last one is no instruction, but leads out */
 };
 

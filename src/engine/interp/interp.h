@@ -18,7 +18,7 @@ op_fn *bind_insn(const struct insn *in);
 
 static inline u64 ea(const struct vcpu *v, const struct insn *in)
 {
-	u64 a = v->gpr[in->base] + (v->gpr[in->index] << in->scale) + (u64)(i64)in->disp;
+	u64 a = v->gpr[in->base] + (v->gpr[in->index] << in->scale) + (u64)in->disp;
 
 	return a & size_mask(in->adsize);
 }

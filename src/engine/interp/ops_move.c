@@ -229,7 +229,7 @@ static enum op_result lea(struct vcpu *v, const struct insn *in)
 static enum op_result lea64(struct vcpu *v, const struct insn *in)
 {
 	v->gpr[in->reg] =
-		v->gpr[in->base] + (v->gpr[in->index] << in->scale) + (u64)(i64)in->disp;
+		v->gpr[in->base] + (v->gpr[in->index] << in->scale) + (u64)in->disp;
 	return OP_NEXT;
 }
 

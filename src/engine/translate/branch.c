@@ -54,7 +54,7 @@ static void emit_link(struct front *f, i64 target, bool backward)
 		emit_mov_rr(e, H_RCX, T_KEEP);
 	}
 	l->at = emit_jmp(e, 0);
-	l->target = (u32)target;
+	l->target = (f->b->gpa & PAGE_MASK) + (u64)target;
 	l->next = NULL;
 	le_store(l->at, 0, 4);
 	/* The exit, asking for a link. */

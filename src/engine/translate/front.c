@@ -184,7 +184,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	struct front *f;
 	struct tr_code *code;
 	struct emit hot;
-	unsigned insns = t->options.one ? 1 : b->insns;
+	unsigned insns = t->options.one ? 1 : b->insns, called = 0;
 	const struct insn *last = &b->insn[insns - 1];
 
 	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(8) ||
@@ -204,7 +204,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	f->t = t;
 	f->e = t->hot;
 	f->b = b;
-	f->bytes = phys_host(t->v->phys, b->gpa, b->bytes, false);
+	f->bytes = b->text;
 	f->mode = t->v->cpl == 3;
 	f->idx = t->v->cpl == 3 ? MMU_USER : MMU_KERNEL;
 	f->start = (u32)(b->gpa & ~PAGE_MASK);
@@ -216,10 +216,13 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	code->entry = emit_exec(&f->e);
 	code->links = NULL;
 
-	for (unsigned i = 0; i < insns; i++)
+	for (unsigned i = 0; i < insns; i++) {
+		called = f->call_outs;
 		translate_insn(f, &b->insn[i]);
-	/* What runs on behind the last instruction. */
-	if (!block_insn_ends(last))
+	}
+	/* What runs on behind the last instruction: one that is called may also do so
+	 * where it ends the block (MOV CR2). */
+	if (!block_insn_ends(last) || f->call_outs != called)
 		branch_to(f, last + 1, (i64)f->start + last->ip_off + last->len);
 	hot = f->e;
 	f->e = t->cold;

@@ -27,7 +27,7 @@ struct front {
 	struct translator *t;
 	struct emit e; /* the main part; while emit_cold() runs, the seldom-run part */
 	const struct block *b;
-	const u8 *bytes; /* of the block's code, in guest memory */
+	const u8 *bytes; /* of the block's code */
 	unsigned mode;   /* index of tr_jumps */
 	enum mmu_idx idx;
 	u32 start; /* offset of the block from its page */

@@ -19,15 +19,16 @@ bool memop_address(struct front *f, const struct insn *in)
 	struct emit *e = &f->e;
 	bool wide = in->adsize == 8;
 	unsigned base = NO_REG, index = NO_REG;
-	i32 disp = in->disp;
+	i64 wanted = in->disp + (in->base == GPR_RIP ? (i64)f->start : 0);
+	i32 disp = (i32)wanted;
 
-	if (in->adsize == 2)
+	/* Nearly 2 GiB from RIP, counted from the page: past what LEA reaches. */
+	if (in->adsize == 2 || disp != wanted)
 		return false;
 	if (in->base == GPR_RIP) {
 		/* in->disp counts from the block's start. */
 		emit_load_rsp(e, T_ADDR, FRAME(f->t, page_lin));
 		base = T_ADDR;
-		disp += (i32)f->start;
 	} else if (in->base != GPR_ZERO) {
 		base = in_memory(in->base) ? T_ADDR : home(in->base);
 		if (in_memory(in->base))

@@ -325,7 +325,7 @@ static enum step run_one(struct translator *t)
 		if (!t->options.run_block(t, b))
 			return STEP_FAILED;
 	} else {
-		if (link && link->target == (v->rip & ~PAGE_MASK))
+		if (link && link->target == b->gpa)
 			link_to(t, link, code);
 		jumps_add(t, v->rip, code->entry);
 		translate_enter(t, code);
@@ -382,8 +382,10 @@ static void kick(void *translator)
 {
 	struct translator *t = translator;
 
-	__atomic_store_n(&t->f->kicked, 1, __ATOMIC_SEQ_CST);
+	/* In this order: where the loop takes it back it finds both, or comes round
+	 * again. */
 	__atomic_store_n(&t->f->jump_mask, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&t->f->kicked, 1, __ATOMIC_SEQ_CST);
 }
 
 void translate_kick(struct vcpu *v)

@@ -5,23 +5,30 @@
  * in the host's vector registers. What is not translated is executed by the interpreter's
  * function for that instruction, called from translated code.
  *
- *   host rsp        struct vcpu; below it the engine's stack, behind it struct frame
- *   host r8         guest RSP
- *   host r9 r10 r11 scratch: address; TLB slot, addend or rm operand; saved RCX or reg
- * operand all others      the guest register of the same name guest R8..R11   in memory,
- * vcpu.gpr[]
+ *   host rsp    struct vcpu; below it the engine's stack, behind it struct frame
+ *   host r8     guest RSP
+ *   host r9     scratch: address
+ *   host r10    scratch: TLB slot, addend or rm operand
+ *   host r11    scratch: saved RCX or reg operand
+ *   all others  the guest register of the same name
+ *
+ * Guest R8 to R11 are in memory, vcpu.gpr[].
  *
  * Translated code hangs on the interpreter's blocks: the same key, the same instructions,
  * the same invalidation (engine/interp/block.h).
  *
- * T1  At every instruction boundary of translated code the guest's state is complete:
+ * T1 At every instruction boundary of translated code the guest's state is complete:
  * registers as above, flags in EFLAGS, RIP known from the place in the code. So any
- * instruction may be left before it has done anything, for the slow way or a fault. T2
- * Code is translated for a privilege (user, other), and entered only at that one. T3  A
- * direct link stays within one page: source and target then have the same mapping.
+ * instruction may be left before it has done anything, for the slow way or a fault.
+ *
+ * T2 Code is translated for a privilege (user, other), and entered only at that one.
+ *
+ * T3 A direct link stays within one page: source and target then have the same mapping.
  * Everything else looks the target up by linear address, in a table that is emptied when
- * translations of addresses change. T4  Each loop of translated code passes a place where
- * a kick gets it out: backward links and table look-ups.
+ * translations of addresses change.
+ *
+ * T4 Each loop of translated code passes a place where a kick gets it out: backward links
+ * and table look-ups.
  *
  * Thread: the owner of the vCPU; translate_kick() any thread.
  */
@@ -61,7 +68,7 @@ struct tr_jumps {
 /* A jump to a place in the same page, and its exit until it is linked. */
 struct tr_link {
 	u8 *at;               /* the rel32, in the writable view */
-	u32 target;           /* offset from the page */
+	gpa_t target;         /* of its first byte: a mapping may change meanwhile (T3) */
 	struct tr_link *next; /* others that lead to the same code */
 };
 
