@@ -18,6 +18,7 @@
 #include "engine/interp/interp.h"
 #include "engine/interp/native.h"
 #include "engine/interp/step.h"
+#include "engine/interp/stub.h"
 #include "engine/interp/vector.h"
 #include "engine/translate/translate.h"
 #include "host/execmem.h"
@@ -169,6 +170,19 @@ static u64 leave_with(struct translator *t, int outcome)
 	return 1;
 }
 
+/* It was executed, so the state allows it. */
+static bool needs_vectors(const struct vcpu *v, const struct insn *in)
+{
+	return in->aux && stub_of(v, in)->cls >= NC_MMX;
+}
+
+/* May translated code use the registers, without asking CR0? FWAIT makes them live whatever it says, and
+ * CLTS may come and go without check_assumptions(). */
+static bool vectors_usable(const struct vcpu *v)
+{
+	return v->vec_live && !(v->cr0 & (CR0_TS | CR0_EM));
+}
+
 u64 translate_call_out(struct vcpu *v, const struct insn *in)
 {
 	struct translator *t = translator_of(v);
@@ -190,10 +204,11 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 			v->rip = next_ip(v, in);
 			return leave_with(t, TR_GO_ON);
 		}
-		/* Code that has found the vectors live relies on it. */
-		if (live && !v->vec_live)
+		/* Code that has found the vectors live relies on it, and so does what
+		 * follows the instruction that asked. */
+		if ((live || needs_vectors(v, in)) && !v->vec_live)
 			vec_load(v);
-		f->vec_parked = !v->vec_live;
+		f->vec_parked = !vectors_usable(v);
 		f->flags_in = cc_to_ax(v->cc);
 		return 0;
 	case OP_JUMP: return leave_with(t, TR_GO_ON);
@@ -245,7 +260,7 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 
 	f->page_lin = v->rip & PAGE_MASK;
 	f->flags_in = cc_to_ax(v->cc);
-	f->vec_parked = !v->vec_live;
+	f->vec_parked = !vectors_usable(v);
 	f->left_by_call = 0;
 	v->stats->code_entered++;
 	t->outcome = TR_GO_ON;
