@@ -146,18 +146,34 @@ static void single_step(void)
 	write_dr6(0xffff0ff0);
 }
 
-/* SYSCALL does not work here on Intel's; on AMD's it goes to CSTAR. */
+/* SYSCALL does not work here on Intel's; on AMD's it goes to CSTAR, and SYSRET comes
+ * back. */
+void cstar_entry(void);
+__asm__(".text\n"
+	"cstar_entry:\n\t"
+	"mov %rcx, seen(%rip)\n\t"
+	"mov %cs, %eax\n\t"
+	"mov %rax, seen + 8(%rip)\n\t"
+	"mov $0x99, %eax\n\t"
+	"sysretl\n");
+static volatile word seen[2] UNUSED;
+
 static void syscall(void)
 {
 	LABEL(c_syscall);
 
 	wrmsr(0xc0000080, rdmsr(0xc0000080) | 1);
-	if (cpu_is_amd()) {
-		skip("AMD");
+	wrmsr(0xc0000081, (u64)KCODE << 32 | (u64)UCODE32 << 48);
+	wrmsr(0xc0000083, (word)cstar_entry);
+	if (!cpu_is_amd()) {
+		RUN(c_syscall);
+		want_at(UD, 0, c_syscall);
 		return;
 	}
-	RUN(c_syscall);
-	want_at(UD, 0, c_syscall);
+	want_equal(RUN(c_syscall), 0x99);
+	want_equal(trap.vector, NONE);
+	want_equal(seen[0], USER(c_syscall) + 2);
+	want_equal(seen[1], KCODE);
 }
 
 void sysenter_entry(void);
@@ -167,12 +183,16 @@ __asm__(".text\n"
 	"mov %cs, %eax\n\t"
 	"mov %rax, seen + 8(%rip)\n\t"
 	"sysexit\n"); /* to 32-bit code */
-static volatile word seen[2] UNUSED;
 
 static void sysenter(void)
 {
+	LABEL(c_sysenter);
+
 	if (cpu_is_amd()) {
-		skip("AMD");
+		/* Behind two MOVs. */
+		RUN(c_sysenter);
+		want_equal(trap.vector, UD);
+		want(trap.ip > (word)c_sysenter);
 		return;
 	}
 	wrmsr(0x174, KCODE);

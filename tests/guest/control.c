@@ -212,7 +212,8 @@ static void msr_values(void)
 		{ 0xc0000100, 0x1000, hole }, /* FS_BASE */
 #endif
 		{ 0xc0000102, 0xffffffff80000000, 0x8000000000000000 },
-		{ 0xc0000103, 0x12345678, 0x100000000 }, /* TSC_AUX */
+		/* AMD's drops the upper half. */
+		{ 0xc0000103, 0x12345678, cpu_is_amd() ? 0 : 0x100000000 }, /* TSC_AUX */
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {

@@ -164,6 +164,7 @@ static void ins_outs_faults(void)
  */
 static void overlap(void)
 {
+	u8 model[64];
 	volatile u8 *p;
 	word si, di, c;
 
@@ -208,25 +209,24 @@ static void overlap(void)
 			if (p[PAGE - 32 + i] != (u8)(i % size + 1))
 				fail("size %u byte %u is %x", size, i, p[PAGE - 32 + i]);
 	}
-	/* By 1 of 4: not a multiple of the element. */
+	/* By 1 with elements of 4: as the elements come one after the other. */
 	for (unsigned i = 0; i < 64; i++)
-		p[i] = (u8)i;
+		p[i] = model[i] = (u8)i;
+	for (unsigned k = 0; k < 8; k++) {
+		u8 element[4];
+
+		for (unsigned i = 0; i < 4; i++)
+			element[i] = model[4 * k + i];
+		for (unsigned i = 0; i < 4; i++)
+			model[4 * k + 1 + i] = element[i];
+	}
 	si = base;
 	di = base + 1;
 	c = 8;
 	__asm__ volatile("rep movsl" : "+S"(si), "+D"(di), "+c"(c) : : "memory");
-	for (unsigned i = 0; i < 33; i++) {
-		/* Element k reads bytes 4k to 4k+3, of which the first was written by
-		 * k-1. */
-		u8 want_byte = (u8)(i == 0             ? 0
-				    : (i - 1) % 4 == 0 ? (i - 1 ? 0 : 0)
-						       : i - 1);
-
-		if ((i - 1) % 4 == 0 && i > 1)
-			want_byte = p[i - 1];
-		if (p[i] != want_byte)
-			fail("byte %u is %x want %x", i, p[i], want_byte);
-	}
+	for (unsigned i = 0; i < 64; i++)
+		if (p[i] != model[i])
+			fail("byte %u is %x want %x", i, p[i], model[i]);
 	unmap();
 }
 
@@ -341,50 +341,100 @@ static void cmpxchg16b(void)
 }
 #endif
 
-/* Multi-access instructions are checked as a whole: PUSHA, ENTER, PUSH m, CALL m, POP m.
+/*
+ * Instructions of several accesses leave the stack pointer where it was when one of them
+ * faults. At CPL 3, as the trap needs a stack; below 'base' there is nothing.
  */
-static void whole(void)
+#define STACK_FAULT(sp, insn)                                                            \
+	TRY("mov %0, %%" W_SP, insn,                                                     \
+	    :                                                                            \
+	    : "r"(sp), "r"(user_offset(base + 2 * PAGE))                                 \
+	    : "memory")
+
+static word stack_faults_user(word arg)
 {
-	word saved = 0x1234, m;
+	word low = user_offset(base), high = user_offset(base + 2 * PAGE);
 
-	map_two();
+	(void)arg;
+	STACK_FAULT(low + 2, "push %1");
+	want_fault(PF, 6);
+	want_equal(trap.sp, low + 2);
+	STACK_FAULT(low, "call 1f; 1:");
+	want_fault(PF, 6);
+	want_equal(trap.sp, low);
+	STACK_FAULT(high - 2, "pop %1");
+	want_fault(PF, 4);
+	want_equal(trap.sp, high - 2);
+	STACK_FAULT(high, "ret");
+	want_fault(PF, 4);
+	want_equal(trap.sp, high);
+	/* POP m: the address faults, not the stack; PUSH m: either. */
+	STACK_FAULT(low + 64, "pop (%1)");
+	want_fault(PF, 6);
+	want_equal(trap.sp, low + 64);
+	want_equal(trap.cr2, base + 2 * PAGE);
+	STACK_FAULT(low + 64, "push (%1)");
+	want_fault(PF, 4);
+	want_equal(trap.sp, low + 64);
+	STACK_FAULT(low + 64, "call *(%1)");
+	want_fault(PF, 4);
+	want_equal(trap.sp, low + 64);
+	STACK_FAULT(low + 2, "enter $0, $0");
+	want_fault(PF, 6);
+	want_equal(trap.sp, low + 2);
+	/* The new top is looked at too. */
+	STACK_FAULT(low + 64, "enter $128, $0");
+	want_fault(PF, 6);
+	want_equal(trap.sp, low + 64);
+	STACK_FAULT(low + 2, "pushf");
+	want_fault(PF, 6);
+	STACK_FAULT(high, "popf");
+	want_fault(PF, 4);
 #if !W64
-	{
-		/* From an ESP near the start of the first page: half fits. */
-		volatile u32 *p = (volatile u32 *)base;
-
-		p[0] = p[1] = 0xaaaaaaaa;
-		(void)p;
-	}
+	STACK_FAULT(low + 16, "pusha");
+	want_fault(PF, 6);
+	want_equal(trap.sp, low + 16);
+	STACK_FAULT(high - 16, "popa");
+	want_fault(PF, 4);
+	want_equal(trap.sp, high - 16);
 #endif
-	/* POP m: the address uses ESP after the increment; a fault leaves ESP alone. */
-	TRY("", "push %1; pop (%0); pop %1",
-	    :
-	    : "r"(base + 2 * PAGE), "r"(saved)
-	    : "memory");
-	want_vector(PF, 2);
-	m = base + 2 * PAGE - sizeof(word);
-	*(volatile word *)m = 0;
-	TRY("push %1", "pop (%0); lea -%c2(%%" W_SP "), %%" W_SP "; add %3, %%" W_SP,
-	    :
-	    : "r"(m), "r"(saved), "i"(sizeof(word)), "i"(sizeof(word))
-	    : "memory", "cc");
-	want_none();
-	want_equal(*(volatile word *)m, saved);
+	return 0;
+}
+
+static void stack_faults(void)
+{
+	map_two();
+	user_run(stack_faults_user, 0);
 	unmap();
 }
 
+/* POP m takes the address after the increment of the stack pointer. */
+static void pop_to_the_stack(void)
+{
+	static word seen[2];
+
+	__asm__ volatile("push $5\n\t"
+			 "push $7\n\t"
+			 "pop (%%" W_SP ")\n\t" /* over the 5 */
+			 "pop %0\n\t"
+			 "push $9\n\t"
+			 "push (%%" W_SP ")\n\t"
+			 "pop %1\n\t"
+			 "add %2, %%" W_SP
+			 : "=m"(seen[0]), "=m"(seen[1])
+			 : "i"(sizeof(word))
+			 : "memory", "cc");
+	want_equal(seen[0], 7);
+	want_equal(seen[1], 9);
+}
+
 const struct test_case cases[] = {
-	CASE(stos_faults, "SDM 2 REP"),
-	CASE(movs_faults, "SDM 2 REP"),
-	CASE(scas_cmps_faults, "SDM 2 REP"),
-	CASE(ins_outs_faults, "SDM 2 INS, OUTS"),
+	CASE(stos_faults, "SDM 2 REP"),      CASE(movs_faults, "SDM 2 REP"),
+	CASE(scas_cmps_faults, "SDM 2 REP"), CASE(ins_outs_faults, "SDM 2 INS, OUTS"),
 	CASE(overlap, "SDM 2 MOVS"),
 #if W64
-	CASE(address_size, "SDM 2 REP"),
-	CASE(cmpxchg16b, "SDM 2 CMPXCHG16B"),
+	CASE(address_size, "SDM 2 REP"),     CASE(cmpxchg16b, "SDM 2 CMPXCHG16B"),
 #endif
-	CASE(lock_crossing, "SDM 3 8.1.2"),
-	CASE(whole, "SDM 2 POP"),
-	CASES_END,
+	CASE(lock_crossing, "SDM 3 8.1.2"),  CASE(stack_faults, "SDM 2 PUSH, ENTER"),
+	CASE(pop_to_the_stack, "SDM 2 POP"), CASES_END,
 };
