@@ -83,9 +83,10 @@ static bool translate(struct vcpu *v, gva_t lin, unsigned len, enum access acc,
 
 	p->lin = lin;
 	p->len = len;
-	if ((acc == ACC_WRITE ? t->write : t->read)[slot] == tlb_tag(lin & PAGE_MASK)) {
-		p->hit.host = (u8 *)(lin + t->addend[slot]);
-		p->hit.gpa = t->gpa[slot] | (lin & ~PAGE_MASK);
+	if ((acc == ACC_WRITE ? t->entry[slot].write : t->entry[slot].read) ==
+	    tlb_tag(lin & PAGE_MASK)) {
+		p->hit.host = (u8 *)(lin + t->entry[slot].addend);
+		p->hit.gpa = t->info[slot].gpa | (lin & ~PAGE_MASK);
 		p->hit.code = false;
 		return true;
 	}
@@ -341,9 +342,9 @@ bool rmw_begin(struct vcpu *v, unsigned sreg, u64 off, unsigned size, struct rmw
 		return false;
 	m->direct = true;
 	m->note = false;
-	if (likely(t->write[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) &&
+	if (likely(t->entry[tlb_slot(lin)].write == tlb_tag(lin & PAGE_MASK) &&
 		   in_page(lin, size) && !(v->ac_check && (lin & (size - 1))))) {
-		m->p = (void *)(lin + t->addend[tlb_slot(lin)]);
+		m->p = (void *)(lin + t->entry[tlb_slot(lin)].addend);
 		return true;
 	}
 	if (!check_canonical(v, sreg, lin, size) ||
@@ -444,8 +445,8 @@ bool fetch_translate(struct vcpu *v, gva_t lin, gpa_t *gpa)
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	struct tlb_hit hit;
 
-	if (likely(t->exec[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK))) {
-		*gpa = t->gpa[tlb_slot(lin)] | (lin & ~PAGE_MASK);
+	if (likely(t->entry[tlb_slot(lin)].exec == tlb_tag(lin & PAGE_MASK))) {
+		*gpa = t->info[tlb_slot(lin)].gpa | (lin & ~PAGE_MASK);
 		return true;
 	}
 	if (in_long_mode(v) && !is_canonical(v, lin))

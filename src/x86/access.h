@@ -62,9 +62,9 @@ static inline bool lin_read(struct vcpu *v, unsigned sreg, gva_t lin, unsigned s
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	unsigned slot = tlb_slot(lin);
 
-	if (likely((lin & ~UINT64_C(0xfff)) + t->read[slot] == 0 && in_page(lin, size) &&
+	if (likely((lin & ~UINT64_C(0xfff)) + t->entry[slot].read == 0 && in_page(lin, size) &&
 		   !(v->ac_check && (lin & (size - 1))))) {
-		*val = le_load((const void *)(lin + t->addend[slot]), size);
+		*val = le_load((const void *)(lin + t->entry[slot].addend), size);
 		return true;
 	}
 	return lin_read_slow(v, sreg, lin, size, v->mmu_idx, val);
@@ -76,9 +76,9 @@ static inline bool lin_write(struct vcpu *v, unsigned sreg, gva_t lin, unsigned 
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	unsigned slot = tlb_slot(lin);
 
-	if (likely((lin & ~UINT64_C(0xfff)) + t->write[slot] == 0 && in_page(lin, size) &&
+	if (likely((lin & ~UINT64_C(0xfff)) + t->entry[slot].write == 0 && in_page(lin, size) &&
 		   !(v->ac_check && (lin & (size - 1))))) {
-		le_store((void *)(lin + t->addend[slot]), val, size);
+		le_store((void *)(lin + t->entry[slot].addend), val, size);
 		return true;
 	}
 	return lin_write_slow(v, sreg, lin, size, v->mmu_idx, val);

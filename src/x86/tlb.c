@@ -2,7 +2,8 @@
  * Filling and flushing the software TLB.
  *
  * SDM volume 3 section 4.10. Entries are 4 KiB pieces of whatever page size the guest
- * uses, so INVLPG of an address in a large page must find all its pieces.
+ * uses, so INVLPG of an address in a large page must find all its pieces; whether there
+ * are any is remembered in a few bits, as the most pages that are flushed are small.
  * Thread: the owner of the vCPU.
  */
 #include "x86/tlb.h"
@@ -14,12 +15,51 @@
 #include "x86/tlbfill.h"
 #include "x86/trial.h"
 
+static u64 *large_word(struct tlb_large *l, unsigned shift, gva_t lin, u64 *bit)
+{
+	u64 h = (lin >> (shift >= 30 ? 30 : 21)) * UINT64_C(0x9e3779b97f4a7c15);
+
+	*bit = BIT(h >> 58);
+	return shift >= 30 ? &l->gib1 : &l->mib2[h >> 54 & 15];
+}
+
+/* Can a piece of a large page around 'lin' be in the TLB? */
+static bool may_be_large(struct tlb_way *t, gva_t lin)
+{
+	u64 b2, b30;
+	u64 *w2 = large_word(&t->large, 21, lin, &b2),
+	    *w30 = large_word(&t->large, 30, lin, &b30);
+
+	return (*w2 & b2) || (*w30 & b30);
+}
+
+static void note_filled(struct tlb_way *t, unsigned slot, const struct walk *w, u64 page)
+{
+	struct tlb_info *i = &t->info[slot];
+	u64 bit;
+
+	i->gpa = w->gpa & PAGE_MASK;
+	i->global = w->global;
+	i->shift = w->page_shift;
+	if (!i->listed) {
+		i->listed = true;
+		t->taken[t->count++] = (u16)slot;
+	}
+	if (w->page_shift > PAGE_SHIFT) {
+		/* A page of 4 MiB has two of the bits. */
+		*large_word(&t->large, w->page_shift, page, &bit) |= bit;
+		if (w->page_shift == 22)
+			*large_word(&t->large, 21, page ^ MiB(2), &bit) |= bit;
+	}
+}
+
 bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	      struct tlb_hit *hit)
 {
 	unsigned slot = tlb_slot(lin);
 	struct tlb_way *t = &v->tlb.way[idx];
 	const struct phys_region *r;
+	struct tlb_entry *e;
 	u64 page = lin & PAGE_MASK;
 	struct walk w;
 	u8 *flags;
@@ -48,20 +88,17 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	flags = r->page_flags + ((w.gpa - r->base) >> PAGE_SHIFT);
 	hit->code = *flags & PAGE_CODE;
 
-	t->addend[slot] = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
-	t->gpa[slot] = w.gpa & PAGE_MASK;
-	t->global[slot] = w.global;
-	t->shift[slot] = w.page_shift;
-	if (w.page_shift > PAGE_SHIFT)
-		v->tlb.large[idx] = true;
-	t->exec[slot] = w.rights & BIT(ACC_EXEC) ? tlb_tag(page) : TLB_NONE;
-	t->read[slot] = t->write[slot] = TLB_NONE;
+	e = &t->entry[slot];
+	e->addend = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
+	note_filled(t, slot, &w, page);
+	e->exec = w.rights & BIT(ACC_EXEC) ? tlb_tag(page) : tlb_none(slot);
+	e->read = e->write = tlb_none(slot);
 	if (unlikely(debug_page_watched(v, lin)))
 		return true;
 	if (w.rights & BIT(ACC_READ))
-		t->read[slot] = tlb_tag(page);
+		e->read = tlb_tag(page);
 	if ((w.rights & BIT(ACC_WRITE)) && w.dirty && !hit->code && r->kind == PHYS_RAM)
-		t->write[slot] = tlb_tag(page);
+		e->write = tlb_tag(page);
 	return true;
 }
 
@@ -82,7 +119,35 @@ static void flushed(struct vcpu *v, u64 page)
 
 static void drop(struct tlb_way *t, unsigned slot)
 {
-	t->read[slot] = t->write[slot] = t->exec[slot] = TLB_NONE;
+	t->entry[slot].read = t->entry[slot].write = t->entry[slot].exec = tlb_none(slot);
+}
+
+static void make_ready(struct tlb *tlb)
+{
+	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
+		for (unsigned s = 0; s < TLB_SIZE; s++)
+			drop(&tlb->way[i], s);
+	tlb->ready = true;
+}
+
+static void way_flush(struct tlb_way *t, bool keep_global)
+{
+	unsigned kept = 0;
+
+	for (unsigned n = 0; n < t->count; n++) {
+		unsigned s = t->taken[n];
+
+		if (keep_global && t->info[s].global) {
+			t->taken[kept++] = (u16)s;
+			continue;
+		}
+		drop(t, s);
+		t->info[s].listed = false;
+	}
+	t->count = kept;
+	/* Of the global ones it is not known which are large. */
+	if (!kept)
+		t->large = (struct tlb_large){ 0 };
 }
 
 void tlb_flush_all(struct vcpu *v)
@@ -90,11 +155,10 @@ void tlb_flush_all(struct vcpu *v)
 	if (on_trial(v))
 		return;
 	v->stats->tlb_flushes++;
-	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
-		for (unsigned s = 0; s < TLB_SIZE; s++)
-			drop(&v->tlb.way[i], s);
-		v->tlb.large[i] = false;
-	}
+	if (unlikely(!v->tlb.ready))
+		make_ready(&v->tlb);
+	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
+		way_flush(&v->tlb.way[i], false);
 	flushed(v, TLB_FLUSHED_ALL);
 }
 
@@ -104,20 +168,18 @@ void tlb_flush_nonglobal(struct vcpu *v)
 		return;
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
-		for (unsigned s = 0; s < TLB_SIZE; s++)
-			if (!v->tlb.way[i].global[s])
-				drop(&v->tlb.way[i], s);
+		way_flush(&v->tlb.way[i], true);
 	flushed(v, TLB_FLUSHED_NONGLOBAL);
 }
 
 /* Is this entry, of whatever access, a piece of the page around 'lin'? */
 static bool covers(const struct tlb_way *t, unsigned slot, gva_t lin)
 {
-	u64 tag = t->read[slot] != TLB_NONE   ? t->read[slot]
-		  : t->exec[slot] != TLB_NONE ? t->exec[slot]
-					      : t->write[slot];
+	const struct tlb_entry *e = &t->entry[slot];
+	u64 none = tlb_none(slot);
+	u64 tag = e->read != none ? e->read : e->exec != none ? e->exec : e->write;
 
-	return tag != TLB_NONE && (-tag ^ lin) >> t->shift[slot] == 0;
+	return tag != none && (-tag ^ lin) >> t->info[slot].shift == 0;
 }
 
 void tlb_flush_page(struct vcpu *v, gva_t lin)
@@ -132,12 +194,12 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 
 		if (covers(t, tlb_slot(lin), lin))
 			drop(t, tlb_slot(lin));
-		if (!v->tlb.large[i])
+		if (likely(!may_be_large(t, lin)))
 			continue;
 		large = true;
-		for (unsigned s = 0; s < TLB_SIZE; s++)
-			if (covers(t, s, lin))
-				drop(t, s);
+		for (unsigned n = 0; n < t->count; n++)
+			if (covers(t, t->taken[n], lin))
+				drop(t, t->taken[n]);
 	}
 	/* Code of a large page may be cached under other linear pages. */
 	flushed(v, large ? TLB_FLUSHED_ALL : lin & PAGE_MASK);
@@ -145,8 +207,11 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 
 void tlb_protect_code(struct vcpu *v, gpa_t page)
 {
-	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
-		for (unsigned s = 0; s < TLB_SIZE; s++)
-			if (v->tlb.way[i].gpa[s] == (page & PAGE_MASK))
-				v->tlb.way[i].write[s] = TLB_NONE;
+	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
+		struct tlb_way *t = &v->tlb.way[i];
+
+		for (unsigned n = 0; n < t->count; n++)
+			if (t->info[t->taken[n]].gpa == (page & PAGE_MASK))
+				t->entry[t->taken[n]].write = tlb_none(t->taken[n]);
+	}
 }

@@ -1,7 +1,7 @@
 /*
  * The software TLB: linear page to host address, per kind of access.
  *
- * Direct-mapped, one array per mmu_idx, so that a hit proves the permission
+ * Direct-mapped, one per mmu_idx, so that a hit proves the permission
  * as well as the mapping. A tag is the linear page address negated, so that adding it to
  * an address gives the offset in the page on a hit: one test then covers a miss and a
  * page crossing. Pages that need a look at every access (MMIO, code pages when
@@ -11,14 +11,8 @@
 
 #include "base/types.h"
 
-#define TLB_BITS 9
+#define TLB_BITS 12
 #define TLB_SIZE (1u << TLB_BITS)
-/*
- * No page: added to a page-aligned address it is never 0, and the only addresses for
- * which it gives an offset are not canonical, whatever the paging mode.
- */
-#define TLB_NONE UINT64_C(0x8000000000000001)
-
 /* For vcpu.tlb_flushed, instead of a page. */
 #define TLB_FLUSHED_ALL       (~UINT64_C(0))
 #define TLB_FLUSHED_NONGLOBAL (~UINT64_C(0) - 1)
@@ -31,22 +25,52 @@ enum mmu_idx {
 	MMU_IDX_COUNT,
 };
 
-/* By slot; arrays of words, so that generated code can index them. */
+/* What an access needs: half a cache line, as generated code reads it. */
+struct tlb_entry {
+	u64 read, write, exec; /* tags */
+	u64 addend;            /* host address = linear + addend */
+};
+
+/* What flushing needs to know of an entry. */
+struct tlb_info {
+	u64 gpa;     /* guest-physical page */
+	bool global; /* survives a CR3 load */
+	bool listed; /* is in 'taken' */
+	u8 shift;    /* page size the entry is a piece of */
+	u8 pad[5];
+};
+
+/* Which large pages may have pieces in the TLB: bits by a hash of the page. */
+struct tlb_large {
+	u64 mib2[16]; /* 2 and 4 MiB, by 2 MiB */
+	u64 gib1;
+};
+
 struct tlb_way {
-	u64 read[TLB_SIZE], write[TLB_SIZE], exec[TLB_SIZE]; /* tags */
-	u64 addend[TLB_SIZE]; /* host address = linear + addend */
-	u64 gpa[TLB_SIZE];    /* guest-physical page */
-	u8 global[TLB_SIZE];  /* survives a CR3 load */
-	u8 shift[TLB_SIZE];   /* page size the entry is a piece of */
+	struct tlb_entry entry[TLB_SIZE];
+	struct tlb_info info[TLB_SIZE];
+	/* The slots that were filled since the last flush, so that a flush costs what was
+	 * put in. */
+	u16 taken[TLB_SIZE];
+	unsigned count;
+	struct tlb_large large;
 };
 
 struct tlb {
 	struct tlb_way way[MMU_IDX_COUNT];
-	bool large[MMU_IDX_COUNT]; /* some entry is a piece of a larger page: INVLPG must
-				      search */
+	bool ready; /* entries were made empty: zero is the tag of page 0 */
 };
 
 static inline u64 tlb_tag(u64 page)
 {
 	return -page;
+}
+
+/*
+ * No page: the tag of one that belongs to another slot, and is not next to one that
+ * belongs to this, so that no address that is looked up here matches it.
+ */
+static inline u64 tlb_none(unsigned slot)
+{
+	return -((u64)(slot ^ TLB_SIZE / 2) << 12);
 }

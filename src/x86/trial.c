@@ -124,15 +124,16 @@ static bool look_up(const struct vcpu *real, gva_t lin, enum access acc, enum mm
 		    struct tlb_hit *hit)
 {
 	const struct tlb_way *w = &real->tlb.way[idx];
-	const u64 *tags = acc == ACC_READ    ? w->read
-			  : acc == ACC_WRITE ? w->write
-					     : w->exec;
 	unsigned slot = tlb_slot(lin);
+	const struct tlb_entry *e = &w->entry[slot];
+	u64 tag = acc == ACC_READ    ? e->read
+		  : acc == ACC_WRITE ? e->write
+				     : e->exec;
 
-	if (tags[slot] != tlb_tag(lin & PAGE_MASK))
+	if (tag != tlb_tag(lin & PAGE_MASK))
 		return false;
-	hit->host = (u8 *)(lin + w->addend[slot]);
-	hit->gpa = w->gpa[slot] | (lin & ~PAGE_MASK);
+	hit->host = (u8 *)(lin + e->addend);
+	hit->gpa = w->info[slot].gpa | (lin & ~PAGE_MASK);
 	hit->code = false;
 	return true;
 }

@@ -374,10 +374,10 @@ static void protection_keys_of_the_supervisor_drop_translations(void **state)
 	struct vcpu *v = cpu("max");
 
 	(void)state;
-	v->tlb.way[0].read[5] = 0x5000;
+	v->tlb.way[0].entry[5].read = 0x5000;
 	assert_true(wr(v, 0x6e1, 0x12345678));
 	assert_int_equal(v->pkrs, 0x12345678);
-	assert_true(v->tlb.way[0].read[5] == TLB_NONE);
+	assert_true(v->tlb.way[0].entry[5].read == tlb_none(5));
 	assert_true(rd(v, 0x6e1) == 0x12345678);
 	assert_false(wr(v, 0x6e1, BIT(32)));
 	assert_false(wr(v, 0xda0, 1)); /* no supervisor states */

@@ -92,13 +92,13 @@ static enum left interpret(struct vcpu *v, const struct insn *in, struct ended *
 /* ---- the translation's run ---- */
 
 /* Left in the middle, not where the trial was left: the interpreter does the rest. */
-static void finish(struct check *c, const struct insn *cut, u64 pc)
+static void finish(struct check *c, const struct insn *resume, u64 pc)
 {
 	struct ended e;
 
-	if (cut && cut != c->ended.last) {
+	if (resume && resume != c->ended.last + 1) {
 		c->v->rip = pc;
-		c->left[1] = interpret(c->v, cut + 1, &e);
+		c->left[1] = interpret(c->v, resume, &e);
 	}
 	/* Set when an event is waiting (step_repeats()), of which the stand-in knows
 	 * nothing. */
@@ -157,6 +157,7 @@ bool check_run_block(struct translator *t, struct block *b)
 	if (t->strayed)
 		renew(c);
 	t->strayed = false;
+	t->lone = false;
 	trial_begin(&c->trial, b->gpa, b->bytes);
 	c->left[0] = interpret(s, b->insn, &c->ended);
 	vectors = s->vec_live;
@@ -170,7 +171,7 @@ bool check_run_block(struct translator *t, struct block *b)
 		t->strayed = true;
 		return true;
 	}
-	finish(c, t->cut, pc);
+	finish(c, t->resume, pc);
 	live = v->vec_live;
 	vectors |= live;
 	if (vectors)

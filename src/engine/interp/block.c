@@ -19,7 +19,7 @@
 #include "engine/interp/ops.h"
 #include "x86/stats.h"
 
-#define ARENA_SIZE MiB(32)
+#define ARENA_SIZE MiB(192) /* of address space; memory comes as it is used */
 #define TEXT_MAX   (BLOCK_MAX_INSNS * 15)
 /* The most one block and two code pages can take. */
 #define BLOCK_ROOM                                                                       \
@@ -28,6 +28,8 @@
 
 /* What a jump cache entry points to when it is empty: matches no mode. */
 static struct block no_block = { .mode = BLOCK_DEAD };
+/* The same for an entry that was emptied, and is in the list of those taken. */
+static struct block gone_block = { .mode = BLOCK_DEAD };
 
 /* ---- instructions that are none ---- */
 
@@ -61,7 +63,7 @@ static unsigned page_hash(gpa_t page)
 
 static unsigned block_hash(gpa_t gpa)
 {
-	return (gpa ^ gpa >> 13) & ((1 << BLOCK_HASH_BITS) - 1);
+	return (gpa ^ gpa >> 15) & ((1 << BLOCK_HASH_BITS) - 1);
 }
 
 static struct code_page *page_find(const struct block_cache *c, gpa_t page)
@@ -132,7 +134,7 @@ static void kill_block(struct block_cache *c, struct block *b)
 
 static bool overlaps(const struct block *b, gpa_t page, gpa_t gpa, u64 len)
 {
-	gpa_t start = b->gpa, end = b->gpa + b->bytes;
+	gpa_t start = b->gpa, end = b->gpa + MAX(b->bytes, b->span);
 
 	if (b->page2 != GPA_NONE) {
 		gpa_t boundary = (b->gpa & PAGE_MASK) + PAGE_SIZE;
@@ -193,8 +195,21 @@ static void block_written(void *opaque, gpa_t gpa, u64 len)
 
 static void jumps_clear(struct block_cache *c)
 {
-	for (unsigned i = 0; i < ARRAY_SIZE(c->jump); i++)
-		c->jump[i].block = &no_block;
+	for (unsigned i = 0; i < c->taken_count; i++)
+		c->jump[c->taken[i]].block = &no_block;
+	c->taken_count = 0;
+	c->jump_pages = (struct page_set){ 0 };
+}
+
+static void jump_add(struct block_cache *c, gva_t lin, struct block *b)
+{
+	struct jump *j = jump_slot(c, lin);
+
+	if (j->block == &no_block)
+		c->taken[c->taken_count++] = (u16)(j - c->jump);
+	j->lin = lin;
+	j->block = b;
+	page_set_add(&c->jump_pages, lin);
 }
 
 void block_unlink_jumps(struct block_cache *c, u64 page)
@@ -205,11 +220,15 @@ void block_unlink_jumps(struct block_cache *c, u64 page)
 	}
 	/* The page itself, and the one before: its last instruction may reach into this
 	 * one. */
-	for (unsigned i = 0; i < ARRAY_SIZE(c->jump); i++) {
-		gva_t lin = c->jump[i].lin & PAGE_MASK;
+	if (!page_set_has(&c->jump_pages, page) &&
+	    !page_set_has(&c->jump_pages, page - PAGE_SIZE))
+		return;
+	for (unsigned i = 0; i < c->taken_count; i++) {
+		struct jump *j = &c->jump[c->taken[i]];
+		gva_t lin = j->lin & PAGE_MASK;
 
 		if (lin == page || lin + PAGE_SIZE == page)
-			c->jump[i].block = &no_block;
+			j->block = &gone_block;
 	}
 }
 
@@ -252,7 +271,8 @@ int block_cache_init(struct block_cache *c, struct vcpu *v)
 		munmap(c->arena, c->size);
 		return -ENOMEM;
 	}
-	jumps_clear(c);
+	for (unsigned i = 0; i < ARRAY_SIZE(c->jump); i++)
+		c->jump[i].block = &no_block;
 	c->listener = (struct code_listener){ .written = block_written, .opaque = c };
 	phys_add_code_listener(v->phys, &c->listener);
 	return 0;
@@ -267,6 +287,29 @@ void block_cache_fini(struct block_cache *c)
 }
 
 /* ---- making blocks ---- */
+
+bool block_insn_is_jcc(const struct insn *in)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_JO:
+	case ZYDIS_MNEMONIC_JNO:
+	case ZYDIS_MNEMONIC_JB:
+	case ZYDIS_MNEMONIC_JNB:
+	case ZYDIS_MNEMONIC_JZ:
+	case ZYDIS_MNEMONIC_JNZ:
+	case ZYDIS_MNEMONIC_JBE:
+	case ZYDIS_MNEMONIC_JNBE:
+	case ZYDIS_MNEMONIC_JS:
+	case ZYDIS_MNEMONIC_JNS:
+	case ZYDIS_MNEMONIC_JP:
+	case ZYDIS_MNEMONIC_JNP:
+	case ZYDIS_MNEMONIC_JL:
+	case ZYDIS_MNEMONIC_JNL:
+	case ZYDIS_MNEMONIC_JLE:
+	case ZYDIS_MNEMONIC_JNLE: return true;
+	default: return false;
+	}
+}
 
 bool block_insn_ends(const struct insn *in)
 {
@@ -338,9 +381,11 @@ static void append_bad(struct block *b, op_fn *fn)
 }
 
 /* Decode from one page. False when not even the first instruction ends in it. */
-static bool fill_from_page(struct vcpu *v, struct block *b, const u8 *bytes,
+static bool fill_from_page(const struct block_cache *c, struct block *b, const u8 *bytes,
 			   unsigned avail)
 {
+	struct vcpu *v = c->v;
+
 	while (b->insns < BLOCK_MAX_INSNS && b->bytes < avail) {
 		const u8 *p = bytes + b->bytes;
 		struct insn in;
@@ -355,7 +400,7 @@ static bool fill_from_page(struct vcpu *v, struct block *b, const u8 *bytes,
 		}
 		bind(v, p, &in);
 		append(b, &in);
-		if (block_insn_ends(&in))
+		if (block_insn_ends(&in) || (c->basic && block_insn_is_jcc(&in)))
 			return true;
 	}
 	return b->insns > 0;
@@ -428,12 +473,14 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	b->insns = b->bytes = 0;
 	b->once = !bytes;
 	b->count = 0;
+	b->span = 0;
+	b->lone = false;
 	b->code = NULL;
 	b->text = text;
 	page_mark(v, gpa);
 	if (bytes)
 		memcpy(text, bytes, avail);
-	if ((!bytes || !fill_from_page(v, b, text, avail)) &&
+	if ((!bytes || !fill_from_page(c, b, text, avail)) &&
 	    !fill_single(v, b, lin, text))
 		return NULL;
 	terminate(b);
@@ -445,11 +492,19 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	return b;
 }
 
+struct block *block_at(const struct block_cache *c, gpa_t gpa, u8 mode)
+{
+	struct block *b = c->hash[block_hash(gpa)];
+
+	while (b && (b->gpa != gpa || b->mode != mode))
+		b = b->hash_next;
+	return b;
+}
+
 struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
 {
 	struct vcpu *v = c->v;
 	struct block *b;
-	struct jump *j;
 	gpa_t gpa, gpa2;
 
 	if (v->code_size != 8 && v->rip > v->seg[CS].limit) {
@@ -458,9 +513,7 @@ struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
 	}
 	if (!fetch_translate(v, lin, &gpa))
 		return NULL;
-	for (b = c->hash[block_hash(gpa)]; b; b = b->hash_next)
-		if (b->gpa == gpa && b->mode == mode)
-			break;
+	b = block_at(c, gpa, mode);
 	/* The second page may be another one now, or gone. */
 	if (b && b->page2 != GPA_NONE) {
 		gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
@@ -479,8 +532,6 @@ struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
 		if (!b || b->once)
 			return b;
 	}
-	j = jump_slot(c, lin);
-	j->lin = lin;
-	j->block = b;
+	jump_add(c, lin, b);
 	return b;
 }

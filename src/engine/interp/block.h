@@ -24,6 +24,7 @@
 
 #include <pthread.h>
 
+#include "base/bits.h"
 #include "mem/phys.h"
 #include "x86/decode.h"
 
@@ -37,7 +38,10 @@ struct block {
 	struct block *hash_next;
 	struct block *page_next[2]; /* lists of the first and the second page */
 	u16 insns, bytes;
+	u16 span;  /* bytes from the first that 'code' was made of: more than 'bytes' when it
+		    goes on into the blocks behind */
 	u8 mode;   /* code size, and 16 for CPL 3; BLOCK_DEAD */
+	bool lone; /* for that engine: accesses are checked one by one */
 	bool once; /* not from RAM: not kept */
 	u16 count; /* times it was found, for an engine that translates what is hot */
 	struct tr_code *code; /* that engine's translation, or NULL */
@@ -52,7 +56,7 @@ struct code_page {
 };
 
 #define JUMP_BITS       12
-#define BLOCK_HASH_BITS 15
+#define BLOCK_HASH_BITS 17
 #define PAGE_HASH_BITS  12
 
 struct jump {
@@ -60,10 +64,43 @@ struct jump {
 	struct block *block;
 };
 
+/* A set of pages that may say yes to some more. */
+struct page_set {
+	u64 bits[64];
+};
+
+static inline u64 page_set_bit(u64 page, unsigned *word)
+{
+	u64 h = (page >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15);
+
+	*word = h >> 58;
+	return BIT(h >> 52 & 63);
+}
+
+static inline void page_set_add(struct page_set *s, u64 page)
+{
+	unsigned word;
+	u64 bit = page_set_bit(page, &word);
+
+	s->bits[word] |= bit;
+}
+
+static inline bool page_set_has(const struct page_set *s, u64 page)
+{
+	unsigned word;
+	u64 bit = page_set_bit(page, &word);
+
+	return s->bits[word] & bit;
+}
+
 struct block_cache {
 	struct jump jump[1 << JUMP_BITS];
+	u16 taken[1 << JUMP_BITS]; /* slots of 'jump' that are not empty, each once */
+	unsigned taken_count;
+	struct page_set jump_pages; /* linear pages that 'jump' has addresses of */
 	struct block *hash[1 << BLOCK_HASH_BITS];
 	struct code_page *pages[1 << PAGE_HASH_BITS];
+	bool basic; /* a block ends with a conditional branch */
 	u8 *arena; /* blocks and code pages, handed out from the front */
 	size_t used, size;
 	struct block *once; /* a buffer for code outside RAM */
@@ -89,6 +126,12 @@ void block_flush(struct block_cache *c);
 bool block_cache_full(const struct block_cache *c);
 /* Linear addresses may translate differently now. */
 void block_unlink_jumps(struct block_cache *c, u64 page);
+
+/* A block that begins at this physical address and was decoded for this mode, or NULL. */
+struct block *block_at(const struct block_cache *c, gpa_t gpa, u8 mode);
+
+/* One of the sixteen Jcc. */
+bool block_insn_is_jcc(const struct insn *in);
 
 /* Nothing falls through this instruction, or what follows is looked up anew anyway. */
 bool block_insn_ends(const struct insn *in);

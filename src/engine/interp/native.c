@@ -89,10 +89,10 @@ static inline void *plain(struct vcpu *v, const struct insn *in, unsigned size,
 	if (!seg_linear(v, in->seg, ea(v, in), size, acc, &lin))
 		return NULL;
 	slot = tlb_slot(lin);
-	if (likely((acc == ACC_WRITE ? t->write : t->read)[slot] ==
+	if (likely((acc == ACC_WRITE ? t->entry[slot].write : t->entry[slot].read) ==
 			   tlb_tag(lin & ~UINT64_C(0xfff)) &&
 		   in_page(lin, size) && !v->ac_check))
-		return (void *)(lin + t->addend[slot]);
+		return (void *)(lin + t->entry[slot].addend);
 	return NULL;
 }
 

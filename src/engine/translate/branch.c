@@ -23,7 +23,7 @@ static struct tr_link *link_new(struct translator *t)
 	return l;
 }
 
-/* T_ADDR = linear address of an offset from the page. */
+/* reg = linear address of an offset from the page. */
 static void load_lin(struct front *f, unsigned reg, i64 off)
 {
 	emit_load_rsp(&f->e, reg, FRAME(f->t, page_lin));
@@ -35,15 +35,43 @@ static bool same_page(i64 target)
 	return target >= 0 && target < (i64)PAGE_SIZE;
 }
 
+/* A link at this rel32, that leads to its exit, which is emitted next, until the dispatcher
+ * links it. */
+static struct tr_link *link_at(struct front *f, u8 *at, i64 target)
+{
+	struct tr_link *l = link_new(f->t);
+
+	if (!l)
+		return NULL;
+	l->at = at;
+	l->target = (f->b->gpa & PAGE_MASK) + (u64)target;
+	l->next = NULL;
+	return l;
+}
+
+/* The exit of a link, asking for it to be linked. 'plain', if not NULL, comes to where it
+ * does not ask. */
+static void link_exit(struct front *f, struct tr_link *l, i64 target, u8 *plain)
+{
+	struct emit *e = &f->e;
+
+	if (l)
+		l->exit = (i32)(e->p - (l->at + 4));
+	emit_mov_imm(e, T_KEEP, (u64)l);
+	emit_store_rsp(e, T_KEEP, FRAME(f->t, link));
+	if (plain)
+		emit_patch(plain, e->p);
+	load_lin(f, T_ADDR, target);
+	emit_jmp(e, f->t->leave_at);
+}
+
 /* A jump that leads to its exit until the dispatcher links it. */
 static void emit_link(struct front *f, i64 target, bool backward)
 {
 	struct emit *e = &f->e;
-	struct tr_link *l = link_new(f->t);
+	struct tr_link *l;
 	u8 *out = NULL;
 
-	if (!l)
-		return;
 	if (backward) {
 		/* T4: a kick is looked for where the code may go round. */
 		emit_mov_rr(e, T_KEEP, H_RCX);
@@ -53,20 +81,16 @@ static void emit_link(struct front *f, i64 target, bool backward)
 		out = emit_jmp(e, 0);
 		emit_mov_rr(e, H_RCX, T_KEEP);
 	}
-	l->at = emit_jmp(e, 0);
-	l->target = (f->b->gpa & PAGE_MASK) + (u64)target;
-	l->next = NULL;
-	le_store(l->at, 0, 4);
-	/* The exit, asking for a link. */
-	emit_mov_imm(e, T_KEEP, (u64)l);
-	emit_store_rsp(e, T_KEEP, FRAME(f->t, link));
-	if (backward)
-		emit_patch(out, e->p);
-	load_lin(f, T_ADDR, target);
-	emit_jmp(e, f->t->leave_at);
+	l = link_at(f, emit_jmp(e, 0), target);
+	if (l)
+		emit_patch(l->at, e->p);
+	link_exit(f, l, target, out);
 }
 
-void branch_lookup(struct front *f, const struct insn *in, unsigned pop)
+/* The target's linear address is in T_ADDR: look it up. On a miss, 'miss' is called out for;
+ * on a hit RSP += pop. */
+static void branch_lookup(struct front *f, const struct plan *p, const struct insn *miss,
+			  unsigned pop)
 {
 	struct emit *e = &f->e;
 	i32 jumps = FRAME(f->t, jumps) + (i32)(f->mode * sizeof(struct tr_jumps));
@@ -81,7 +105,7 @@ void branch_lookup(struct front *f, const struct insn *in, unsigned pop)
 		       jumps + (i32)offsetof(struct tr_jump, neg_lin));
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, 0);
 	emit_jrcxz(e, 5);
-	cold_add(f, in, emit_jmp(e, 0), true);
+	cold_add(f, p, emit_jmp(e, 0), true)->in = miss;
 	emit_mov_rr(e, H_RCX, T_KEEP);
 	emit_rsp_index(e, 0x8b, T_KEEP, T_SLOT,
 		       jumps + (i32)offsetof(struct tr_jump, page));
@@ -96,29 +120,46 @@ void branch_lookup(struct front *f, const struct insn *in, unsigned pop)
 	e32(e, (u32)(jumps + (i32)offsetof(struct tr_jump, code)));
 }
 
-void branch_to(struct front *f, const struct insn *in, i64 target)
+/* An offset from the page of what follows the instruction. */
+static i64 behind(const struct plan *p)
+{
+	return (i64)p->start + p->in->ip_off + p->in->len;
+}
+
+static bool is_backward(const struct plan *p, i64 target)
+{
+	return target <= (i64)(p->start + p->in->ip_off);
+}
+
+void branch_to(struct front *f, const struct plan *p, const struct insn *miss, i64 target)
 {
 	if (same_page(target)) {
-		emit_link(f, target, target <= (i64)(f->start + in->ip_off));
+		emit_link(f, target, is_backward(p, target));
 		return;
 	}
 	load_lin(f, T_ADDR, target);
-	branch_lookup(f, in, 0);
+	branch_lookup(f, p, miss, 0);
 }
 
 void branch_cold(struct front *f, struct cold *c)
 {
-	if (c->kind == COLD_LINK) {
-		emit_link(f, c->target, c->backward);
-	} else {
+	struct tr_link *l;
+
+	if (c->kind == COLD_FAR) {
 		load_lin(f, T_ADDR, c->target);
-		branch_lookup(f, c->in, 0);
+		branch_lookup(f, c->p, c->in, 0);
+	} else if (c->backward) {
+		emit_link(f, c->target, true);
+	} else {
+		/* The Jcc itself is linked. */
+		l = link_at(f, c->from, c->target);
+		link_exit(f, l, c->target, NULL);
 	}
 }
 
-static i64 target_of(const struct front *f, const struct insn *in)
+static i64 target_of(const struct plan *p)
 {
-	return (i64)f->start + in->ip_off + in->len + (i64)in->imm;
+	return behind(p) + (i64)p->in->imm;
 }
 
 /* Far outside of what lea reaches only when the guest's code says so. */
@@ -127,147 +168,112 @@ static bool near_enough(i64 target)
 	return target == (i32)target;
 }
 
-static bool jcc(struct front *f, const struct insn *in)
+static void jcc(struct front *f, const struct plan *p)
 {
-	i64 target = target_of(f, in);
-	struct cold *c;
-	u8 *at = emit_jcc(&f->e, in->opcode & 15);
+	i64 target = target_of(p);
+	u8 *at = emit_jcc(&f->e, p->in->opcode & 15);
+	struct cold *c = cold_add(f, p, at, false);
 
-	c = cold_add(f, in, at, false);
 	c->kind = same_page(target) ? COLD_LINK : COLD_FAR;
 	c->target = target;
-	c->backward = target <= (i64)(f->start + in->ip_off);
-	return true;
+	c->backward = is_backward(p, target);
 }
 
-/* Store T_KEEP, or the guest register, below RSP; RSP is not moved yet. */
-static void push_check(struct front *f, const struct insn *in)
-{
-	emit_lea(&f->e, true, T_ADDR, H_R8, -8);
-	memop_check(f, in, true, 8);
-}
-
-/* mov [T_ADDR + T_SLOT], reg */
-static void store_operand(struct front *f, unsigned reg)
+/* mov reg, [operand] or the other way round. */
+static void move_operand(struct front *f, unsigned opcode, unsigned reg, struct operand o)
 {
 	struct emit *e = &f->e;
 
-	site_add(f, f->access);
-	e8(e, 0x4b | (reg >> 3) << 2);
-	e8(e, 0x89);
-	e8(e, 0x04 | (reg & 7) << 3);
-	e8(e, 0x11); /* [r9 + r10] */
+	e8(e, 0x48 | (reg >> 3) << 2 | memop_rex(o));
+	e8(e, opcode);
+	memop_emit(e, reg, o, false);
 }
 
-static void load_operand(struct front *f, unsigned reg)
+static void load_operand(struct front *f, unsigned reg, struct operand o)
 {
-	struct emit *e = &f->e;
-
-	site_add(f, f->access);
-	e8(e, 0x4b | (reg >> 3) << 2);
-	e8(e, 0x8b);
-	e8(e, 0x04 | (reg & 7) << 3);
-	e8(e, 0x11);
+	move_operand(f, 0x8b, reg, o);
 }
 
-static void finish_slow(struct front *f, unsigned first)
+static void store_operand(struct front *f, unsigned reg, struct operand o)
 {
-	for (unsigned i = first; i < f->colds; i++)
-		if (f->cold[i].kind == COLD_SLOW && !f->cold[i].back)
-			f->cold[i].back = f->e.p;
+	move_operand(f, 0x89, reg, o);
 }
 
-static bool push_reg(struct front *f, const struct insn *in, unsigned reg)
+static void push_reg(struct front *f, const struct plan *p)
 {
-	push_check(f, in);
+	struct operand o = memop(f, p, &p->acc);
+	unsigned reg = p->in->rm;
+
 	if (in_memory(reg))
 		emit_load_rsp(&f->e, T_KEEP, gpr_slot(reg));
-	store_operand(f, in_memory(reg) ? T_KEEP : home(reg));
-	emit_mov_rr(&f->e, H_R8, T_ADDR);
-	return true;
+	store_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
+	emit_lea(&f->e, true, H_R8, H_R8, -8);
 }
 
-static bool push_imm(struct front *f, const struct insn *in)
+static void push_imm(struct front *f, const struct plan *p)
 {
-	push_check(f, in);
-	/* mov qword [r9 + r10], imm32 */
-	site_add(f, f->access);
-	e8(&f->e, 0x4b);
-	e8(&f->e, 0xc7);
-	e8(&f->e, 0x04);
-	e8(&f->e, 0x11);
-	e32(&f->e, (u32)in->imm);
-	emit_mov_rr(&f->e, H_R8, T_ADDR);
-	return true;
+	struct operand o = memop(f, p, &p->acc);
+	struct emit *e = &f->e;
+
+	/* mov qword [operand], imm32 */
+	e8(e, 0x48 | memop_rex(o));
+	e8(e, 0xc7);
+	memop_emit(e, 0, o, false);
+	e32(e, (u32)p->in->imm);
+	emit_lea(e, true, H_R8, H_R8, -8);
 }
 
-static bool pop_reg(struct front *f, const struct insn *in)
+static void pop_reg(struct front *f, const struct plan *p)
 {
-	if (in->rm == RSP)
-		return false;
-	emit_mov_rr(&f->e, T_ADDR, H_R8);
-	memop_check(f, in, false, 8);
-	load_operand(f, in_memory(in->rm) ? T_KEEP : home(in->rm));
-	if (in_memory(in->rm))
-		emit_store_rsp(&f->e, T_KEEP, gpr_slot(in->rm));
+	struct operand o = memop(f, p, &p->acc);
+	unsigned reg = p->in->rm;
+
+	load_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
+	if (in_memory(reg))
+		emit_store_rsp(&f->e, T_KEEP, gpr_slot(reg));
 	emit_lea(&f->e, true, H_R8, H_R8, 8);
-	return true;
 }
 
-static bool leave(struct front *f, const struct insn *in)
+static void leave(struct front *f, const struct plan *p)
 {
-	emit_mov_rr(&f->e, T_ADDR, H_RBP);
-	memop_check(f, in, false, 8);
-	load_operand(f, T_KEEP);
+	struct operand o = memop(f, p, &p->acc);
+
+	load_operand(f, T_KEEP, o);
 	emit_lea(&f->e, true, H_R8, H_RBP, 8);
 	emit_mov_rr(&f->e, H_RBP, T_KEEP);
-	return true;
 }
 
 /* The return address is written before the target is known to be translated; writing it
  * again is no harm. */
-static void push_return(struct front *f, const struct insn *in)
+static void push_return(struct front *f, const struct plan *p, const struct mem_access *a)
 {
-	push_check(f, in);
-	load_lin(f, T_KEEP, (i64)f->start + in->ip_off + in->len);
-	store_operand(f, T_KEEP);
+	struct operand o = memop(f, p, a);
+
+	load_lin(f, T_KEEP, behind(p));
+	store_operand(f, T_KEEP, o);
 }
 
-static bool call_rel(struct front *f, const struct insn *in)
+static void call_rel(struct front *f, const struct plan *p)
 {
-	i64 target = target_of(f, in);
+	i64 target = target_of(p);
 
-	push_return(f, in);
+	push_return(f, p, &p->acc);
 	if (same_page(target)) {
-		emit_mov_rr(&f->e, H_R8, T_ADDR);
+		emit_lea(&f->e, true, H_R8, H_R8, -8);
 		emit_link(f, target, true);
 	} else {
 		load_lin(f, T_ADDR, target);
-		branch_lookup(f, in, (unsigned)-8);
+		branch_lookup(f, p, p->in, (unsigned)-8);
 	}
-	return true;
 }
 
 /* JMP and CALL through a register or memory: the target goes to T_ADDR. */
-static bool load_target(struct front *f, const struct insn *in)
+static void load_target(struct front *f, const struct plan *p)
 {
-	if (!(in->flags & INSN_MEM)) {
-		load_guest(f, T_ADDR, in->rm);
-		return true;
-	}
-	if (!memop_address(f, in))
-		return false;
-	memop_check(f, in, false, 8);
-	load_operand(f, T_ADDR);
-	return true;
-}
-
-static bool jmp_rm(struct front *f, const struct insn *in)
-{
-	if (!load_target(f, in))
-		return false;
-	branch_lookup(f, in, 0);
-	return true;
+	if (p->in->flags & INSN_MEM)
+		load_operand(f, T_ADDR, memop(f, p, &p->acc));
+	else
+		load_guest(f, T_ADDR, p->in->rm);
 }
 
 /* A call of which the return address is written, and the target in the frame. */
@@ -301,86 +307,138 @@ static const struct insn *pushed_insn(struct translator *t, const struct insn *i
 	return i;
 }
 
-static bool call_rm(struct front *f, const struct insn *in)
+static void call_rm(struct front *f, const struct plan *p)
 {
-	if (!load_target(f, in))
-		return false;
+	struct mem_access push = plan_stack(-8, true);
+
+	load_target(f, p);
 	emit_store_rsp(&f->e, T_ADDR, FRAME(f->t, tmp));
-	push_return(f, in);
+	push_return(f, p, &push);
 	emit_load_rsp(&f->e, T_ADDR, FRAME(f->t, tmp));
-	branch_lookup(f, in->flags & INSN_MEM ? pushed_insn(f->t, in) : in, (unsigned)-8);
+	branch_lookup(f, p, p->in->flags & INSN_MEM ? pushed_insn(f->t, p->in) : p->in,
+		      (unsigned)-8);
+}
+
+static void ret(struct front *f, const struct plan *p)
+{
+	struct operand o = memop(f, p, &p->acc);
+
+	load_operand(f, T_ADDR, o);
+	branch_lookup(f, p, p->in, 8 + (p->in->opcode == 0xc2 ? (u16)p->in->imm : 0));
+}
+
+/* ---- planning ---- */
+
+static bool plan_stack_access(struct plan *p, i32 disp, bool write)
+{
+	p->mem = true;
+	p->acc = plan_stack(disp, write);
+	p->written |= 1u << RSP;
 	return true;
 }
 
-static bool ret(struct front *f, const struct insn *in)
+/* JMP and CALL through ModRM. */
+static bool plan_indirect(struct plan *p, unsigned group)
 {
-	emit_mov_rr(&f->e, T_ADDR, H_R8);
-	memop_check(f, in, false, 8);
-	load_operand(f, T_ADDR);
-	branch_lookup(f, in, 8 + (in->opcode == 0xc2 ? (u16)in->imm : 0));
+	const struct insn *in = p->in;
+	i64 disp = in->disp + (in->base == GPR_RIP ? (i64)p->start : 0);
+
+	if ((in->modrm >> 3 & 7) != group)
+		return false;
+	if (!(in->flags & INSN_MEM))
+		return true;
+	if (in->adsize == 2 || disp != (i32)disp)
+		return false;
+	p->mem = true;
+	p->acc = (struct mem_access){ .base = in->base,
+				  .index = in->index,
+				  .scale = in->scale,
+				  .seg = in->seg,
+				  .wide = in->adsize == 8,
+				  .disp = (i32)disp,
+				  .size = 8,
+				  .group = -1 };
 	return true;
 }
 
-static bool emit_branch(struct front *f, const struct insn *in)
+bool branch_plan(struct plan *p)
 {
-	unsigned group = in->modrm >> 3 & 7;
+	const struct insn *in = p->in;
 
+	p->flags = FLAGS_USED;
+	if (block_insn_is_jcc(in))
+		return near_enough(target_of(p));
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_JO:
-	case ZYDIS_MNEMONIC_JNO:
-	case ZYDIS_MNEMONIC_JB:
-	case ZYDIS_MNEMONIC_JNB:
-	case ZYDIS_MNEMONIC_JZ:
-	case ZYDIS_MNEMONIC_JNZ:
-	case ZYDIS_MNEMONIC_JBE:
-	case ZYDIS_MNEMONIC_JNBE:
-	case ZYDIS_MNEMONIC_JS:
-	case ZYDIS_MNEMONIC_JNS:
-	case ZYDIS_MNEMONIC_JP:
-	case ZYDIS_MNEMONIC_JNP:
-	case ZYDIS_MNEMONIC_JL:
-	case ZYDIS_MNEMONIC_JNL:
-	case ZYDIS_MNEMONIC_JLE:
-	case ZYDIS_MNEMONIC_JNLE: return near_enough(target_of(f, in)) && jcc(f, in);
 	case ZYDIS_MNEMONIC_JMP:
 		if (in->opcode == 0xff)
-			return group == 4 && in->opsize == 8 && jmp_rm(f, in);
-		if (in->opcode == 0xea || !near_enough(target_of(f, in)))
-			return false;
-		branch_to(f, in, target_of(f, in));
-		return true;
+			return in->opsize == 8 && plan_indirect(p, 4);
+		return in->opcode != 0xea && near_enough(target_of(p));
 	case ZYDIS_MNEMONIC_CALL:
 		if (in->opsize != 8)
 			return false;
 		if (in->opcode == 0xff)
-			return group == 2 && call_rm(f, in);
-		return in->opcode == 0xe8 && near_enough(target_of(f, in)) &&
-		       call_rel(f, in);
+			return plan_indirect(p, 2);
+		return in->opcode == 0xe8 && near_enough(target_of(p)) &&
+		       plan_stack_access(p, -8, true);
 	case ZYDIS_MNEMONIC_RET:
 		return (in->opcode == 0xc2 || in->opcode == 0xc3) && in->opsize == 8 &&
-		       ret(f, in);
+		       plan_stack_access(p, 0, false);
 	case ZYDIS_MNEMONIC_PUSH:
+		p->flags = FLAGS_ALONE;
+		return in->opsize == 8 &&
+		       (in->opcode == 0x68 || in->opcode == 0x6a ||
+			(in->opcode >= 0x50 && in->opcode <= 0x57)) &&
+		       plan_stack_access(p, -8, true);
+	case ZYDIS_MNEMONIC_POP:
+		if (in->opsize != 8 || in->opcode < 0x58 || in->opcode > 0x5f ||
+		    in->rm == RSP)
+			return false;
+		p->flags = FLAGS_ALONE;
+		p->written = (u16)(1u << in->rm);
+		return plan_stack_access(p, 0, false);
+	case ZYDIS_MNEMONIC_LEAVE:
 		if (in->opsize != 8)
 			return false;
-		if (in->opcode == 0x68 || in->opcode == 0x6a)
-			return push_imm(f, in);
-		if (in->opcode >= 0x50 && in->opcode <= 0x57)
-			return push_reg(f, in, in->rm);
-		return false;
-	case ZYDIS_MNEMONIC_POP:
-		return in->opsize == 8 && in->opcode >= 0x58 && in->opcode <= 0x5f &&
-		       pop_reg(f, in);
-	case ZYDIS_MNEMONIC_LEAVE: return in->opsize == 8 && leave(f, in);
+		p->flags = FLAGS_ALONE;
+		p->written = 1u << RBP;
+		plan_stack_access(p, 0, false);
+		p->acc.base = RBP;
+		return true;
 	default: return false;
 	}
 }
 
-bool branch_insn(struct front *f, const struct insn *in)
+void branch_insn(struct front *f, const struct plan *p)
 {
-	unsigned first = f->colds;
+	const struct insn *in = p->in;
 
-	if (!emit_branch(f, in))
-		return false;
-	finish_slow(f, first);
-	return true;
+	if (block_insn_is_jcc(in)) {
+		jcc(f, p);
+		return;
+	}
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_JMP:
+		if (in->opcode != 0xff) {
+			branch_to(f, p, in, target_of(p));
+			return;
+		}
+		load_target(f, p);
+		branch_lookup(f, p, in, 0);
+		return;
+	case ZYDIS_MNEMONIC_CALL:
+		if (in->opcode == 0xff)
+			call_rm(f, p);
+		else
+			call_rel(f, p);
+		return;
+	case ZYDIS_MNEMONIC_RET: ret(f, p); return;
+	case ZYDIS_MNEMONIC_PUSH:
+		if (in->opcode == 0x68 || in->opcode == 0x6a)
+			push_imm(f, p);
+		else
+			push_reg(f, p);
+		return;
+	case ZYDIS_MNEMONIC_POP: pop_reg(f, p); return;
+	default: leave(f, p); return;
+	}
 }

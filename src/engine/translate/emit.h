@@ -115,6 +115,35 @@ static inline void emit_rsp_index(struct emit *e, unsigned opcode, unsigned reg,
 	e32(e, (u32)disp);
 }
 
+/* REX.W opcode reg, [rsp + index + disp32]. */
+static inline void emit_rsp_index_1(struct emit *e, unsigned opcode, unsigned reg,
+				    unsigned index, i32 disp)
+{
+	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1);
+	e8(e, opcode);
+	e8(e, 0x84 | (reg & 7) << 3);
+	e8(e, 0x04 | (index & 7) << 3);
+	e32(e, (u32)disp);
+}
+
+/* and reg, imm32, in 32 bits. Changes flags. */
+static inline void emit_and_imm(struct emit *e, unsigned reg, u32 imm)
+{
+	e8(e, 0x40 | reg >> 3);
+	e8(e, 0x81);
+	e8(e, 0xe0 | (reg & 7));
+	e32(e, imm);
+}
+
+/* cmp reg, imm32. Changes flags. */
+static inline void emit_cmp_imm(struct emit *e, unsigned reg, i32 imm)
+{
+	e8(e, 0x48 | reg >> 3);
+	e8(e, 0x81);
+	e8(e, 0xf8 | (reg & 7));
+	e32(e, (u32)imm);
+}
+
 /* ModRM.mod for a displacement from a base register; RBP and R13 always have one. */
 static inline unsigned emit_mod(unsigned base, i32 disp)
 {

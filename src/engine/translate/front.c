@@ -1,8 +1,8 @@
 /*
- * From a block of decoded instructions to code.
+ * From blocks of decoded instructions to code.
  *
  * Each instruction is re-encoded (copy.c), is a branch or a stack operation (branch.c),
- * is nothing at all, or is a call out to the interpreter's function. Behind the block
+ * is nothing at all, or is a call out to the interpreter's function. Behind the trace
  * come the slow stubs, one for each place where an instruction may need the interpreter
  * after all, and the exits of branches. Thread: the owner of the vCPU.
  */
@@ -12,6 +12,9 @@
 
 #include "host/execmem.h"
 #include "x86/access.h"
+
+/* Times a block must have been found to be made part of a trace. */
+#define TRACE_COUNT 4
 
 /*
  * Code memory is taken in regions of which one half is for code that runs and the other
@@ -41,7 +44,7 @@ static bool room(const struct emit *e)
 	return (size_t)(e->end - e->p) >= BLOCK_CODE;
 }
 
-struct cold *cold_add(struct front *f, const struct insn *in, u8 *from, bool rcx)
+struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx)
 {
 	struct cold *c = &f->cold[f->colds];
 
@@ -49,9 +52,15 @@ struct cold *cold_add(struct front *f, const struct insn *in, u8 *from, bool rcx
 		f->colds++;
 	else
 		f->e.full = true;
-	*c = (struct cold){
-		.kind = COLD_SLOW, .in = in, .from = from, .rcx = rcx, .site = -1
-	};
+	*c = (struct cold){ .kind = COLD_SLOW,
+			    .p = p,
+			    .in = p->in,
+			    .start = p->start,
+			    .from = from,
+			    .rcx = rcx,
+			    .lost = f->lost,
+			    .recipe = f->recipe,
+			    .site = -1 };
 	return c;
 }
 
@@ -75,155 +84,216 @@ void load_guest(struct front *f, unsigned host, unsigned guest)
 		emit_mov_rr(&f->e, host, home(guest));
 }
 
-void check_zero(struct front *f, const struct insn *in, i32 off)
+void check_zero(struct front *f, const struct plan *p, i32 off)
 {
 	emit_mov_rr(&f->e, T_KEEP, H_RCX);
 	emit_load_rsp(&f->e, H_RCX, off);
 	emit_jrcxz(&f->e, f->t->options.slow ? 0 : 5);
-	cold_add(f, in, emit_jmp(&f->e, 0), true);
+	cold_add(f, p, emit_jmp(&f->e, 0), true);
 	emit_mov_rr(&f->e, H_RCX, T_KEEP);
 }
 
 /* Have the interpreter's function execute the instruction. */
-static void emit_call_out(struct front *f, const struct insn *in)
+static void emit_call_out(struct front *f, const struct insn *in, u32 start)
 {
 	struct emit *e = &f->e;
 
-	emit_mov_imm(e, H_R10, f->start);
+	emit_mov_imm(e, H_R10, start);
 	emit_mov_imm(e, H_R11, (u64)in);
 	emit_call(e, f->t->call_out);
 }
 
-/* Instructions that do nothing that can be seen. */
-static bool is_nothing(const struct insn *in)
+static void emit_lea_insn(struct front *f, const struct plan *p)
 {
-	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_NOP:
-	case ZYDIS_MNEMONIC_PREFETCHT0:
-	case ZYDIS_MNEMONIC_PREFETCHT1:
-	case ZYDIS_MNEMONIC_PREFETCHT2:
-	case ZYDIS_MNEMONIC_PREFETCHNTA:
-	case ZYDIS_MNEMONIC_PREFETCHW: return true;
-	default: return false;
-	}
-}
-
-static bool emit_lea_insn(struct front *f, const struct insn *in)
-{
+	const struct insn *in = p->in;
+	const struct mem_access *a = &p->acc;
 	struct emit *e = &f->e;
 	unsigned dst = in_memory(in->reg) ? T_ADDR : home(in->reg);
-	struct insn plain = *in;
 
-	if (in->opsize == 2)
-		return false;
-	plain.seg = DS; /* a segment override changes nothing */
-	if (!memop_address(f, &plain))
-		return false;
-	if (in->opsize == 4) {
-		/* mov r32, r9d */
-		e8(e, 0x41 | (dst >> 3) << 2);
-		e8(e, 0x8b);
-		e8(e, 0xc1 | (dst & 7) << 3);
-	} else if (dst != T_ADDR) {
-		emit_mov_rr(e, dst, T_ADDR);
+	if (a->base < 16 && !in_memory(a->base) && a->index == GPR_ZERO) {
+		emit_lea(e, a->wide && in->opsize == 8, dst, home(a->base), a->disp);
+	} else {
+		memop_address(f, a);
+		if (in->opsize == 4) {
+			/* mov r32, r9d */
+			e8(e, 0x41 | (dst >> 3) << 2);
+			e8(e, 0x8b);
+			e8(e, 0xc1 | (dst & 7) << 3);
+		} else if (dst != T_ADDR) {
+			emit_mov_rr(e, dst, T_ADDR);
+		}
 	}
 	if (in_memory(in->reg))
 		emit_store_rsp(e, T_ADDR, gpr_slot(in->reg));
-	return true;
 }
 
-static void translate_insn(struct front *f, const struct insn *in)
+static void translate_insn(struct front *f, const struct plan *p)
 {
-	/* Start over where it began if a form turns out not to be translatable. */
-	u8 *start = f->e.p;
-	unsigned colds = f->colds;
-	u32 sites = f->t->site_count;
-	bool vec_checked = f->vec_checked;
+	unsigned first = f->colds;
 
-	if (is_nothing(in))
-		return;
-	if (in->mnemonic == ZYDIS_MNEMONIC_LEA && emit_lea_insn(f, in))
-		return;
-	if (branch_insn(f, in) || copy_insn(f, in, f->bytes + in->ip_off))
-		return;
-	f->e.p = start;
-	f->colds = colds;
-	f->t->site_count = sites;
-	f->vec_checked = vec_checked;
-	f->call_outs++;
-	emit_call_out(f, in);
-	/* It may have parked the vectors; translate_call_out puts them back. */
+	/* While lost, the flags can be made as long as what they are made of is there. */
+	if (p->flags == FLAGS_USED ||
+	    (p->flags == FLAGS_ALONE && (p->written & f->recipe.uses)))
+		eflags_need(f);
+	switch (p->kind) {
+	case PLAN_NOTHING: return;
+	case PLAN_LEA: emit_lea_insn(f, p); break;
+	case PLAN_COPY: copy_insn(f, p); break;
+	case PLAN_BRANCH: branch_insn(f, p); break;
+	default:
+		f->call_outs++;
+		emit_call_out(f, p->in, p->start);
+		/* It may have parked the vectors; translate_call_out puts them back. */
+		f->in_slot = -1;
+		break;
+	}
+	for (unsigned i = first; i < f->colds; i++) {
+		if (f->cold[i].kind != COLD_SLOW)
+			continue;
+		f->cold[i].back = f->e.p;
+		/* Nothing in scratch registers outlives a call out. */
+		f->in_slot = -1;
+	}
+	eflags_after(f, p);
 }
 
 static void emit_cold(struct front *f)
 {
 	struct translator *t = f->t;
+	struct emit *e = &f->e;
 
 	for (unsigned i = 0; i < f->colds; i++) {
 		struct cold *c = &f->cold[i];
 
 		if (c->from)
-			emit_patch(c->from, f->e.p);
-		if (c->kind != COLD_SLOW) {
+			emit_patch(c->from, e->p);
+		if (c->kind == COLD_LINK || c->kind == COLD_FAR) {
 			branch_cold(f, c);
 			continue;
 		}
 		if (c->rcx)
-			emit_mov_rr(&f->e, H_RCX, T_KEEP);
+			emit_mov_rr(e, H_RCX, T_KEEP);
 		if (c->site >= 0)
-			t->sites[c->site].slow = (u32)(emit_exec(&f->e) - (u64)t->base);
-		emit_call_out(f, c->in);
+			t->sites[c->site].slow = (u32)(emit_exec(e) - (u64)t->base);
+		if (c->lost)
+			eflags_make(e, &c->recipe);
+		if (c->kind == COLD_GROUP) {
+			emit_mov_imm(e, H_R10, c->start);
+			emit_mov_imm(e, H_R11, (u64)c->group);
+			emit_call(e, t->group_miss);
+		} else {
+			emit_call_out(f, c->in, c->start);
+		}
 		/* A branch leaves by the call. */
 		if (c->back)
-			emit_jmp(&f->e, (u64)c->back + (u64)f->e.exec_delta);
+			emit_jmp(e, (u64)c->back + (u64)e->exec_delta);
 	}
+}
+
+/* ---- traces ---- */
+
+static void plan_block(struct front *f, const struct block *b, unsigned insns)
+{
+	u32 start = (u32)(b->gpa & ~PAGE_MASK);
+
+	for (unsigned i = 0; i < insns && f->insns < TRACE_MAX; i++)
+		plan_insn(f->t->v, &f->plan[f->insns++], &b->insn[i],
+			  b->text + b->insn[i].ip_off, start);
+	f->b->span = (u16)(b->gpa + b->bytes - f->b->gpa);
+}
+
+/* The block that the last one falls into, if it has been executed as well. */
+static const struct block *falls_into(const struct front *f, const struct block *b)
+{
+	const struct insn *last = &b->insn[b->insns - 1];
+	gpa_t next = b->gpa + b->bytes;
+	const struct block *n;
+
+	if (f->t->options.one || f->t->options.run_block || f->insns >= TRACE_MAX)
+		return NULL;
+	if (f->plan[f->insns - 1].kind == PLAN_CALL_OUT || block_insn_ends(last) ||
+	    ((next ^ b->gpa) & PAGE_MASK))
+		return NULL;
+	n = block_at(&f->t->cache, next, b->mode);
+	if (!n || n->once || n->page2 != GPA_NONE || n->lone ||
+	    (!f->t->options.eager && n->count < TRACE_COUNT) ||
+	    f->insns + n->insns > TRACE_MAX)
+		return NULL;
+	return n;
+}
+
+static void plan_trace(struct front *f)
+{
+	const struct block *b = f->b;
+	unsigned insns = f->t->options.one ? 1 : b->insns;
+
+	f->insns = 0;
+	while (b) {
+		plan_block(f, b, insns);
+		b = falls_into(f, b);
+		insns = b ? b->insns : 0;
+	}
+}
+
+static struct front *front_new(struct translator *t, struct block *b)
+{
+	struct front *f = malloc(sizeof(*f));
+
+	if (!f)
+		return NULL;
+	f->t = t;
+	f->e = t->hot;
+	f->b = b;
+	f->mode = t->v->cpl == 3;
+	f->idx = t->v->cpl == 3 ? MMU_USER : MMU_KERNEL;
+	f->vec_checked = false;
+	f->lost = false;
+	f->recipe = (struct recipe){ 0 };
+	f->in_slot = -1;
+	f->colds = 0;
+	f->call_outs = 0;
+	return f;
+}
+
+static struct tr_code *code_new(struct translator *t, struct block *b)
+{
+	struct tr_code *code = (struct tr_code *)(void *)(t->arena + t->arena_used);
+
+	t->arena_used += align_up(sizeof(*code), 16);
+	*code = (struct tr_code){ .entry = emit_exec(&t->hot), .block = b };
+	return code;
 }
 
 struct tr_code *front_translate(struct translator *t, struct block *b)
 {
 	struct front *f;
 	struct tr_code *code;
+	const struct plan *last;
 	struct emit hot;
-	unsigned insns = t->options.one ? 1 : b->insns, called = 0;
-	const struct insn *last = &b->insn[insns - 1];
 
-	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(8) ||
-	    t->site_cap - t->site_count < COLD_MAX) {
+	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(16) ||
+	    t->site_cap - t->site_count < COLD_MAX ||
+	    ((!room(&t->hot) || !room(&t->cold)) && !region_new(t))) {
 		t->full = true;
 		return NULL;
 	}
-	if ((!room(&t->hot) || !room(&t->cold)) && !region_new(t)) {
-		t->full = true;
-		return NULL;
-	}
-	f = malloc(sizeof(*f));
+	f = front_new(t, b);
 	if (!f) {
 		t->full = true;
 		return NULL;
 	}
-	f->t = t;
-	f->e = t->hot;
-	f->b = b;
-	f->bytes = b->text;
-	f->mode = t->v->cpl == 3;
-	f->idx = t->v->cpl == 3 ? MMU_USER : MMU_KERNEL;
-	f->start = (u32)(b->gpa & ~PAGE_MASK);
-	f->vec_checked = false;
-	f->colds = 0;
-	f->call_outs = 0;
-	code = (struct tr_code *)(void *)(t->arena + t->arena_used);
-	t->arena_used += (sizeof(*code) + 15) & ~(size_t)15;
-	code->entry = emit_exec(&f->e);
-	code->links = NULL;
-
-	for (unsigned i = 0; i < insns; i++) {
-		called = f->call_outs;
-		translate_insn(f, &b->insn[i]);
-	}
+	f->code = code = code_new(t, b);
+	plan_trace(f);
+	group_accesses(f);
+	for (unsigned i = 0; i < f->insns; i++)
+		translate_insn(f, &f->plan[i]);
+	last = &f->plan[f->insns - 1];
 	/* What runs on behind the last instruction: one that is called may also do so
 	 * where it ends the block (MOV CR2). */
-	if (!block_insn_ends(last) || f->call_outs != called)
-		branch_to(f, last + 1, (i64)f->start + last->ip_off + last->len);
+	if (!block_insn_ends(last->in) || last->kind == PLAN_CALL_OUT) {
+		eflags_need(f);
+		branch_to(f, last, last->in + 1, (i64)last->start + last->in->ip_off + last->in->len);
+	}
 	hot = f->e;
 	f->e = t->cold;
 	code->cold = emit_exec(&f->e);

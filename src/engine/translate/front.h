@@ -1,4 +1,11 @@
-/* What the files of the translator's front end share. */
+/*
+ * What the files of the translator's front end share.
+ *
+ * A trace is a block and, as long as it falls through, the blocks behind it in the same
+ * page that have been executed too. It goes through three passes: what each instruction
+ * is (plan.c), which accesses share a check (group.c), and code (front.c, copy.c,
+ * branch.c, memop.c, eflags.c).
+ */
 #pragma once
 
 #include <Zydis/Zydis.h>
@@ -9,32 +16,113 @@
 #define T_SLOT H_R10 /* TLB slot, then addend; or the rm operand's copy */
 #define T_KEEP H_R11 /* RCX while it is needed; or the reg operand's copy */
 
-/* Code that is seldom run, put behind the block. */
-struct cold {
-	enum { COLD_SLOW, COLD_LINK, COLD_FAR } kind;
-	u8 *from; /* rel32 that leads here, NULL: none */
-	bool rcx; /* arriving that way, RCX is in T_KEEP */
-	const struct insn *in;
-	u8 *back;      /* SLOW: where to go on */
-	i32 site;      /* SLOW: index into sites, -1: none */
-	i64 target;    /* LINK, FAR: offset from the page */
-	bool backward; /* LINK: look for a kick */
+#define TRACE_MAX 64 /* instructions */
+
+enum plan_kind {
+	PLAN_CALL_OUT, /* the interpreter's function executes it */
+	PLAN_NOTHING,
+	PLAN_LEA,
+	PLAN_COPY,   /* re-encoded */
+	PLAN_BRANCH, /* branch or stack operation */
 };
 
-#define COLD_MAX (BLOCK_MAX_INSNS * 4)
+/* What an instruction does to the status flags. */
+enum flag_use {
+	FLAGS_ALONE,
+	FLAGS_SET,  /* all of them, and it reads none */
+	FLAGS_USED, /* anything else: they must be right before it */
+};
+
+/* A memory access. */
+struct mem_access {
+	u8 base, index; /* enum gpr */
+	u8 scale, seg;
+	bool wide; /* 64-bit address */
+	bool write;
+	u8 size;
+	i8 group;    /* shares the check of this group; -1: has its own */
+	i32 disp;    /* from base and index; RIP: from the page */
+	i32 from_lo; /* of a group: the address counted from the group's lowest */
+	bool leader; /* the first of the group, which has the check */
+};
+
+struct plan {
+	const struct insn *in;
+	const u8 *bytes;
+	u32 start; /* offset of its block from the page */
+	u8 kind;
+	u8 flags; /* enum flag_use */
+	u16 written; /* general registers, by bit */
+	struct mem_access acc;
+	bool mem; /* acc is valid */
+	/* PLAN_COPY */
+	u8 encoding; /* ZydisInstructionEncoding */
+	u8 imm_len;
+	bool modrm;
+	bool reg_gpr, rm_gpr, opc_gpr; /* the field names a general register */
+	bool reg_wide; /* and not 8 bits of it, whatever the other one is: MOVZX, CRC32 */
+	bool reg_written, rm_written;
+	bool high_byte; /* AH, BH, CH, DH: no REX prefix allowed */
+	bool byte_reg;
+	bool vector;    /* touches vector registers */
+	bool can_fault; /* on the host, for other reasons than the address */
+	bool dead;      /* the flags before it are overwritten unread */
+};
+
+/* Accesses off one register that one check covers (group.c). */
+struct group {
+	i32 lo, hi; /* bytes, counted from the register where the group began */
+	bool write;
+	u8 members;
+	u8 slot; /* of frame.group */
+};
+
+#define GROUP_MAX TR_GROUPS
+
+/* How to get the flags back that a check has overwritten: eflags.c. */
+struct recipe {
+	const struct plan *maker; /* the instruction that set them; NULL: none */
+	u16 uses;                 /* registers that must not change */
+	u8 kind;
+};
+
+/* Code that is seldom run, put behind the block. */
+struct cold {
+	enum { COLD_SLOW, COLD_GROUP, COLD_LINK, COLD_FAR } kind;
+	u8 *from; /* rel32 that leads here, NULL: none */
+	bool rcx; /* arriving that way, RCX is in T_KEEP */
+	bool lost; /* arriving, the flags are not in EFLAGS, but 'recipe' makes them */
+	struct recipe recipe;
+	const struct plan *p;
+	const struct insn *in;
+	u32 start;
+	u8 *back;       /* SLOW, GROUP: where to go on */
+	i32 site;       /* SLOW: index into sites, -1: none */
+	i64 target;     /* LINK, FAR: offset from the page */
+	bool backward;  /* LINK: look for a kick */
+	const struct tr_group *group;
+};
+
+#define COLD_MAX (TRACE_MAX * 4)
 
 struct front {
 	struct translator *t;
 	struct emit e; /* the main part; while emit_cold() runs, the seldom-run part */
-	const struct block *b;
-	const u8 *bytes; /* of the block's code */
+	struct tr_code *code;
+	struct block *b; /* the first of the trace */
 	unsigned mode;   /* index of tr_jumps */
 	enum mmu_idx idx;
-	u32 start; /* offset of the block from its page */
 	bool vec_checked;
+	bool lost; /* the flags are not in EFLAGS, but 'recipe' makes them */
+	struct recipe recipe;
+	int in_slot; /* T_SLOT holds the addend of this group; -1: it does not */
+	struct plan plan[TRACE_MAX];
+	unsigned insns;
+	struct group group[GROUP_MAX];
+	unsigned groups;
 	struct cold cold[COLD_MAX];
 	unsigned colds, call_outs;
-	struct cold *access; /* of the last memop_check() */
+	struct cold *access; /* of the last memop(): its slow stub, NULL: it has none */
 };
 
 /* A guest register that lives in memory. */
@@ -54,43 +142,78 @@ static inline i32 gpr_slot(unsigned guest)
 	return VCPU(gpr) + 8 * (i32)guest;
 }
 
+/* ---- plan.c ---- */
+
+void plan_insn(const struct vcpu *v, struct plan *p, const struct insn *in, const u8 *bytes,
+	       u32 start);
+/* An access of 8 bytes at RSP + disp. */
+struct mem_access plan_stack(i32 disp, bool write);
+/* How many legacy prefixes an instruction begins with. */
+unsigned plan_prefixes(const u8 *bytes);
+
+/* ---- group.c ---- */
+
+/* Find the accesses that share a check, and where flags are dead. */
+void group_accesses(struct front *f);
+
+/* ---- eflags.c ---- */
+
+/* The flags must be in EFLAGS here. */
+void eflags_need(struct front *f);
+/* May the check of this instruction's access overwrite EFLAGS? Then they are lost from
+ * here on. */
+bool eflags_lose(struct front *f, const struct plan *p);
+/* The instruction has been emitted. */
+void eflags_after(struct front *f, const struct plan *p);
+/* Emit what makes the flags. Uses T_ADDR and T_SLOT. */
+void eflags_make(struct emit *e, const struct recipe *r);
+
 /* ---- memop.c ---- */
 
-/* The operand's linear address in T_ADDR; uses T_SLOT. False: not a form that is
- * translated. */
-bool memop_address(struct front *f, const struct insn *in);
+/* An operand is at [base + T_SLOT + disp]. */
+struct operand {
+	unsigned base; /* host register */
+	i32 disp;
+};
+
+/* The access's linear address in T_ADDR; uses T_SLOT. */
+void memop_address(struct front *f, const struct mem_access *a);
 /*
- * Check an access of 'size' bytes at T_ADDR; T_SLOT gets the addend, so that [T_ADDR +
- * T_SLOT] is the operand. On a miss the slow stub of this instruction runs. Uses T_KEEP;
- * changes no flags.
+ * Check the access, so that it can be made at the operand; on a miss the slow stub of this
+ * instruction runs, or that of its group. Uses all scratch registers; f->access is the
+ * stub for faults of the access itself.
  */
-void memop_check(struct front *f, const struct insn *in, bool write, unsigned size);
+struct operand memop(struct front *f, const struct plan *p, const struct mem_access *a);
+/* ModRM, SIB and displacement of the operand; 'scaled': no 8-bit displacement (EVEX). */
+void memop_emit(struct emit *e, unsigned reg, struct operand o, bool scaled);
+/* The REX bits X and B of the operand. */
+static inline unsigned memop_rex(struct operand o)
+{
+	return 2u | o.base >> 3;
+}
 
 /* ---- copy.c ---- */
 
-/* Re-encode an instruction that has at most one memory operand. False: it is not of that
- * kind. */
-bool copy_insn(struct front *f, const struct insn *in, const u8 *bytes);
+/* Re-encode an instruction that has at most one memory operand. */
+void copy_insn(struct front *f, const struct plan *p);
 
 /* ---- branch.c ---- */
 
-/* Branches, calls, returns, pushes and pops. False: not one of them, or not a translated
- * form. */
-bool branch_insn(struct front *f, const struct insn *in);
-/* Go on at this offset from the page. */
-void branch_to(struct front *f, const struct insn *in, i64 target);
-/* The target's linear address is in T_ADDR: look it up. On a miss, the slow stub; on a
- * hit RSP += pop. */
-void branch_lookup(struct front *f, const struct insn *in, unsigned pop);
+/* Is it one of the branches, calls, returns, pushes and pops that are translated? */
+bool branch_plan(struct plan *p);
+void branch_insn(struct front *f, const struct plan *p);
+/* Go on at this offset from the page. The instruction 'miss' does it where the look-up of
+ * another page misses. */
+void branch_to(struct front *f, const struct plan *p, const struct insn *miss, i64 target);
 void branch_cold(struct front *f, struct cold *c);
 
 /* ---- front.c ---- */
 
-struct cold *cold_add(struct front *f, const struct insn *in, u8 *from, bool rcx);
+struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx);
 /* The next instruction emitted may fault on the host: then the slow stub runs. */
 void site_add(struct front *f, struct cold *c);
 /* mov host, guest register, from wherever it lives. */
 void load_guest(struct front *f, unsigned host, unsigned guest);
 /* Save RCX, load a word from the frame into RCX, and go to the cold stub unless it is 0;
  * RCX is back then. */
-void check_zero(struct front *f, const struct insn *in, i32 off);
+void check_zero(struct front *f, const struct plan *p, i32 off);

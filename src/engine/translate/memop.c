@@ -1,74 +1,201 @@
 /*
  * Guest memory operands: addresses and the TLB check.
  *
- * The check leaves EFLAGS alone, so flags need no analysis: PEXT cuts the slot out of the
+ * There are two checks. The quick one compares, and so overwrites EFLAGS; eflags.c says
+ * where it may. The other leaves EFLAGS alone: PEXT cuts the slot out of the
  * address, adding the negated tag gives the offset in the page, and PEXT with the upper
  * bits is zero exactly for a hit that does not cross the page. JRCXZ is the only branch
  * that asks no flag.
+ *
+ * Either finds the addend, which the operand is addressed with: [base + addend + disp]
+ * with the guest's own base register where that is possible, so that the address does
+ * not wait for the check.
  */
 #include "engine/translate/front.h"
 
-/* Offsets of tr_jumps and tlb arrays are from rsp, which is the vcpu. */
+/* struct tlb_entry's size as a shift. */
+#define ENTRY_SHIFT 5
+_Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "the code shifts by it");
+
+/* Offset of the TLB's entries from rsp, which is the vcpu. */
 static i32 tlb_off(const struct front *f, size_t field)
 {
 	return VCPU(tlb) + (i32)(f->idx * sizeof(struct tlb_way) + field);
 }
 
-bool memop_address(struct front *f, const struct insn *in)
+static size_t tag_of(bool write)
 {
-	struct emit *e = &f->e;
-	bool wide = in->adsize == 8;
-	unsigned base = NO_REG, index = NO_REG;
-	i64 wanted = in->disp + (in->base == GPR_RIP ? (i64)f->start : 0);
-	i32 disp = (i32)wanted;
-
-	/* Nearly 2 GiB from RIP, counted from the page: past what LEA reaches. */
-	if (in->adsize == 2 || disp != wanted)
-		return false;
-	if (in->base == GPR_RIP) {
-		/* in->disp counts from the block's start. */
-		emit_load_rsp(e, T_ADDR, FRAME(f->t, page_lin));
-		base = T_ADDR;
-	} else if (in->base != GPR_ZERO) {
-		base = in_memory(in->base) ? T_ADDR : home(in->base);
-		if (in_memory(in->base))
-			emit_load_rsp(e, T_ADDR, gpr_slot(in->base));
-	}
-	if (in->index != GPR_ZERO) {
-		index = in_memory(in->index) ? T_SLOT : home(in->index);
-		if (in_memory(in->index))
-			emit_load_rsp(e, T_SLOT, gpr_slot(in->index));
-	}
-	if (index != NO_REG)
-		emit_lea_sib(e, wide, T_ADDR, base, index, in->scale, disp);
-	else if (base != NO_REG)
-		emit_lea(e, wide, T_ADDR, base, disp);
-	else
-		emit_mov_imm(e, T_ADDR, (u64)(i64)disp & size_mask(in->adsize));
-	if (in->seg >= FS) {
-		emit_load_rsp(e, T_SLOT, VCPU(seg) + (i32)(in->seg * sizeof(struct seg)));
-		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
-	}
-	return true;
+	return write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
 }
 
-void memop_check(struct front *f, const struct insn *in, bool write, unsigned size)
+/* The base register is in a host register, and there is nothing else but a displacement. */
+static bool is_simple(const struct mem_access *a)
+{
+	return a->wide && a->seg < FS && a->index == GPR_ZERO && a->base < 16 &&
+	       !in_memory(a->base);
+}
+
+void memop_address(struct front *f, const struct mem_access *a)
 {
 	struct emit *e = &f->e;
-	size_t tag =
-		write ? offsetof(struct tlb_way, write) : offsetof(struct tlb_way, read);
+	unsigned base = NO_REG, index = NO_REG;
+
+	f->in_slot = -1;
+	if (a->base == GPR_RIP) {
+		emit_load_rsp(e, T_ADDR, FRAME(f->t, page_lin));
+		base = T_ADDR;
+	} else if (a->base != GPR_ZERO) {
+		base = in_memory(a->base) ? T_ADDR : home(a->base);
+		if (in_memory(a->base))
+			emit_load_rsp(e, T_ADDR, gpr_slot(a->base));
+	}
+	if (a->index != GPR_ZERO) {
+		index = in_memory(a->index) ? T_SLOT : home(a->index);
+		if (in_memory(a->index))
+			emit_load_rsp(e, T_SLOT, gpr_slot(a->index));
+	}
+	if (index != NO_REG)
+		emit_lea_sib(e, a->wide, T_ADDR, base, index, a->scale, a->disp);
+	else if (base == NO_REG)
+		emit_mov_imm(e, T_ADDR, (u64)(i64)a->disp & size_mask(a->wide ? 8 : 4));
+	else if (base != T_ADDR || a->disp || !a->wide)
+		emit_lea(e, a->wide, T_ADDR, base, a->disp);
+	if (a->seg >= FS) {
+		emit_load_rsp(e, T_SLOT, VCPU(seg) + (i32)(a->seg * sizeof(struct seg)));
+		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
+	}
+}
+
+/*
+ * Of T_ADDR, in T_SLOT; T_ADDR stays if 'keep'. Returns the rel32 that leads to the stub.
+ */
+static u8 *quick_check(struct front *f, bool write, unsigned size, bool keep)
+{
+	struct emit *e = &f->e;
+	unsigned off = keep ? T_KEEP : T_ADDR;
+
+	emit_rorx(e, T_SLOT, T_ADDR, PAGE_SHIFT - ENTRY_SHIFT);
+	emit_and_imm(e, T_SLOT, (TLB_SIZE - 1) << ENTRY_SHIFT);
+	if (keep)
+		emit_mov_rr(e, T_KEEP, T_ADDR);
+	/* add off, [rsp + slot + tag]: the offset in the page */
+	emit_rsp_index_1(e, 0x03, off, T_SLOT, tlb_off(f, tag_of(write)));
+	emit_rsp_index_1(e, 0x8b, T_SLOT, T_SLOT, tlb_off(f, offsetof(struct tlb_entry, addend)));
+	emit_cmp_imm(e, off, (i32)(PAGE_SIZE - size));
+	return emit_jcc(e, 7); /* ja */
+}
+
+/* The same, with EFLAGS left alone and T_ADDR kept. Arriving at the stub, RCX is in T_KEEP. */
+static u8 *flagless_check(struct front *f, bool write, unsigned size)
+{
+	struct emit *e = &f->e;
 	u8 *slow;
 
 	emit_pext_rsp(e, T_SLOT, T_ADDR, FRAME(f->t, index_mask));
+	/* Times 4 here and times 8 in the addresses: the size of struct tlb_entry. */
+	emit_lea_sib(e, true, T_SLOT, NO_REG, T_SLOT, 2, 0);
 	emit_mov_rr(e, T_KEEP, H_RCX);
-	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT, tlb_off(f, tag));
+	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT, tlb_off(f, tag_of(write)));
 	/* The offset of the last byte: past the page when the access crosses it. */
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, (i32)size - 1);
 	emit_pext_rsp(e, H_RCX, H_RCX, FRAME(f->t, page_mask));
 	emit_rsp_index(e, 0x8b, T_SLOT, T_SLOT,
-		       tlb_off(f, offsetof(struct tlb_way, addend)));
+		       tlb_off(f, offsetof(struct tlb_entry, addend)));
 	emit_jrcxz(e, f->t->options.slow ? 0 : 5);
 	slow = emit_jmp(e, 0);
-	f->access = cold_add(f, in, slow, true);
 	emit_mov_rr(e, H_RCX, T_KEEP);
+	return slow;
+}
+
+static struct operand lone(struct front *f, const struct plan *p, const struct mem_access *a)
+{
+	bool simple = is_simple(a), quick;
+	u8 *slow;
+
+	memop_address(f, a);
+	quick = eflags_lose(f, p);
+	slow = quick ? quick_check(f, a->write, a->size, !simple)
+		     : flagless_check(f, a->write, a->size);
+	f->access = cold_add(f, p, slow, !quick);
+	f->in_slot = -1;
+	return simple ? (struct operand){ home(a->base), a->disp }
+		      : (struct operand){ T_ADDR, 0 };
+}
+
+static const struct tr_group *group_new(struct front *f, const struct plan *p,
+					const struct mem_access *a)
+{
+	struct translator *t = f->t;
+	const struct group *g = &f->group[a->group];
+	struct tr_group *r;
+
+	if (t->arena_size - t->arena_used < sizeof(*r)) {
+		t->full = true;
+		return NULL;
+	}
+	r = (struct tr_group *)(void *)(t->arena + t->arena_used);
+	t->arena_used += align_up(sizeof(*r), 16);
+	*r = (struct tr_group){ .in = p->in,
+				.code = f->code,
+				.disp = a->disp - a->from_lo,
+				.span = (u16)(g->hi - g->lo),
+				.base = a->base,
+				.write = g->write,
+				.first_write = a->write };
+	return r;
+}
+
+/* The check of a whole group; where it fails, C decides whether to try it again. */
+static void lead(struct front *f, const struct plan *p, const struct mem_access *a)
+{
+	struct emit *e = &f->e;
+	const struct group *g = &f->group[a->group];
+	bool quick = eflags_lose(f, p);
+	u8 *again = e->p, *slow;
+	struct mem_access all = *a;
+	struct cold *c;
+
+	all.disp = a->disp - a->from_lo;
+	memop_address(f, &all);
+	slow = quick ? quick_check(f, g->write, (unsigned)(g->hi - g->lo), false)
+		     : flagless_check(f, g->write, (unsigned)(g->hi - g->lo));
+	c = cold_add(f, p, slow, !quick);
+	c->kind = COLD_GROUP;
+	c->back = again;
+	c->group = group_new(f, p, a);
+	emit_store_rsp(e, T_SLOT, FRAME(f->t, group) + 8 * g->slot);
+	f->in_slot = a->group;
+}
+
+static struct operand member(struct front *f, const struct plan *p, const struct mem_access *a)
+{
+	if (a->leader)
+		lead(f, p, a);
+	else if (f->in_slot != a->group)
+		emit_load_rsp(&f->e, T_SLOT, FRAME(f->t, group) + 8 * f->group[a->group].slot);
+	f->in_slot = a->group;
+	f->access = NULL;
+	if (p->can_fault)
+		f->access = cold_add(f, p, NULL, false);
+	if (!in_memory(a->base))
+		return (struct operand){ home(a->base), a->disp };
+	emit_load_rsp(&f->e, T_ADDR, gpr_slot(a->base));
+	return (struct operand){ T_ADDR, a->disp };
+}
+
+struct operand memop(struct front *f, const struct plan *p, const struct mem_access *a)
+{
+	return a->group >= 0 ? member(f, p, a) : lone(f, p, a);
+}
+
+void memop_emit(struct emit *e, unsigned reg, struct operand o, bool scaled)
+{
+	unsigned mod = emit_mod(o.base, o.disp);
+
+	/* RBP and R13 cannot do without one, which 0 is right for in any scale. */
+	if (scaled && mod == 0x40 && o.disp)
+		mod = 0x80;
+	e8(e, mod | (reg & 7) << 3 | 4);
+	e8(e, (T_SLOT & 7) << 3 | (o.base & 7));
+	emit_disp(e, mod, o.disp);
 }

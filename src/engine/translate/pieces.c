@@ -80,9 +80,45 @@ static void back_to_c(struct emit *e, const struct translator *t)
 	e8(e, 0xc3);
 }
 
+/*
+ * A piece that calls u64 function(struct vcpu *v, argument), and goes back, or leaves when
+ * the result is not 0. Called with the argument in r11 and the offset of the
+ * instruction's block from the page in r10. The return address is on the stack:
+ * everything is 8 further up.
+ */
+static u64 emit_call_piece(struct emit *e, const struct translator *t, u64 function)
+{
+	u64 piece = emit_exec(e);
+	u8 *skip;
+
+	save_gprs(e, 8);
+	save_flags(e, t, 8);
+	emit_load_rsp(e, H_R9, FRAME(t, page_lin) + 8);
+	emit_lea_sib(e, true, H_R9, H_R9, H_R10, 0, 0);
+	emit_store_rsp(e, H_R9, VCPU(rip) + 8);
+	emit_lea(e, true, H_RDI, H_RSP, 8);
+	emit_mov_rr(e, H_RSI, H_R11);
+	emit_lea(e, true, H_RSP, H_RSP, -8);
+	emit_mov_imm(e, H_RAX, function);
+	e8(e, 0xff); /* call rax */
+	e8(e, 0xd0);
+	emit_lea(e, true, H_RSP, H_RSP, 8);
+	e8(e, 0x48); /* test rax, rax */
+	e8(e, 0x85);
+	e8(e, 0xc0);
+	skip = emit_jcc(e, 5); /* jnz */
+	load_flags(e, t, 8);
+	load_gprs(e, 8);
+	e8(e, 0xc3);
+	emit_patch(skip, e->p);
+	emit_lea(e, true, H_RSP, H_RSP, 8);
+	back_to_c(e, t);
+	return piece;
+}
+
 bool pieces_emit(struct translator *t)
 {
-	u8 *start, *skip;
+	u8 *start;
 	u8 *exec = execmem_alloc(t->mem, PIECES_SIZE, 64, &start);
 	struct emit e = { .p = start, .end = start + PIECES_SIZE };
 
@@ -113,32 +149,7 @@ bool pieces_emit(struct translator *t)
 	save_flags(&e, t, 0);
 	back_to_c(&e, t);
 
-	/*
-	 * Called with the instruction in r11 and the offset of its block from the page in
-	 * r10. The return address is on the stack: everything is 8 further up.
-	 */
-	t->call_out = emit_exec(&e);
-	save_gprs(&e, 8);
-	save_flags(&e, t, 8);
-	emit_load_rsp(&e, H_R9, FRAME(t, page_lin) + 8);
-	emit_lea_sib(&e, true, H_R9, H_R9, H_R10, 0, 0);
-	emit_store_rsp(&e, H_R9, VCPU(rip) + 8);
-	emit_lea(&e, true, H_RDI, H_RSP, 8);
-	emit_mov_rr(&e, H_RSI, H_R11);
-	emit_lea(&e, true, H_RSP, H_RSP, -8);
-	emit_mov_imm(&e, H_RAX, (u64)translate_call_out);
-	e8(&e, 0xff); /* call rax */
-	e8(&e, 0xd0);
-	emit_lea(&e, true, H_RSP, H_RSP, 8);
-	e8(&e, 0x48); /* test rax, rax */
-	e8(&e, 0x85);
-	e8(&e, 0xc0);
-	skip = emit_jcc(&e, 5); /* jnz */
-	load_flags(&e, t, 8);
-	load_gprs(&e, 8);
-	e8(&e, 0xc3);
-	emit_patch(skip, e.p);
-	emit_lea(&e, true, H_RSP, H_RSP, 8);
-	back_to_c(&e, t);
+	t->call_out = emit_call_piece(&e, t, (u64)translate_call_out);
+	t->group_miss = emit_call_piece(&e, t, (u64)translate_group_miss);
 	return !e.full;
 }

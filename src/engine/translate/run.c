@@ -27,12 +27,16 @@
 #include "x86/cr.h"
 #include "x86/except.h"
 #include "x86/stats.h"
+#include "x86/tlbfill.h"
 
-#define CODE_SIZE  MiB(64)
-#define ARENA_SIZE MiB(32)
-#define SITES_MAX  (1u << 21)
+/* All of address space; memory comes as it is used. */
+#define CODE_SIZE    MiB(256)
+#define ARENA_SIZE   MiB(128)
+#define SITES_MAX    (1u << 21)
 /* Times a block is interpreted before it is translated. */
-#define HOT        16
+#define HOT          16
+/* Times the check of a group may fail before there are no groups. */
+#define GROUP_MISSES 16
 
 static struct translator *translator_of(const struct vcpu *v)
 {
@@ -53,17 +57,21 @@ static void jumps_init(struct frame *f)
 /* Forget all, or what is not global, for either privilege. */
 static void jumps_clear(struct translator *t, int keep)
 {
+	t->jump_pages = (struct page_set){ 0 };
 	for (unsigned m = 0; m < 2; m++) {
 		struct tr_taken *k = &t->taken[m];
 		unsigned kept = 0;
 
 		for (unsigned n = 0; n < k->count; n++) {
 			unsigned i = k->slot[n];
+			struct tr_jump *j = &t->f->jumps[m].slot[i];
 
-			if (keep == KEEP_GLOBAL && k->global[i])
+			if (keep == KEEP_GLOBAL && k->global[i]) {
 				k->slot[kept++] = (u16)i;
-			else
-				t->f->jumps[m].slot[i].neg_lin = TR_NO_JUMP;
+				page_set_add(&t->jump_pages, j->page);
+			} else {
+				j->neg_lin = TR_NO_JUMP;
+			}
 		}
 		k->count = kept;
 	}
@@ -73,6 +81,8 @@ static void jumps_clear(struct translator *t, int keep)
  * each once. */
 static void jumps_forget_page(struct translator *t, u64 page)
 {
+	if (likely(!page_set_has(&t->jump_pages, page)))
+		return;
 	for (unsigned m = 0; m < 2; m++) {
 		for (unsigned n = 0; n < t->taken[m].count; n++) {
 			u64 *neg = &t->f->jumps[m].slot[t->taken[m].slot[n]].neg_lin;
@@ -83,16 +93,39 @@ static void jumps_forget_page(struct translator *t, u64 page)
 	}
 }
 
-static void jumps_forget_code(struct translator *t, u64 entry)
+static void jump_forget(struct translator *t, unsigned m, unsigned i, u64 entry)
 {
-	for (unsigned m = 0; m < 2; m++) {
-		for (unsigned n = 0; n < t->taken[m].count; n++) {
-			unsigned i = t->taken[m].slot[n];
+	struct tr_jump *j = &t->f->jumps[m].slot[i];
 
-			if (t->f->jumps[m].slot[i].code == entry)
-				t->f->jumps[m].slot[i].neg_lin = TR_FORGOTTEN;
-		}
+	if (j->code == entry && j->neg_lin != TR_NO_JUMP)
+		j->neg_lin = TR_FORGOTTEN;
+}
+
+static void jumps_forget_code(struct translator *t, const struct tr_code *code)
+{
+	if (likely(code->slots <= ARRAY_SIZE(code->slot))) {
+		for (unsigned n = 0; n < code->slots; n++)
+			jump_forget(t, code->slot[n] / TR_JUMPS, code->slot[n] % TR_JUMPS,
+				    code->entry);
+		return;
 	}
+	for (unsigned m = 0; m < 2; m++)
+		for (unsigned n = 0; n < t->taken[m].count; n++)
+			jump_forget(t, m, t->taken[m].slot[n], code->entry);
+}
+
+/* Remember where the code can be found, so that it can be forgotten. */
+static void note_slot(struct tr_code *code, unsigned m, unsigned i)
+{
+	u32 where = m * TR_JUMPS + i;
+
+	for (unsigned n = 0; n < MIN(code->slots, ARRAY_SIZE(code->slot)); n++)
+		if (code->slot[n] == where)
+			return;
+	if (code->slots < ARRAY_SIZE(code->slot))
+		code->slot[code->slots] = where;
+	if (code->slots <= ARRAY_SIZE(code->slot))
+		code->slots++;
 }
 
 static void jumps_add(struct translator *t, gva_t lin, u64 entry)
@@ -108,11 +141,12 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 	if (j->neg_lin == TR_NO_JUMP)
 		k->slot[k->count++] = (u16)i;
 	k->global[i] =
-		v->tlb.way[v->mmu_idx].exec[tlb_slot(lin)] == tlb_tag(lin & PAGE_MASK) &&
-		v->tlb.way[v->mmu_idx].global[tlb_slot(lin)];
+		v->tlb.way[v->mmu_idx].entry[tlb_slot(lin)].exec == tlb_tag(lin & PAGE_MASK) &&
+		v->tlb.way[v->mmu_idx].info[tlb_slot(lin)].global;
 	j->neg_lin = -lin;
 	j->code = entry;
 	j->page = lin & PAGE_MASK;
+	page_set_add(&t->jump_pages, lin);
 }
 
 /* ---- code ---- */
@@ -120,7 +154,7 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 static void unlink_all(struct tr_code *code)
 {
 	for (struct tr_link *l = code->links; l; l = l->next)
-		le_store(l->at, 0, 4);
+		le_store(l->at, (u64)(i64)l->exit, 4);
 	code->links = NULL;
 }
 
@@ -132,7 +166,7 @@ static void block_dropped(void *opaque, struct block *b)
 	if (!b->code)
 		return;
 	unlink_all(b->code);
-	jumps_forget_code(t, b->code->entry);
+	jumps_forget_code(t, b->code);
 	b->code = NULL;
 	/* It may be the one that is running. */
 	t->f->leave = 1;
@@ -200,7 +234,7 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 		ev = vcpu_events(v);
 		if (f->leave || v->shadow || v->step_check || v->ac_check ||
 		    v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev))) {
-			t->cut = in;
+			t->resume = in + 1;
 			v->rip = next_ip(v, in);
 			return leave_with(t, TR_GO_ON);
 		}
@@ -227,6 +261,43 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 		v->pending_db = 0;
 		return leave_with(t, step_deliver(v) ? TR_GO_ON : TR_SHUTDOWN);
 	}
+}
+
+/* Nothing between the accesses of a group may take away what its check has found. */
+static bool group_fits(struct vcpu *v, const struct tr_group *g, gva_t lin)
+{
+	const struct tlb_entry *e = &v->tlb.way[v->mmu_idx].entry[tlb_slot(lin)];
+	struct tlb_hit hit;
+	gva_t page = lin & PAGE_MASK;
+
+	if (page != ((lin + g->span - 1) & PAGE_MASK) || !is_canonical(v, lin) ||
+	    v->mmu_idx != (v->cpl == 3 ? MMU_USER : MMU_KERNEL))
+		return false;
+	/* As the first access does it: only that one is certain to be made. */
+	if (!tlb_fill(v, lin, g->first_write ? ACC_WRITE : ACC_READ, v->mmu_idx, &hit))
+		return false;
+	return (g->write ? e->write : e->read) == tlb_tag(page);
+}
+
+u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
+{
+	struct translator *t = translator_of(v);
+	struct frame *f = t->f;
+
+	v->stats->group_misses++;
+	v->cc = f->flags_out & RFLAGS_STATUS;
+	if (group_fits(v, g, v->gpr[g->base] + (u64)(i64)g->disp)) {
+		f->flags_in = cc_to_ax(v->cc);
+		return 0;
+	}
+	/* The interpreter does it access by access; code that needs that often is made
+	 * anew without groups. */
+	v->stats->group_splits++;
+	g->code->misses++;
+	t->resume = g->in;
+	t->lone = true;
+	v->rip = this_ip(v, g->in);
+	return leave_with(t, TR_GO_ON);
 }
 
 /* The host faulted in translated code: the slow stub of that place does it properly. */
@@ -264,7 +335,7 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 	f->left_by_call = 0;
 	v->stats->code_entered++;
 	t->outcome = TR_GO_ON;
-	t->cut = NULL;
+	t->resume = NULL;
 	((void (*)(struct vcpu *, u64))t->enter)(v, code->entry);
 	if (!f->left_by_call)
 		v->cc = f->flags_out & RFLAGS_STATUS;
@@ -289,9 +360,20 @@ static void check_assumptions(struct translator *t)
 	}
 }
 
+/* Its groups cross pages, or are not RAM, too often. */
+static void code_ungroup(struct translator *t, struct block *b)
+{
+	unlink_all(b->code);
+	jumps_forget_code(t, b->code);
+	b->code = NULL;
+	b->lone = true;
+}
+
 /* Code for the block, made now if it is hot. */
 static struct tr_code *code_of(struct translator *t, struct block *b)
 {
+	if (unlikely(b->code && b->code->misses > GROUP_MISSES))
+		code_ungroup(t, b);
 	if (b->code || b->count++ < (t->options.eager ? 0 : HOT) || b->once ||
 	    b->page2 != GPA_NONE || t->full)
 		return b->code;
@@ -323,6 +405,11 @@ static enum step run_one(struct translator *t)
 		t->strayed = true;
 		return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
 	}
+	if (unlikely(t->lone)) {
+		t->lone = false;
+		t->strayed = true;
+		return step_block(v, b);
+	}
 	if (!translatable(v)) {
 		t->strayed = true;
 		if (v->code_size != 8 && v->rip + b->bytes - 1 > v->seg[CS].limit)
@@ -343,6 +430,7 @@ static enum step run_one(struct translator *t)
 		if (link && link->target == b->gpa)
 			link_to(t, link, code);
 		jumps_add(t, v->rip, code->entry);
+		note_slot(code, v->cpl == 3, tr_jump_slot(v->rip));
 		translate_enter(t, code);
 	}
 	return t->outcome == TR_GO_ON       ? STEP_ON
@@ -412,6 +500,8 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 {
 	struct translator *t = translator_of(v);
 
+	/* What a trace has checked before does not hold any more. */
+	t->f->leave = 1;
 	block_unlink_jumps(&t->cache, page);
 	if (page == TLB_FLUSHED_ALL)
 		jumps_clear(t, KEEP_NONE);
@@ -502,6 +592,7 @@ int translate_open(struct vcpu *v, const struct translate_options *o, struct err
 		error_set(err, ret, "no memory for decoded code");
 		goto free_translator;
 	}
+	t->cache.basic = true;
 	t->cache.dropped = block_dropped;
 	t->cache.dropped_opaque = t;
 	t->cache.asked = kick;

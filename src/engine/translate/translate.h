@@ -68,17 +68,35 @@ struct tr_jumps {
 /* A jump to a place in the same page, and its exit until it is linked. */
 struct tr_link {
 	u8 *at;               /* the rel32, in the writable view */
+	i32 exit;             /* what it holds while it is not linked */
 	gpa_t target;         /* of its first byte: a mapping may change meanwhile (T3) */
 	struct tr_link *next; /* others that lead to the same code */
 };
 
 struct tr_code {
 	u64 entry;             /* executable address */
+	struct block *block;   /* of which it is the code */
 	struct tr_link *links; /* that lead here */
 	u64 cold;              /* executable address of the part that is seldom run */
 	u32 size, cold_size;
 	u32 call_outs; /* instructions that are not translated */
+	u32 misses;    /* of its groups, in vain */
+	/* Where it may be found in struct tr_jumps: numbers of slots, those of the second
+	 * table behind those of the first. More than fit: anywhere. */
+	u32 slots, slot[4];
 };
+
+/* Accesses that share one check, for translate_group_miss(). */
+struct tr_group {
+	const struct insn *in; /* the first of them */
+	struct tr_code *code;
+	i32 disp; /* the lowest byte of all, from the register as it is at 'in' */
+	u16 span;
+	u8 base;
+	bool write, first_write; /* any of them; the first */
+};
+
+#define TR_GROUPS 24 /* at most in one piece of code */
 
 /* What translated code reaches from rsp besides struct vcpu. */
 struct frame {
@@ -95,6 +113,7 @@ struct frame {
 	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
 	u64 vec_parked;   /* 0: vector instructions may run */
+	u64 group[TR_GROUPS]; /* addends */
 	struct tr_jumps jumps[2]; /* for CPL < 3, for CPL 3 */
 };
 
@@ -137,18 +156,20 @@ struct translator {
 	i64 exec_delta;     /* executable address = writable address + exec_delta */
 	u64 cr0, cr4, xcr0; /* the bits that code was translated under */
 	int sig;
-	u64 enter, leave, call_out,
-		leave_at;      /* executable addresses of the common pieces */
+	/* Executable addresses of the common pieces. */
+	u64 enter, leave, call_out, group_miss, leave_at;
 	struct tr_site *sites; /* ascending */
 	u32 site_count, site_cap;
 	struct tr_taken taken[2];
+	struct page_set jump_pages; /* linear pages that struct tr_jumps has addresses of */
 	struct emit hot,
 		cold; /* where the next block's code goes, and its seldom-run part */
 	u8 *arena;    /* tr_code and tr_link */
 	size_t arena_used, arena_size;
 	enum { TR_GO_ON, TR_STEP_EXIT, TR_SHUTDOWN } outcome;
-	const struct insn
-		*cut; /* code was left behind this one, in the middle of a block */
+	/* Code was left in the middle of a block: this one is the next. NULL: it was not. */
+	const struct insn *resume;
+	bool lone; /* the next block is for the interpreter: a group's check failed */
 	bool full;
 	bool strayed; /* something else than translated code has run; for
 			 options.run_block */
@@ -172,9 +193,12 @@ void translate_enter(struct translator *t, const struct tr_code *code);
  * instruction, 1 leave. */
 u64 translate_call_out(struct vcpu *v, const struct insn *in);
 
+/* The same through the 'group_miss' piece: 0 check again, 1 leave. */
+u64 translate_group_miss(struct vcpu *v, const struct tr_group *g);
+
 /* ---- pieces.c ---- */
 
-/* Emit enter, leave, call_out and leave_at. False: no memory for code. */
+/* Emit the common pieces. False: no memory for code. */
 bool pieces_emit(struct translator *t);
 
 /* ---- front.c ---- */

@@ -1,0 +1,173 @@
+/*
+ * Which accesses of a trace share a check, and where the flags are dead.
+ *
+ * Accesses off one register, of which only constants are added to the register in between,
+ * are one group as long as they span few bytes: its first access checks that all of the
+ * span is in one page that may be accessed so; the others use the host address it found.
+ * Nothing between them can take that away: whatever flushes the TLB also leaves the
+ * trace (translate_call_out()). A check that fails because of the others' bytes leaves
+ * the trace too, see translate_group_miss().
+ * Thread: the owner of the vCPU.
+ */
+#include "engine/translate/front.h"
+
+/* The wider the span, the more often it crosses a page. */
+#define SPAN       64
+#define SPAN_STACK 128
+#define DRIFT_MAX  (1 << 20)
+
+/* What is known of each register while the trace is walked. */
+struct walk_state {
+	i32 added[16]; /* since its last untracked change */
+	i8 open[16];   /* group, or -1 */
+};
+
+/* ADD, SUB, INC, DEC and LEA that add a constant to a 64-bit register; the implied ones
+ * of the stack. */
+static bool adds_constant(const struct plan *p, unsigned *reg, i64 *n)
+{
+	const struct insn *in = p->in;
+
+	if (p->kind == PLAN_LEA) {
+		*reg = in->reg;
+		*n = p->acc.disp;
+		return in->base == in->reg && in->index == GPR_ZERO && in->opsize == 8 &&
+		       p->acc.wide;
+	}
+	if (p->kind != PLAN_COPY || p->mem || in->opsize != 8 || !p->rm_gpr)
+		return false;
+	*reg = in->rm;
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_ADD:
+		*n = (i64)in->imm;
+		return in->opcode == 0x81 || in->opcode == 0x83;
+	case ZYDIS_MNEMONIC_SUB:
+		*n = -(i64)in->imm;
+		return in->opcode == 0x81 || in->opcode == 0x83;
+	case ZYDIS_MNEMONIC_INC: *n = 1; return in->opcode == 0xff;
+	case ZYDIS_MNEMONIC_DEC: *n = -1; return in->opcode == 0xff;
+	default: return false;
+	}
+}
+
+static void move(struct walk_state *s, unsigned reg, i64 n)
+{
+	i64 sum = s->added[reg] + n;
+
+	if (n != (i32)n || sum > DRIFT_MAX || sum < -DRIFT_MAX) {
+		s->open[reg] = -1;
+		s->added[reg] = 0;
+	} else {
+		s->added[reg] = (i32)sum;
+	}
+}
+
+static void note_writes(struct walk_state *s, const struct plan *p)
+{
+	u16 written = p->written;
+	unsigned reg;
+	i64 n;
+
+	if (adds_constant(p, &reg, &n)) {
+		move(s, reg, n);
+		return;
+	}
+	if (p->kind == PLAN_BRANCH && (p->in->mnemonic == ZYDIS_MNEMONIC_PUSH ||
+				       p->in->mnemonic == ZYDIS_MNEMONIC_POP)) {
+		move(s, RSP, p->in->mnemonic == ZYDIS_MNEMONIC_PUSH ? -8 : 8);
+		written &= (u16)~(1u << RSP);
+	}
+	for (reg = 0; reg < 16; reg++) {
+		if (written >> reg & 1) {
+			s->open[reg] = -1;
+			s->added[reg] = 0;
+		}
+	}
+}
+
+static bool groupable(const struct mem_access *a)
+{
+	return a->wide && a->seg < FS && a->base < 16 && a->index == GPR_ZERO &&
+	       a->size <= SPAN && a->disp > -DRIFT_MAX && a->disp < DRIFT_MAX;
+}
+
+static void join(struct front *f, struct walk_state *s, struct mem_access *a)
+{
+	i32 lo = s->added[a->base] + a->disp, hi = lo + a->size;
+	i32 span = a->base == RSP ? SPAN_STACK : SPAN;
+	int i = s->open[a->base];
+	struct group *g;
+
+	if (i >= 0) {
+		g = &f->group[i];
+		if (MAX(hi, g->hi) - MIN(lo, g->lo) <= span) {
+			g->lo = MIN(lo, g->lo);
+			g->hi = MAX(hi, g->hi);
+			g->write |= a->write;
+			g->members++;
+			a->group = (i8)i;
+			a->from_lo = lo; /* made relative at the end */
+			return;
+		}
+	}
+	if (f->groups == GROUP_MAX)
+		return;
+	i = (int)f->groups++;
+	f->group[i] = (struct group){ .lo = lo,
+				      .hi = hi,
+				      .write = a->write,
+				      .members = 1,
+				      .slot = (u8)i };
+	s->open[a->base] = (i8)i;
+	a->group = (i8)i;
+	a->from_lo = lo;
+	a->leader = true;
+}
+
+static void find_groups(struct front *f)
+{
+	struct walk_state s = { 0 };
+
+	for (unsigned i = 0; i < 16; i++)
+		s.open[i] = -1;
+	for (unsigned i = 0; i < f->insns; i++) {
+		struct plan *p = &f->plan[i];
+
+		if (p->mem && p->kind != PLAN_LEA && groupable(&p->acc))
+			join(f, &s, &p->acc);
+		note_writes(&s, p);
+	}
+	for (unsigned i = 0; i < f->insns; i++) {
+		struct mem_access *a = &f->plan[i].acc;
+
+		if (a->group < 0)
+			continue;
+		if (f->group[a->group].members == 1)
+			a->group = -1;
+		else
+			a->from_lo -= f->group[a->group].lo;
+	}
+}
+
+static void find_dead_flags(struct front *f)
+{
+	bool dead = false;
+
+	for (unsigned i = f->insns; i-- > 0;) {
+		struct plan *p = &f->plan[i];
+
+		if (p->flags == FLAGS_SET)
+			dead = true;
+		else if (p->flags == FLAGS_USED)
+			dead = false;
+		p->dead = dead;
+	}
+}
+
+void group_accesses(struct front *f)
+{
+	f->groups = 0;
+	if (!f->b->lone && !f->t->options.slow)
+		find_groups(f);
+	find_dead_flags(f);
+}
