@@ -127,13 +127,18 @@ static void join(struct front *f, struct walk_state *s, struct mem_access *a)
 static void find_groups(struct front *f)
 {
 	struct walk_state s = { 0 };
+	bool vectors = false;
 
 	for (unsigned i = 0; i < 16; i++)
 		s.open[i] = -1;
 	for (unsigned i = 0; i < f->insns; i++) {
 		struct plan *p = &f->plan[i];
 
-		if (p->mem && p->kind != PLAN_LEA && groupable(&p->acc))
+		/* The first vector instruction may be left to the interpreter as it is
+		 * (copy.c), and a check with it. */
+		if (p->vector && !vectors)
+			vectors = true;
+		else if (p->mem && p->kind != PLAN_LEA && groupable(&p->acc))
 			join(f, &s, &p->acc);
 		note_writes(&s, p);
 	}
