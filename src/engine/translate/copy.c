@@ -163,7 +163,7 @@ static void check_vectors(struct front *f, const struct plan *p)
 {
 	if (f->vec_checked)
 		return;
-	check_zero(f, p, FRAME(f->t, vec_parked));
+	check_zero(f, p, FRAME(f->t, vec_parked), true);
 	f->vec_checked = true;
 }
 

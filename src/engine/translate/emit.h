@@ -226,6 +226,13 @@ static inline void emit_pext_rsp(struct emit *e, unsigned dst, unsigned src, i32
 	emit_rsp_disp(e, dst, disp);
 }
 
+/* pdep dst, src, [rsp + disp]: the low bits of src to where the mask has bits. BMI2. */
+static inline void emit_pdep_rsp(struct emit *e, unsigned dst, unsigned src, i32 disp)
+{
+	emit_vex(e, 2, 3, 0xf5, dst, src, 0);
+	emit_rsp_disp(e, dst, disp);
+}
+
 /* rorx dst, src, count. BMI2. */
 static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigned count)
 {

@@ -84,10 +84,15 @@ void load_guest(struct front *f, unsigned host, unsigned guest)
 		emit_mov_rr(&f->e, host, home(guest));
 }
 
-void check_zero(struct front *f, const struct plan *p, i32 off)
+void check_zero(struct front *f, const struct plan *p, i32 off, bool wide)
 {
 	emit_mov_rr(&f->e, T_KEEP, H_RCX);
-	emit_load_rsp(&f->e, H_RCX, off);
+	if (wide) {
+		emit_load_rsp(&f->e, H_RCX, off);
+	} else {
+		e8(&f->e, 0x8b); /* mov ecx, [rsp + off] */
+		emit_rsp_disp(&f->e, H_RCX, off);
+	}
 	emit_jrcxz(&f->e, f->t->options.slow ? 0 : 5);
 	cold_add(f, p, emit_jmp(&f->e, 0), true);
 	emit_mov_rr(&f->e, H_RCX, T_KEEP);
@@ -140,6 +145,7 @@ static void translate_insn(struct front *f, const struct plan *p)
 	case PLAN_LEA: emit_lea_insn(f, p); break;
 	case PLAN_COPY: copy_insn(f, p); break;
 	case PLAN_BRANCH: branch_insn(f, p); break;
+	case PLAN_SYSTEM: system_insn(f, p); break;
 	default:
 		f->call_outs++;
 		emit_call_out(f, p->in, p->start);
@@ -197,7 +203,7 @@ static void plan_block(struct front *f, const struct block *b, unsigned insns)
 	u32 start = (u32)(b->gpa & ~PAGE_MASK);
 
 	for (unsigned i = 0; i < insns && f->insns < TRACE_MAX; i++)
-		plan_insn(f->t->v, &f->plan[f->insns++], &b->insn[i],
+		plan_insn(f, &f->plan[f->insns++], &b->insn[i],
 			  b->text + b->insn[i].ip_off, start);
 	f->b->span = (u16)(b->gpa + b->bytes - f->b->gpa);
 }
@@ -290,7 +296,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	last = &f->plan[f->insns - 1];
 	/* What runs on behind the last instruction: one that is called may also do so
 	 * where it ends the block (MOV CR2). */
-	if (!block_insn_ends(last->in) || last->kind == PLAN_CALL_OUT) {
+	if (!block_insn_ends(last->in) || last->kind != PLAN_BRANCH) {
 		eflags_need(f);
 		branch_to(f, last, last->in + 1, (i64)last->start + last->in->ip_off + last->in->len);
 	}

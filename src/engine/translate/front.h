@@ -24,6 +24,7 @@ enum plan_kind {
 	PLAN_LEA,
 	PLAN_COPY,   /* re-encoded */
 	PLAN_BRANCH, /* branch or stack operation */
+	PLAN_SYSTEM, /* of system.c */
 };
 
 /* What an instruction does to the status flags. */
@@ -144,7 +145,7 @@ static inline i32 gpr_slot(unsigned guest)
 
 /* ---- plan.c ---- */
 
-void plan_insn(const struct vcpu *v, struct plan *p, const struct insn *in, const u8 *bytes,
+void plan_insn(const struct front *f, struct plan *p, const struct insn *in, const u8 *bytes,
 	       u32 start);
 /* An access of 8 bytes at RSP + disp. */
 struct mem_access plan_stack(i32 disp, bool write);
@@ -207,6 +208,12 @@ void branch_insn(struct front *f, const struct plan *p);
 void branch_to(struct front *f, const struct plan *p, const struct insn *miss, i64 target);
 void branch_cold(struct front *f, struct cold *c);
 
+/* ---- system.c ---- */
+
+/* Is it one of the system instructions that are translated? */
+bool system_plan(const struct front *f, struct plan *p);
+void system_insn(struct front *f, const struct plan *p);
+
 /* ---- front.c ---- */
 
 struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx);
@@ -214,6 +221,6 @@ struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx)
 void site_add(struct front *f, struct cold *c);
 /* mov host, guest register, from wherever it lives. */
 void load_guest(struct front *f, unsigned host, unsigned guest);
-/* Save RCX, load a word from the frame into RCX, and go to the cold stub unless it is 0;
- * RCX is back then. */
-void check_zero(struct front *f, const struct plan *p, i32 off);
+/* Save RCX, load a word at this offset from the vCPU into RCX, and go to the cold stub
+ * unless it is 0; RCX is back then. 'wide': of 64 bits, else of 32. */
+void check_zero(struct front *f, const struct plan *p, i32 off, bool wide);

@@ -68,13 +68,17 @@ static void note_writes(struct walk_state *s, const struct plan *p)
 	unsigned reg;
 	i64 n;
 
+	/* What may be accessed changes with EFLAGS.AC. */
+	if (p->in->mnemonic == ZYDIS_MNEMONIC_STAC || p->in->mnemonic == ZYDIS_MNEMONIC_CLAC)
+		written = 0xffff;
 	if (adds_constant(p, &reg, &n)) {
 		move(s, reg, n);
 		return;
 	}
-	if (p->kind == PLAN_BRANCH && (p->in->mnemonic == ZYDIS_MNEMONIC_PUSH ||
-				       p->in->mnemonic == ZYDIS_MNEMONIC_POP)) {
-		move(s, RSP, p->in->mnemonic == ZYDIS_MNEMONIC_PUSH ? -8 : 8);
+	if (p->kind != PLAN_CALL_OUT && (p->in->mnemonic == ZYDIS_MNEMONIC_PUSH ||
+					 p->in->mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
+					 p->in->mnemonic == ZYDIS_MNEMONIC_POP)) {
+		move(s, RSP, p->in->mnemonic == ZYDIS_MNEMONIC_POP ? 8 : -8);
 		written &= (u16)~(1u << RSP);
 	}
 	for (reg = 0; reg < 16; reg++) {

@@ -140,6 +140,7 @@ static const struct tr_group *group_new(struct front *f, const struct plan *p,
 				.disp = a->disp - a->from_lo,
 				.span = (u16)(g->hi - g->lo),
 				.base = a->base,
+				.idx = f->idx,
 				.write = g->write,
 				.first_write = a->write };
 	return r;

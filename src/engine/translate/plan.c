@@ -667,7 +667,7 @@ static bool plan_copy(const struct vcpu *v, struct plan *p)
 	return high_byte_fits(p) && (!p->mem || access_operand(p));
 }
 
-void plan_insn(const struct vcpu *v, struct plan *p, const struct insn *in, const u8 *bytes,
+void plan_insn(const struct front *f, struct plan *p, const struct insn *in, const u8 *bytes,
 	       u32 start)
 {
 	*p = (struct plan){ .in = in, .bytes = bytes, .start = start };
@@ -688,7 +688,11 @@ void plan_insn(const struct vcpu *v, struct plan *p, const struct insn *in, cons
 		p->kind = PLAN_BRANCH;
 		return;
 	}
-	if (plan_copy(v, p)) {
+	if (system_plan(f, p)) {
+		p->kind = PLAN_SYSTEM;
+		return;
+	}
+	if (plan_copy(f->t->v, p)) {
 		p->kind = PLAN_COPY;
 		return;
 	}

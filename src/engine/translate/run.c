@@ -266,17 +266,26 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 /* Nothing between the accesses of a group may take away what its check has found. */
 static bool group_fits(struct vcpu *v, const struct tr_group *g, gva_t lin)
 {
-	const struct tlb_entry *e = &v->tlb.way[v->mmu_idx].entry[tlb_slot(lin)];
+	const struct tlb_entry *e = &v->tlb.way[g->idx].entry[tlb_slot(lin)];
 	struct tlb_hit hit;
 	gva_t page = lin & PAGE_MASK;
 
 	if (page != ((lin + g->span - 1) & PAGE_MASK) || !is_canonical(v, lin) ||
-	    v->mmu_idx != (v->cpl == 3 ? MMU_USER : MMU_KERNEL))
+	    v->mmu_idx != g->idx)
 		return false;
 	/* As the first access does it: only that one is certain to be made. */
 	if (!tlb_fill(v, lin, g->first_write ? ACC_WRITE : ACC_READ, v->mmu_idx, &hit))
 		return false;
 	return (g->write ? e->write : e->read) == tlb_tag(page);
+}
+
+/* Its groups cross pages, or are not RAM, too often: it is made anew without. */
+static void code_ungroup(struct translator *t, struct block *b)
+{
+	unlink_all(b->code);
+	jumps_forget_code(t, b->code);
+	b->code = NULL;
+	b->lone = true;
 }
 
 u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
@@ -290,10 +299,10 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 		f->flags_in = cc_to_ax(v->cc);
 		return 0;
 	}
-	/* The interpreter does it access by access; code that needs that often is made
-	 * anew without groups. */
+	/* The interpreter does it access by access. */
 	v->stats->group_splits++;
-	g->code->misses++;
+	if (++g->code->misses > GROUP_MISSES && g->code->block->code == g->code)
+		code_ungroup(t, g->code->block);
 	t->resume = g->in;
 	t->lone = true;
 	v->rip = this_ip(v, g->in);
@@ -345,7 +354,7 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 static void check_assumptions(struct translator *t)
 {
 	struct vcpu *v = t->v;
-	u64 cr4 = v->cr4 & (CR4_OSFXSR | CR4_OSXSAVE), cr0 = v->cr0 & (CR0_TS | CR0_EM);
+	u64 cr4 = v->cr4 & (CR4_OSFXSR | CR4_OSXSAVE | CR4_SMAP), cr0 = v->cr0 & (CR0_TS | CR0_EM);
 
 	if (unlikely(cr0 != t->cr0)) {
 		/* Vector instructions ask the interpreter again. */
@@ -360,20 +369,9 @@ static void check_assumptions(struct translator *t)
 	}
 }
 
-/* Its groups cross pages, or are not RAM, too often. */
-static void code_ungroup(struct translator *t, struct block *b)
-{
-	unlink_all(b->code);
-	jumps_forget_code(t, b->code);
-	b->code = NULL;
-	b->lone = true;
-}
-
 /* Code for the block, made now if it is hot. */
 static struct tr_code *code_of(struct translator *t, struct block *b)
 {
-	if (unlikely(b->code && b->code->misses > GROUP_MISSES))
-		code_ungroup(t, b);
 	if (b->code || b->count++ < (t->options.eager ? 0 : HOT) || b->once ||
 	    b->page2 != GPA_NONE || t->full)
 		return b->code;
@@ -385,7 +383,7 @@ static struct tr_code *code_of(struct translator *t, struct block *b)
 
 static bool translatable(const struct vcpu *v)
 {
-	return v->code_size == 8 && !v->ac_check;
+	return v->code_size == 8 && !v->ac_check && (v->cpl == 0 || v->cpl == 3);
 }
 
 static enum step run_one(struct translator *t)
@@ -554,6 +552,9 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->frame_off = (i32)((u8 *)t->f - (u8 *)v);
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;
 	t->f->page_mask = PAGE_MASK;
+	t->f->not_if = ~(u64)RFLAGS_IF;
+	t->f->not_ac = ~(u64)RFLAGS_AC;
+	t->f->status = RFLAGS_STATUS;
 	t->f->jump_mask = TR_JUMPS - 1;
 	jumps_init(t->f);
 	t->site_cap = SITES_MAX;

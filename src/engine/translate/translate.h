@@ -93,6 +93,7 @@ struct tr_group {
 	i32 disp; /* the lowest byte of all, from the register as it is at 'in' */
 	u16 span;
 	u8 base;
+	u8 idx;                  /* enum mmu_idx */
 	bool write, first_write; /* any of them; the first */
 };
 
@@ -108,6 +109,7 @@ struct frame {
 	u64 kicked;     /* nonzero: leave; atomic */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
+	u64 not_if, not_ac, status; /* bits of RFLAGS */
 	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
 	struct tr_link *link; /* the exit taken, or NULL */
 	u64 leave;        /* set while a call out runs: do not go back into the code */

@@ -1,0 +1,106 @@
+/*
+ * The system instructions that kernels execute all the time: CLI, STI, CLAC, STAC, PUSHF.
+ *
+ * SDM volume 2. Code below CPL 3 is translated for CPL 0, where none of them faults. Bits
+ * of vcpu.flags are changed by PEXT and PDEP where EFLAGS must stay. STI holds
+ * interrupts back for one instruction; when no event is waiting nobody can see whether it
+ * did, otherwise the interpreter's function does it.
+ *
+ * After STAC a trace looks addresses up in the TLB for EFLAGS.AC = 1, until CLAC or its
+ * end; at its begin it is not known, and the other one is right for both, if slow.
+ * Thread: the owner of the vCPU.
+ */
+#include "engine/translate/front.h"
+
+bool system_plan(const struct front *f, struct plan *p)
+{
+	const struct translator *t = f->t;
+	bool kernel = f->mode == 0;
+
+	switch (p->in->mnemonic) {
+	case ZYDIS_MNEMONIC_CLI: return kernel;
+	/* The shadow would be missed by whoever compares. */
+	case ZYDIS_MNEMONIC_STI:
+		p->flags = FLAGS_USED;
+		return kernel && !t->options.run_block;
+	case ZYDIS_MNEMONIC_CLAC:
+	case ZYDIS_MNEMONIC_STAC: return kernel && cpu_has(t->v, FEAT_SMAP);
+	case ZYDIS_MNEMONIC_PUSHFQ:
+		p->flags = FLAGS_USED;
+		p->mem = true;
+		p->acc = plan_stack(-8, true);
+		p->written = 1u << RSP;
+		return true;
+	default: return false;
+	}
+}
+
+/* reg = bits of it that the mask in the frame has, in their places. */
+static void keep_bits(struct emit *e, unsigned reg, i32 mask)
+{
+	emit_pext_rsp(e, reg, reg, mask);
+	emit_pdep_rsp(e, reg, reg, mask);
+}
+
+static void set_flag(struct front *f, const struct plan *p, u32 bit, bool to)
+{
+	struct emit *e = &f->e;
+	i32 mask = bit == RFLAGS_IF ? FRAME(f->t, not_if) : FRAME(f->t, not_ac);
+
+	if (eflags_lose(f, p)) {
+		/* and or or dword [rsp + flags], imm32 */
+		e8(e, 0x81);
+		emit_rsp_disp(e, to ? 1 : 4, VCPU(flags));
+		e32(e, to ? bit : ~bit);
+		return;
+	}
+	emit_load_rsp(e, T_ADDR, VCPU(flags));
+	keep_bits(e, T_ADDR, mask);
+	if (to)
+		emit_lea(e, true, T_ADDR, T_ADDR, (i32)bit);
+	emit_store_rsp(e, T_ADDR, VCPU(flags));
+}
+
+static void set_ac(struct front *f, const struct plan *p, bool to)
+{
+	struct emit *e = &f->e;
+
+	set_flag(f, p, RFLAGS_AC, to);
+	f->idx = to && (f->t->v->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
+	/* mov byte [rsp + mmu_idx], imm8 */
+	e8(e, 0xc6);
+	emit_rsp_disp(e, 0, VCPU(mmu_idx));
+	e8(e, f->idx);
+}
+
+static void push_flags(struct front *f, const struct plan *p)
+{
+	struct emit *e = &f->e;
+	struct operand o = memop(f, p, &p->acc);
+
+	e8(e, 0x9c); /* pushfq */
+	e8(e, 0x41);
+	e8(e, 0x5b); /* pop r11 */
+	keep_bits(e, T_KEEP, FRAME(f->t, status));
+	/* RF and VM, which are not pushed, are 0 in translated code. The operand is off r8. */
+	emit_load_rsp(e, T_ADDR, VCPU(flags));
+	emit_lea_sib(e, true, T_KEEP, T_KEEP, T_ADDR, 0, 0);
+	e8(e, 0x48 | (T_KEEP >> 3) << 2 | memop_rex(o));
+	e8(e, 0x89);
+	memop_emit(e, T_KEEP, o, false);
+	emit_lea(e, true, H_R8, H_R8, -8);
+}
+
+void system_insn(struct front *f, const struct plan *p)
+{
+	switch (p->in->mnemonic) {
+	case ZYDIS_MNEMONIC_CLI: set_flag(f, p, RFLAGS_IF, false); break;
+	case ZYDIS_MNEMONIC_STI:
+		check_zero(f, p, VCPU(events), false);
+		set_flag(f, p, RFLAGS_IF, true);
+		break;
+	case ZYDIS_MNEMONIC_CLAC: set_ac(f, p, false); break;
+	case ZYDIS_MNEMONIC_STAC: set_ac(f, p, true); break;
+	default: push_flags(f, p); break;
+	}
+}
