@@ -55,7 +55,7 @@ struct code_page {
 	struct code_page *next;
 };
 
-#define JUMP_BITS       12
+#define JUMP_BITS       14
 #define BLOCK_HASH_BITS 17
 #define PAGE_HASH_BITS  12
 

@@ -34,7 +34,7 @@
 #define ARENA_SIZE   MiB(128)
 #define SITES_MAX    (1u << 21)
 /* Times a block is interpreted before it is translated. */
-#define HOT          16
+#define HOT          6
 /* Times the check of a group may fail before there are no groups. */
 #define GROUP_MISSES 16
 
