@@ -19,13 +19,7 @@ enum vcpu_exit {
 
 struct engine {
 	const char *name;
-	/*
-	 * Memory that the VM keeps at fixed distances from each struct vcpu for the
-	 * engine, so that generated code reaches it: 'stack' bytes right below (a stack
-	 * that grows down from the vcpu, guarded), 'area' bytes behind, zeroed, at
-	 * v->engine_area.
-	 */
-	size_t stack, area;
+	bool low; /* struct vcpu must be below 2 GiB (host/lowmem.h) */
 	/* Does it work on this host? 0, or -errno with the reason. Any thread. */
 	int (*probe)(struct error *err);
 	int (*vcpu_open)(struct vcpu *v, struct error *err);

@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "cpu/events.h"
 #include "cpu/msrmap.h"
+#include "host/lowmem.h"
 #include "irq/lapic.h"
 #include "mem/phys.h"
 #include "time/tsc.h"
@@ -42,8 +43,6 @@ struct cpu {
 	pthread_mutex_t wake_lock;
 	pthread_cond_t wake;
 	bool asleep; /* atomic */
-	void *map;   /* guard page, engine's stack, this struct, engine's area */
-	size_t map_len;
 };
 
 struct vm {
@@ -73,27 +72,17 @@ static void cpu_free(struct cpu *c)
 	msrmap_detach(&c->v);
 	pthread_cond_destroy(&c->wake);
 	pthread_mutex_destroy(&c->wake_lock);
-	munmap(c->map, c->map_len);
+	munmap(c, sizeof(*c));
 }
 
-/* NULL: no memory. See struct engine for the layout. */
+/* NULL: no memory. */
 static struct cpu *cpu_alloc(const struct engine *e)
 {
-	size_t front = PAGE_SIZE + align_up(e->stack, PAGE_SIZE);
-	size_t own = align_up(sizeof(struct cpu), 64);
-	size_t len = align_up(front + own + e->area, PAGE_SIZE);
-	u8 *map = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		       0);
-	struct cpu *c;
+	void *p = e->low ? lowmem_new(sizeof(struct cpu))
+			 : mmap(NULL, sizeof(struct cpu), PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (map == MAP_FAILED)
-		return NULL;
-	mprotect(map, PAGE_SIZE, PROT_NONE);
-	c = (struct cpu *)(void *)(map + front);
-	c->map = map;
-	c->map_len = len;
-	c->v.engine_area = map + front + own;
-	return c;
+	return p == MAP_FAILED ? NULL : p;
 }
 
 static int cpu_new(struct vm *vm, unsigned index, struct error *err)

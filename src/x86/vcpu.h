@@ -154,8 +154,6 @@ struct vcpu {
 	u32 features[FEATURE_WORDS];     /* the same as bits: cpu_has() */
 	struct vcpu_stats *stats;
 	void *engine;      /* the engine's own */
-	void *engine_area; /* behind this struct: struct engine.area bytes (cpu/engine.h)
-			    */
 	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May
 	 * be NULL. */
 	void (*tlb_flushed)(struct vcpu *v, u64 page);

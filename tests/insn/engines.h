@@ -9,6 +9,7 @@
 #include "engine/check/check.h"
 #include "engine/interp/run.h"
 #include "engine/translate/run.h"
+#include "host/lowmem.h"
 #include "mem/phys.h"
 
 static inline const struct engine *engine_by_name(const char *name)
@@ -25,25 +26,12 @@ static inline const struct engine *engine_by_name(const char *name)
 	return NULL;
 }
 
-static inline size_t engine_front(const struct engine *e)
+static inline struct vcpu *engine_vcpu_new(void)
 {
-	return align_up(e->stack, PAGE_SIZE);
+	return lowmem_new(sizeof(struct vcpu));
 }
 
-/* Zeroed, with the engine's stack below and its area behind (cpu/engine.h). */
-static inline struct vcpu *engine_vcpu_new(const struct engine *e)
+static inline void engine_vcpu_free(struct vcpu *v)
 {
-	size_t own = align_up(sizeof(struct vcpu), 64);
-	u8 *p = xzalloc_aligned(PAGE_SIZE,
-				engine_front(e) + align_up(own + e->area, PAGE_SIZE));
-	struct vcpu *v = (struct vcpu *)(void *)(p + engine_front(e));
-
-	v->engine_area = (u8 *)v + own;
-	return v;
-}
-
-static inline void engine_vcpu_free(const struct engine *e, struct vcpu *v)
-{
-	if (v)
-		free((u8 *)v - engine_front(e));
+	lowmem_free(v, sizeof(*v));
 }

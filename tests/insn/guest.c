@@ -243,7 +243,7 @@ struct guest *guest_open(const struct engine *engine)
 		req.cpu = "max,-la57";
 	if (cpuid_build(&g->cpuid, &req, &cpu, NULL, &err) < 0)
 		goto fail;
-	g->v = engine_vcpu_new(engine);
+	g->v = engine_vcpu_new();
 	g->v->phys = g->phys;
 	g->v->stats = &g->stats;
 	g->v->apic_page = ~UINT64_C(0);
@@ -266,7 +266,7 @@ void guest_close(struct guest *g)
 {
 	g->engine->vcpu_close(g->v);
 	phys_free(g->phys);
-	engine_vcpu_free(g->engine, g->v);
+	engine_vcpu_free(g->v);
 	free(g);
 }
 

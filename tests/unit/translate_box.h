@@ -12,6 +12,7 @@
 #include "engine/check/check.h"
 #include "engine/interp/run.h"
 #include "engine/translate/run.h"
+#include "host/lowmem.h"
 #include "x86/xsave.h"
 
 #define CODE  0x40000u /* programs */
@@ -46,23 +47,6 @@ static const struct engine *const all_engines[] = {
 	&engine_translate_one, &engine_translate_tiny, &engine_translate_slow,
 	&engine_check,
 };
-
-static size_t engine_front(const struct engine *e)
-{
-	return align_up(e->stack, PAGE_SIZE);
-}
-
-/* Zeroed, with the engine's stack below and its area behind (cpu/engine.h). */
-static struct vcpu *engine_vcpu_new(const struct engine *e)
-{
-	size_t own = align_up(sizeof(struct vcpu), 64);
-	u8 *p = xzalloc_aligned(PAGE_SIZE,
-				engine_front(e) + align_up(own + e->area, PAGE_SIZE));
-	struct vcpu *v = (struct vcpu *)(void *)(p + engine_front(e));
-
-	v->engine_area = (u8 *)v + own;
-	return v;
-}
 
 static u64 no_tsc(void *opaque)
 {
@@ -103,7 +87,7 @@ static struct box *engine_box_new(const struct engine *e)
 		box_free(b);
 		return NULL;
 	}
-	v = engine_vcpu_new(e);
+	v = lowmem_new(sizeof(*v));
 	b->cpuid.xcr0 = 7;
 	v->phys = b->phys;
 	v->stats = &b->stats;
@@ -119,7 +103,7 @@ static struct box *engine_box_new(const struct engine *e)
 static void engine_box_free(const struct engine *e, struct box *b)
 {
 	e->vcpu_close(b->v);
-	free((u8 *)b->v - engine_front(e));
+	lowmem_free(b->v, sizeof(*b->v));
 	b->v = NULL;
 	box_free(b);
 }

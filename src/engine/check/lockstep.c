@@ -327,8 +327,7 @@ static void check_vcpu_close(struct vcpu *v)
 
 const struct engine engine_check = {
 	.name = "check",
-	.stack = TRANSLATE_STACK,
-	.area = sizeof(struct frame),
+	.low = true,
 	.probe = translate_probe,
 	.vcpu_open = check_vcpu_open,
 	.vcpu_close = check_vcpu_close,

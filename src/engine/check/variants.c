@@ -40,8 +40,7 @@ static int slow_open(struct vcpu *v, struct error *err)
 #define VARIANT(id, text, open)                                                          \
 	const struct engine engine_translate_##id = {                                    \
 		.name = text,                                                            \
-		.stack = TRANSLATE_STACK,                                                \
-		.area = sizeof(struct frame),                                            \
+		.low = true,                                                             \
 		.probe = translate_probe,                                                \
 		.vcpu_open = (open),                                                     \
 		.vcpu_close = translate_close,                                           \

@@ -107,11 +107,12 @@ static void page_add(struct block_cache *c, gpa_t page, struct block *b)
 
 	if (!p) {
 		p = arena_take(c, sizeof(*p));
-		p->page = page;
-		p->first = NULL;
+		*p = (struct code_page){ .page = page };
 		p->next = c->pages[page_hash(page)];
 		c->pages[page_hash(page)] = p;
 	}
+	if (page == (b->gpa & PAGE_MASK))
+		b->home = p;
 	b->page_next[page_link(b, page)] = p->first;
 	p->first = b;
 }

@@ -44,13 +44,18 @@ struct block {
 	bool lone; /* for that engine: accesses are checked one by one */
 	bool once; /* not from RAM: not kept */
 	u16 count; /* times it was found, for an engine that translates what is hot */
-	struct tr_code *code; /* that engine's translation, or NULL */
+	struct code_page *home; /* of the first byte */
+	struct tr_code *code;   /* that engine's translation, or NULL */
 	const u8 *text;       /* the bytes as they were decoded; not of 'once' */
 	struct insn insn[];   /* the last one is no instruction, but leads out */
 };
 
 struct code_page {
 	gpa_t page;
+	/* For an engine that translates: the linear page it is executed at, by CPL, while
+	 * 'epoch' is the engine's. */
+	gva_t lin[2];
+	u32 epoch[2];
 	struct block *first;
 	struct code_page *next;
 };

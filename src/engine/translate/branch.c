@@ -26,7 +26,7 @@ static struct tr_link *link_new(struct translator *t)
 /* reg = linear address of an offset from the page. */
 static void load_lin(struct front *f, unsigned reg, i64 off)
 {
-	emit_load_rsp(&f->e, reg, FRAME(f->t, page_lin));
+	emit_load(&f->e, reg, FRAME(f->t, page_lin));
 	emit_lea(&f->e, true, reg, reg, (i32)off);
 }
 
@@ -35,88 +35,112 @@ static bool same_page(i64 target)
 	return target >= 0 && target < (i64)PAGE_SIZE;
 }
 
-/* A link at this rel32, that leads to its exit, which is emitted next, until the dispatcher
- * links it. */
-static struct tr_link *link_at(struct front *f, u8 *at, i64 target)
+/* A link at this rel32, which leads to what is emitted next until the dispatcher links it. */
+static struct tr_link *link_at(struct front *f, u8 *at, gpa_t target)
 {
 	struct tr_link *l = link_new(f->t);
 
-	if (!l)
-		return NULL;
-	l->at = at;
-	l->target = (f->b->gpa & PAGE_MASK) + (u64)target;
-	l->next = NULL;
+	if (l)
+		*l = (struct tr_link){ .at = at,
+				       .exit = (i32)(f->e.p - (at + 4)),
+				       .mode = (u8)f->mode,
+				       .target = target };
 	return l;
 }
 
-/* The exit of a link, asking for it to be linked. 'plain', if not NULL, comes to where it
- * does not ask. */
-static void link_exit(struct front *f, struct tr_link *l, i64 target, u8 *plain)
+static void ask_for_link(struct front *f, const struct tr_link *l)
 {
-	struct emit *e = &f->e;
-
-	if (l)
-		l->exit = (i32)(e->p - (l->at + 4));
-	emit_mov_imm(e, T_KEEP, (u64)l);
-	emit_store_rsp(e, T_KEEP, FRAME(f->t, link));
-	if (plain)
-		emit_patch(plain, e->p);
-	load_lin(f, T_ADDR, target);
-	emit_jmp(e, f->t->leave_at);
+	emit_mov_imm(&f->e, T_KEEP, (u64)l);
+	emit_store(&f->e, T_KEEP, FRAME(f->t, link));
 }
 
-/* A jump that leads to its exit until the dispatcher links it. */
-static void emit_link(struct front *f, i64 target, bool backward)
+/* T4: where a kick makes the instruction 'miss' be called out for instead. */
+static void emit_poll(struct front *f, const struct plan *p, const struct insn *miss)
 {
-	struct emit *e = &f->e;
-	struct tr_link *l;
-	u8 *out = NULL;
+	struct cold *c = cold_add(f, p, NULL, false);
 
-	if (backward) {
-		/* T4: a kick is looked for where the code may go round. */
-		emit_mov_rr(e, T_KEEP, H_RCX);
-		emit_load_rsp(e, H_RCX, FRAME(f->t, kicked));
-		emit_jrcxz(e, 8); /* over the next mov and jmp */
-		emit_mov_rr(e, H_RCX, T_KEEP);
-		out = emit_jmp(e, 0);
-		emit_mov_rr(e, H_RCX, T_KEEP);
-	}
-	l = link_at(f, emit_jmp(e, 0), target);
-	if (l)
-		emit_patch(l->at, e->p);
-	link_exit(f, l, target, out);
+	c->in = miss;
+	site_add(f, c);
+	emit_load(&f->e, T_KEEP, f->t->poll);
 }
 
-/* The target's linear address is in T_ADDR: look it up. On a miss, 'miss' is called out for;
- * on a hit RSP += pop. */
+/* The rel32 at 'at' leads to this offset from the page. */
+static void near_link(struct front *f, const struct plan *p, u8 *at, i64 target)
+{
+	struct cold *c = cold_add(f, p, at, false);
+
+	c->kind = COLD_LINK;
+	c->target = target;
+}
+
+static void move_page(struct front *f, i64 by)
+{
+	load_lin(f, T_ADDR, by);
+	emit_store(&f->e, T_ADDR, FRAME(f->t, page_lin));
+}
+
+/* Go on in another page: a jump, or a call, whose stack operations are done. */
+static void far_link(struct front *f, const struct plan *p, const struct insn *miss,
+		     i64 target, bool call)
+{
+	struct cold *c;
+	u8 *at;
+
+	move_page(f, target & (i64)PAGE_MASK);
+	at = call ? emit_call(&f->e, 0) : emit_jmp(&f->e, 0);
+	c = cold_add(f, p, at, false);
+	c->kind = COLD_FAR_EXIT;
+	c->in = miss;
+	c->target = target;
+	c->call = call;
+}
+
+/* Not linked: take back what was done, and let the instruction do it. */
+static void far_exit(struct front *f, const struct cold *c)
+{
+	ask_for_link(f, link_at(f, c->from, GPA_NONE));
+	move_page(f, -(c->target & (i64)PAGE_MASK));
+	if (c->call)
+		emit_lea(&f->e, true, H_R8, H_R8, 8);
+	emit_call_out(f, c->in, c->start);
+}
+
+/*
+ * The target's linear address is in T_ADDR: look it up. On a miss, 'miss' is called out
+ * for, or the code is left if it is NULL; on a hit RSP += pop.
+ */
 static void branch_lookup(struct front *f, const struct plan *p, const struct insn *miss,
 			  unsigned pop)
 {
 	struct emit *e = &f->e;
 	i32 jumps = FRAME(f->t, jumps) + (i32)(f->mode * sizeof(struct tr_jumps));
+	struct cold *c;
 
 	emit_rorx(e, T_SLOT, T_ADDR, 12);
 	emit_lea_sib(e, true, T_SLOT, T_SLOT, T_ADDR, 0, 0);
-	emit_pext_rsp(e, T_SLOT, T_SLOT, FRAME(f->t, jump_mask));
+	emit_pext(e, T_SLOT, T_SLOT, FRAME(f->t, jump_mask));
 	/* Times 4 here and times 8 in the addresses: the size of struct tr_jump. */
 	emit_lea_sib(e, true, T_SLOT, NO_REG, T_SLOT, 2, 0);
 	emit_mov_rr(e, T_KEEP, H_RCX);
-	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT,
+	emit_op_index8(e, 0x8b, H_RCX, T_SLOT,
 		       jumps + (i32)offsetof(struct tr_jump, neg_lin));
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, 0);
 	emit_jrcxz(e, 5);
-	cold_add(f, p, emit_jmp(e, 0), true)->in = miss;
+	c = cold_add(f, p, emit_jmp(e, 0), true);
+	c->in = miss;
+	if (!miss)
+		c->kind = COLD_LEAVE;
 	emit_mov_rr(e, H_RCX, T_KEEP);
-	emit_rsp_index(e, 0x8b, T_KEEP, T_SLOT,
+	emit_op_index8(e, 0x8b, T_KEEP, T_SLOT,
 		       jumps + (i32)offsetof(struct tr_jump, page));
-	emit_store_rsp(e, T_KEEP, FRAME(f->t, page_lin));
+	emit_store(e, T_KEEP, FRAME(f->t, page_lin));
 	if (pop)
 		emit_lea(e, true, H_R8, H_R8, (i32)pop);
-	/* jmp [rsp + slot*8 + code] */
+	/* jmp [code + slot*8] */
 	e8(e, 0x42);
 	e8(e, 0xff);
-	e8(e, 0xa4);
-	e8(e, 0xc4 | (T_SLOT & 7) << 3);
+	e8(e, 0x24);
+	e8(e, 0xc5 | (T_SLOT & 7) << 3);
 	e32(e, (u32)(jumps + (i32)offsetof(struct tr_jump, code)));
 }
 
@@ -133,27 +157,39 @@ static bool is_backward(const struct plan *p, i64 target)
 
 void branch_to(struct front *f, const struct plan *p, const struct insn *miss, i64 target)
 {
-	if (same_page(target)) {
-		emit_link(f, target, is_backward(p, target));
+	if (!same_page(target)) {
+		emit_poll(f, p, miss);
+		far_link(f, p, miss, target, false);
 		return;
 	}
-	load_lin(f, T_ADDR, target);
-	branch_lookup(f, p, miss, 0);
+	if (is_backward(p, target))
+		emit_poll(f, p, miss);
+	near_link(f, p, emit_jmp(&f->e, 0), target);
 }
 
 void branch_cold(struct front *f, struct cold *c)
 {
-	struct tr_link *l;
-
-	if (c->kind == COLD_FAR) {
+	switch (c->kind) {
+	case COLD_LINK:
+		ask_for_link(f, link_at(f, c->from, (f->b->gpa & PAGE_MASK) + (u64)c->target));
 		load_lin(f, T_ADDR, c->target);
-		branch_lookup(f, c->p, c->in, 0);
-	} else if (c->backward) {
-		emit_link(f, c->target, true);
-	} else {
-		/* The Jcc itself is linked. */
-		l = link_at(f, c->from, c->target);
-		link_exit(f, l, c->target, NULL);
+		emit_jmp(&f->e, f->t->leave_at);
+		break;
+	case COLD_FAR: far_link(f, c->p, c->in, c->target, false); break;
+	case COLD_FAR_EXIT: far_exit(f, c); break;
+	case COLD_LEAVE:
+		emit_mov_rr(&f->e, H_RCX, T_KEEP);
+		emit_jmp(&f->e, f->t->leave_at);
+		break;
+	default:
+		/* COLD_LOOKUP */
+		if (c->rcx)
+			emit_mov_rr(&f->e, H_RCX, T_KEEP);
+		/* A return that is not the one on top: whatever it was, it goes. */
+		if (c->drop)
+			emit_lea_rsp(&f->e, H_RSP, 16);
+		branch_lookup(f, c->p, c->in, (unsigned)c->target);
+		break;
 	}
 }
 
@@ -171,12 +207,19 @@ static bool near_enough(i64 target)
 static void jcc(struct front *f, const struct plan *p)
 {
 	i64 target = target_of(p);
-	u8 *at = emit_jcc(&f->e, p->in->opcode & 15);
-	struct cold *c = cold_add(f, p, at, false);
+	struct cold *c;
+	u8 *at;
 
-	c->kind = same_page(target) ? COLD_LINK : COLD_FAR;
+	if (!same_page(target) || is_backward(p, target))
+		emit_poll(f, p, p->in);
+	at = emit_jcc(&f->e, p->in->opcode & 15);
+	if (same_page(target)) {
+		near_link(f, p, at, target);
+		return;
+	}
+	c = cold_add(f, p, at, false);
+	c->kind = COLD_FAR;
 	c->target = target;
-	c->backward = is_backward(p, target);
 }
 
 /* mov reg, [operand] or the other way round. */
@@ -205,7 +248,7 @@ static void push_reg(struct front *f, const struct plan *p)
 	unsigned reg = p->in->rm;
 
 	if (in_memory(reg))
-		emit_load_rsp(&f->e, T_KEEP, gpr_slot(reg));
+		emit_load(&f->e, T_KEEP, gpr_slot(&f->e, reg));
 	store_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
 	emit_lea(&f->e, true, H_R8, H_R8, -8);
 }
@@ -230,7 +273,7 @@ static void pop_reg(struct front *f, const struct plan *p)
 
 	load_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
 	if (in_memory(reg))
-		emit_store_rsp(&f->e, T_KEEP, gpr_slot(reg));
+		emit_store(&f->e, T_KEEP, gpr_slot(&f->e, reg));
 	emit_lea(&f->e, true, H_R8, H_R8, 8);
 }
 
@@ -241,39 +284,6 @@ static void leave(struct front *f, const struct plan *p)
 	load_operand(f, T_KEEP, o);
 	emit_lea(&f->e, true, H_R8, H_RBP, 8);
 	emit_mov_rr(&f->e, H_RBP, T_KEEP);
-}
-
-/* The return address is written before the target is known to be translated; writing it
- * again is no harm. */
-static void push_return(struct front *f, const struct plan *p, const struct mem_access *a)
-{
-	struct operand o = memop(f, p, a);
-
-	load_lin(f, T_KEEP, behind(p));
-	store_operand(f, T_KEEP, o);
-}
-
-static void call_rel(struct front *f, const struct plan *p)
-{
-	i64 target = target_of(p);
-
-	push_return(f, p, &p->acc);
-	if (same_page(target)) {
-		emit_lea(&f->e, true, H_R8, H_R8, -8);
-		emit_link(f, target, true);
-	} else {
-		load_lin(f, T_ADDR, target);
-		branch_lookup(f, p, p->in, (unsigned)-8);
-	}
-}
-
-/* JMP and CALL through a register or memory: the target goes to T_ADDR. */
-static void load_target(struct front *f, const struct plan *p)
-{
-	if (p->in->flags & INSN_MEM)
-		load_operand(f, T_ADDR, memop(f, p, &p->acc));
-	else
-		load_guest(f, T_ADDR, p->in->rm);
 }
 
 /* A call of which the return address is written, and the target in the frame. */
@@ -289,11 +299,8 @@ static enum op_result call_pushed(struct vcpu *v, const struct insn *in)
 	return OP_JUMP;
 }
 
-/*
- * An instruction for the miss of a call through memory: to do it all again will not do,
- * since the return address may be where the target was.
- */
-static const struct insn *pushed_insn(struct translator *t, const struct insn *in)
+/* An instruction of the translator's own, with the place of the guest's. */
+static const struct insn *insn_new(struct translator *t, const struct insn *in, op_fn *fn)
 {
 	struct insn *i = (struct insn *)(void *)(t->arena + t->arena_used);
 
@@ -303,28 +310,109 @@ static const struct insn *pushed_insn(struct translator *t, const struct insn *i
 	}
 	t->arena_used += align_up(sizeof(*i), 16);
 	*i = *in;
-	i->fn = call_pushed;
+	i->fn = fn;
 	return i;
+}
+
+/* The return address is written before the target is known to be translated; writing it
+ * again is no harm. It is left in T_KEEP. */
+static void push_return(struct front *f, const struct plan *p, const struct mem_access *a)
+{
+	struct operand o = memop(f, p, a);
+
+	load_lin(f, T_KEEP, behind(p));
+	store_operand(f, T_KEEP, o);
+}
+
+/* T5: what RET compares with; a host call comes next. */
+static void shadow_push(struct front *f)
+{
+	struct emit *e = &f->e;
+
+	e8(e, 0x49); /* not r11 */
+	e8(e, 0xf7);
+	e8(e, 0xd3);
+	e8(e, 0x41); /* push r11 */
+	e8(e, 0x53);
+}
+
+/* T5: where the host returns to, with the guest's address in T_ADDR. */
+static void shadow_return(struct front *f, const struct plan *p)
+{
+	i64 to = behind(p);
+
+	emit_lea_rsp(&f->e, H_RSP, 8);
+	f->in_slot = -1;
+	/* Behind a call at the very end of the page lies the next one. */
+	if (!same_page(to)) {
+		branch_lookup(f, p, NULL, 0);
+		return;
+	}
+	emit_lea(&f->e, true, T_ADDR, T_ADDR, -(i32)to);
+	emit_store(&f->e, T_ADDR, FRAME(f->t, page_lin));
+	near_link(f, p, emit_jmp(&f->e, 0), to);
+}
+
+static void call_rel(struct front *f, const struct plan *p)
+{
+	i64 target = target_of(p);
+
+	emit_poll(f, p, p->in);
+	push_return(f, p, &p->acc);
+	shadow_push(f);
+	emit_lea(&f->e, true, H_R8, H_R8, -8);
+	if (same_page(target))
+		near_link(f, p, emit_call(&f->e, 0), target);
+	else
+		far_link(f, p, p->in, target, true);
+	shadow_return(f, p);
+}
+
+/* JMP and CALL through a register or memory: the target goes to T_ADDR. */
+static void load_target(struct front *f, const struct plan *p)
+{
+	if (p->in->flags & INSN_MEM)
+		load_operand(f, T_ADDR, memop(f, p, &p->acc));
+	else
+		load_guest(f, T_ADDR, p->in->rm);
 }
 
 static void call_rm(struct front *f, const struct plan *p)
 {
 	struct mem_access push = plan_stack(-8, true);
+	struct cold *c;
 
 	load_target(f, p);
-	emit_store_rsp(&f->e, T_ADDR, FRAME(f->t, tmp));
+	emit_store(&f->e, T_ADDR, FRAME(f->t, tmp));
 	push_return(f, p, &push);
-	emit_load_rsp(&f->e, T_ADDR, FRAME(f->t, tmp));
-	branch_lookup(f, p, p->in->flags & INSN_MEM ? pushed_insn(f->t, p->in) : p->in,
-		      (unsigned)-8);
+	emit_load(&f->e, T_ADDR, FRAME(f->t, tmp));
+	shadow_push(f);
+	c = cold_add(f, p, emit_call(&f->e, 0), false);
+	c->kind = COLD_LOOKUP;
+	c->in = p->in->flags & INSN_MEM ? insn_new(f->t, p->in, call_pushed) : p->in;
+	c->target = -8;
+	shadow_return(f, p);
 }
 
 static void ret(struct front *f, const struct plan *p)
 {
 	struct operand o = memop(f, p, &p->acc);
+	i32 pop = 8 + (p->in->opcode == 0xc2 ? (u16)p->in->imm : 0);
+	struct emit *e = &f->e;
+	struct cold *c;
 
 	load_operand(f, T_ADDR, o);
-	branch_lookup(f, p, p->in, 8 + (p->in->opcode == 0xc2 ? (u16)p->in->imm : 0));
+	emit_mov_rr(e, T_KEEP, H_RCX);
+	emit_load_rsp8(e, H_RCX);
+	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, 1); /* 0 for its complement */
+	emit_jrcxz(e, f->t->options.slow ? 0 : 5);
+	c = cold_add(f, p, emit_jmp(e, 0), true);
+	c->kind = COLD_LOOKUP;
+	c->target = pop;
+	c->drop = true;
+	emit_mov_rr(e, H_RCX, T_KEEP);
+	emit_lea(e, true, H_R8, H_R8, pop);
+	e8(e, 0xc3);
 }
 
 /* ---- planning ---- */

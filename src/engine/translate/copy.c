@@ -26,7 +26,7 @@ static void place_registers(struct front *f, const struct plan *p, struct fields
 		return;
 	if (p->reg_gpr) {
 		if (in_memory(in->reg))
-			emit_load_rsp(e, x->reg = T_KEEP, gpr_slot(in->reg));
+			emit_load(e, x->reg = T_KEEP, gpr_slot(&f->e, in->reg));
 		else
 			x->reg = home(in->reg);
 	}
@@ -34,7 +34,7 @@ static void place_registers(struct front *f, const struct plan *p, struct fields
 		if (p->reg_gpr && in_memory(in->rm) && in->rm == in->reg) {
 			x->rm = T_KEEP;
 		} else if (in_memory(in->rm)) {
-			emit_load_rsp(e, x->rm = T_SLOT, gpr_slot(in->rm));
+			emit_load(e, x->rm = T_SLOT, gpr_slot(&f->e, in->rm));
 			f->in_slot = -1;
 		} else {
 			x->rm = home(in->rm);
@@ -49,9 +49,9 @@ static void store_registers(struct front *f, const struct plan *p, const struct 
 	if (p->high_byte)
 		return;
 	if (p->reg_gpr && p->reg_written && in_memory(in->reg))
-		emit_store_rsp(&f->e, x->reg, gpr_slot(in->reg));
+		emit_store(&f->e, x->reg, gpr_slot(&f->e, in->reg));
 	if ((p->rm_gpr || p->opc_gpr) && p->rm_written && in_memory(in->rm))
-		emit_store_rsp(&f->e, x->rm, gpr_slot(in->rm));
+		emit_store(&f->e, x->rm, gpr_slot(&f->e, in->rm));
 }
 
 /* ModRM, and what belongs to it for memory. */

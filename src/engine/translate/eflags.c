@@ -130,7 +130,7 @@ static unsigned fetch(struct emit *e, unsigned guest, unsigned scratch)
 {
 	if (!in_memory(guest))
 		return home(guest);
-	emit_load_rsp(e, scratch, gpr_slot(guest));
+	emit_load(e, scratch, gpr_slot(e, guest));
 	return scratch;
 }
 
@@ -170,7 +170,7 @@ void eflags_make(struct emit *e, const struct recipe *r)
 	}
 	/* The result in T_ADDR, back to what it was, and forth again. */
 	if (in_memory(dst))
-		emit_load_rsp(e, T_ADDR, gpr_slot(dst));
+		emit_load(e, T_ADDR, gpr_slot(e, dst));
 	else
 		emit_mov_rr(e, T_ADDR, home(dst));
 	switch (r->kind) {

@@ -32,6 +32,7 @@ enum host_reg {
 struct emit {
 	u8 *p, *end;    /* where the next byte goes in the writable view, and the limit */
 	i64 exec_delta; /* executable address = writable address + exec_delta */
+	i32 gpr;        /* address of the guest's general registers */
 	bool full;      /* ran into the limit: the code is useless */
 };
 
@@ -73,57 +74,52 @@ static inline void emit_mov_rr(struct emit *e, unsigned dst, unsigned src)
 	emit_rr(e, 0x8b, dst, src);
 }
 
-/* ModRM and SIB for [rsp + disp]. */
-static inline void emit_rsp_disp(struct emit *e, unsigned reg, i32 disp)
+/* ModRM and SIB for an address below 2 GiB. */
+static inline void emit_at(struct emit *e, unsigned reg, i32 addr)
 {
-	bool short_disp = disp == (i8)disp;
-
-	e8(e, (short_disp ? 0x44 : 0x84) | (reg & 7) << 3);
-	e8(e, 0x24);
-	if (short_disp)
-		e8(e, (u8)disp);
-	else
-		e32(e, (u32)disp);
+	e8(e, 0x04 | (reg & 7) << 3);
+	e8(e, 0x25);
+	e32(e, (u32)addr);
 }
 
-/* REX.W opcode reg, [rsp + disp]. */
-static inline void emit_rsp(struct emit *e, unsigned opcode, unsigned reg, i32 disp)
+/* REX.W opcode reg, [addr]. */
+static inline void emit_op_at(struct emit *e, unsigned opcode, unsigned reg, i32 addr)
 {
 	e8(e, 0x48 | (reg >> 3) << 2);
 	e8(e, opcode);
-	emit_rsp_disp(e, reg, disp);
+	emit_at(e, reg, addr);
 }
 
-static inline void emit_load_rsp(struct emit *e, unsigned reg, i32 disp)
+static inline void emit_load(struct emit *e, unsigned reg, i32 addr)
 {
-	emit_rsp(e, 0x8b, reg, disp);
+	emit_op_at(e, 0x8b, reg, addr);
 }
 
-static inline void emit_store_rsp(struct emit *e, unsigned reg, i32 disp)
+static inline void emit_store(struct emit *e, unsigned reg, i32 addr)
 {
-	emit_rsp(e, 0x89, reg, disp);
+	emit_op_at(e, 0x89, reg, addr);
 }
 
-/* REX.W opcode reg, [rsp + index*8 + disp32]. */
-static inline void emit_rsp_index(struct emit *e, unsigned opcode, unsigned reg,
-				  unsigned index, i32 disp)
-{
-	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1);
-	e8(e, opcode);
-	e8(e, 0x84 | (reg & 7) << 3);
-	e8(e, 0xc4 | (index & 7) << 3);
-	e32(e, (u32)disp);
-}
-
-/* REX.W opcode reg, [rsp + index + disp32]. */
-static inline void emit_rsp_index_1(struct emit *e, unsigned opcode, unsigned reg,
-				    unsigned index, i32 disp)
+/* REX.W opcode reg, [addr + index*8]. */
+static inline void emit_op_index8(struct emit *e, unsigned opcode, unsigned reg,
+				  unsigned index, i32 addr)
 {
 	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1);
 	e8(e, opcode);
-	e8(e, 0x84 | (reg & 7) << 3);
-	e8(e, 0x04 | (index & 7) << 3);
-	e32(e, (u32)disp);
+	e8(e, 0x04 | (reg & 7) << 3);
+	e8(e, 0xc5 | (index & 7) << 3);
+	e32(e, (u32)addr);
+}
+
+/* REX.W opcode reg, [addr + index]. */
+static inline void emit_op_index1(struct emit *e, unsigned opcode, unsigned reg,
+				    unsigned index, i32 addr)
+{
+	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1);
+	e8(e, opcode);
+	e8(e, 0x04 | (reg & 7) << 3);
+	e8(e, 0x05 | (index & 7) << 3);
+	e32(e, (u32)addr);
 }
 
 /* and reg, imm32, in 32 bits. Changes flags. */
@@ -174,6 +170,26 @@ static inline void emit_lea(struct emit *e, bool wide, unsigned reg, unsigned ba
 	emit_disp(e, mod, disp);
 }
 
+/* lea reg, [rsp + disp8] */
+static inline void emit_lea_rsp(struct emit *e, unsigned reg, i8 disp)
+{
+	e8(e, 0x48 | (reg >> 3) << 2);
+	e8(e, 0x8d);
+	e8(e, 0x44 | (reg & 7) << 3);
+	e8(e, 0x24);
+	e8(e, (u8)disp);
+}
+
+/* mov reg, [rsp + 8] */
+static inline void emit_load_rsp8(struct emit *e, unsigned reg)
+{
+	e8(e, 0x48 | (reg >> 3) << 2);
+	e8(e, 0x8b);
+	e8(e, 0x44 | (reg & 7) << 3);
+	e8(e, 0x24);
+	e8(e, 8);
+}
+
 #define NO_REG 0xff
 
 /* lea reg, [base + index << scale + disp]; base may be NO_REG; index is never rsp. */
@@ -219,18 +235,18 @@ static inline void emit_vex(struct emit *e, unsigned map, unsigned pp, unsigned 
 	e8(e, opcode);
 }
 
-/* pext dst, src, [rsp + disp]: the bits of src that the mask has. BMI2. */
-static inline void emit_pext_rsp(struct emit *e, unsigned dst, unsigned src, i32 disp)
+/* pext dst, src, [addr]: the bits of src that the mask has. BMI2. */
+static inline void emit_pext(struct emit *e, unsigned dst, unsigned src, i32 addr)
 {
 	emit_vex(e, 2, 2, 0xf5, dst, src, 0);
-	emit_rsp_disp(e, dst, disp);
+	emit_at(e, dst, addr);
 }
 
-/* pdep dst, src, [rsp + disp]: the low bits of src to where the mask has bits. BMI2. */
-static inline void emit_pdep_rsp(struct emit *e, unsigned dst, unsigned src, i32 disp)
+/* pdep dst, src, [addr]: the low bits of src to where the mask has bits. BMI2. */
+static inline void emit_pdep(struct emit *e, unsigned dst, unsigned src, i32 addr)
 {
 	emit_vex(e, 2, 3, 0xf5, dst, src, 0);
-	emit_rsp_disp(e, dst, disp);
+	emit_at(e, dst, addr);
 }
 
 /* rorx dst, src, count. BMI2. */
@@ -271,10 +287,15 @@ static inline void emit_jrcxz(struct emit *e, unsigned skip)
 	e8(e, skip);
 }
 
-static inline void emit_call(struct emit *e, u64 target)
+/* call rel32, as emit_jmp(). */
+static inline u8 *emit_call(struct emit *e, u64 target)
 {
+	u8 *at;
+
 	e8(e, 0xe8);
+	at = e->p;
 	e32(e, (u32)(target - emit_exec(e) - 4));
+	return at;
 }
 
 /* Make the rel32 at 'at' lead to the writable address 'to' of the same view. */

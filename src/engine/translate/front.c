@@ -32,10 +32,12 @@ static bool region_new(struct translator *t)
 		return false;
 	t->hot = (struct emit){ .p = write,
 				.end = write + REGION / 2,
-				.exec_delta = t->exec_delta };
+				.exec_delta = t->exec_delta,
+				.gpr = VCPU(t, gpr) };
 	t->cold = (struct emit){ .p = write + REGION / 2,
 				 .end = write + REGION,
-				 .exec_delta = t->exec_delta };
+				 .exec_delta = t->exec_delta,
+				 .gpr = VCPU(t, gpr) };
 	return true;
 }
 
@@ -67,19 +69,21 @@ struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx)
 void site_add(struct front *f, struct cold *c)
 {
 	struct translator *t = f->t;
+	struct tr_sites *s = &t->sites[f->seldom];
 
-	if (t->site_count == t->site_cap) {
+	if (s->count == s->cap) {
 		t->full = true;
 		return;
 	}
-	c->site = (i32)t->site_count++;
-	t->sites[c->site].at = (u32)(emit_exec(&f->e) - (u64)t->base);
+	c->seldom = f->seldom;
+	c->site = (i32)s->count++;
+	s->site[c->site].at = (u32)(emit_exec(&f->e) - (u64)t->base);
 }
 
 void load_guest(struct front *f, unsigned host, unsigned guest)
 {
 	if (in_memory(guest))
-		emit_load_rsp(&f->e, host, gpr_slot(guest));
+		emit_load(&f->e, host, gpr_slot(&f->e, guest));
 	else
 		emit_mov_rr(&f->e, host, home(guest));
 }
@@ -88,18 +92,17 @@ void check_zero(struct front *f, const struct plan *p, i32 off, bool wide)
 {
 	emit_mov_rr(&f->e, T_KEEP, H_RCX);
 	if (wide) {
-		emit_load_rsp(&f->e, H_RCX, off);
+		emit_load(&f->e, H_RCX, off);
 	} else {
 		e8(&f->e, 0x8b); /* mov ecx, [rsp + off] */
-		emit_rsp_disp(&f->e, H_RCX, off);
+		emit_at(&f->e, H_RCX, off);
 	}
 	emit_jrcxz(&f->e, f->t->options.slow ? 0 : 5);
 	cold_add(f, p, emit_jmp(&f->e, 0), true);
 	emit_mov_rr(&f->e, H_RCX, T_KEEP);
 }
 
-/* Have the interpreter's function execute the instruction. */
-static void emit_call_out(struct front *f, const struct insn *in, u32 start)
+void emit_call_out(struct front *f, const struct insn *in, u32 start)
 {
 	struct emit *e = &f->e;
 
@@ -129,7 +132,7 @@ static void emit_lea_insn(struct front *f, const struct plan *p)
 		}
 	}
 	if (in_memory(in->reg))
-		emit_store_rsp(e, T_ADDR, gpr_slot(in->reg));
+		emit_store(e, T_ADDR, gpr_slot(&f->e, in->reg));
 }
 
 static void translate_insn(struct front *f, const struct plan *p)
@@ -168,19 +171,22 @@ static void emit_cold(struct front *f)
 	struct translator *t = f->t;
 	struct emit *e = &f->e;
 
+	f->seldom = true;
+	/* Exits add some. */
 	for (unsigned i = 0; i < f->colds; i++) {
 		struct cold *c = &f->cold[i];
 
 		if (c->from)
 			emit_patch(c->from, e->p);
-		if (c->kind == COLD_LINK || c->kind == COLD_FAR) {
+		if (c->kind >= COLD_LINK) {
 			branch_cold(f, c);
 			continue;
 		}
 		if (c->rcx)
 			emit_mov_rr(e, H_RCX, T_KEEP);
 		if (c->site >= 0)
-			t->sites[c->site].slow = (u32)(emit_exec(e) - (u64)t->base);
+			t->sites[c->seldom].site[c->site].slow =
+				(u32)(emit_exec(e) - (u64)t->base);
 		if (c->lost)
 			eflags_make(e, &c->recipe);
 		if (c->kind == COLD_GROUP) {
@@ -252,6 +258,7 @@ static struct front *front_new(struct translator *t, struct block *b)
 	f->b = b;
 	f->mode = t->v->cpl == 3;
 	f->idx = t->v->cpl == 3 ? MMU_USER : MMU_KERNEL;
+	f->seldom = false;
 	f->vec_checked = false;
 	f->lost = false;
 	f->recipe = (struct recipe){ 0 };
@@ -278,7 +285,8 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	struct emit hot;
 
 	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(16) ||
-	    t->site_cap - t->site_count < COLD_MAX ||
+	    t->sites[0].cap - t->sites[0].count < COLD_MAX ||
+	    t->sites[1].cap - t->sites[1].count < COLD_MAX ||
 	    ((!room(&t->hot) || !room(&t->cold)) && !region_new(t))) {
 		t->full = true;
 		return NULL;

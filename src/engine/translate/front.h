@@ -89,7 +89,15 @@ struct recipe {
 
 /* Code that is seldom run, put behind the block. */
 struct cold {
-	enum { COLD_SLOW, COLD_GROUP, COLD_LINK, COLD_FAR } kind;
+	enum {
+		COLD_SLOW,
+		COLD_GROUP,
+		COLD_LINK,     /* a link within the page, not linked */
+		COLD_FAR,      /* a jump to another page, and its link */
+		COLD_FAR_EXIT, /* a link between pages, not linked */
+		COLD_LOOKUP,   /* look T_ADDR up */
+		COLD_LEAVE,    /* T_ADDR was not found */
+	} kind;
 	u8 *from; /* rel32 that leads here, NULL: none */
 	bool rcx; /* arriving that way, RCX is in T_KEEP */
 	bool lost; /* arriving, the flags are not in EFLAGS, but 'recipe' makes them */
@@ -99,8 +107,10 @@ struct cold {
 	u32 start;
 	u8 *back;       /* SLOW, GROUP: where to go on */
 	i32 site;       /* SLOW: index into sites, -1: none */
-	i64 target;     /* LINK, FAR: offset from the page */
-	bool backward;  /* LINK: look for a kick */
+	bool seldom;    /* ... of the seldom-run parts */
+	i64 target;     /* offset from the page; LOOKUP: what is added to RSP */
+	bool call;      /* FAR_EXIT: of a call */
+	bool drop;      /* LOOKUP: take one from the shadow stack */
 	const struct tr_group *group;
 };
 
@@ -112,6 +122,7 @@ struct front {
 	struct tr_code *code;
 	struct block *b; /* the first of the trace */
 	unsigned mode;   /* index of tr_jumps */
+	bool seldom;     /* emit_cold() runs */
 	enum mmu_idx idx;
 	bool vec_checked;
 	bool lost; /* the flags are not in EFLAGS, but 'recipe' makes them */
@@ -138,9 +149,10 @@ static inline unsigned home(unsigned guest)
 	return guest == RSP ? H_R8 : guest;
 }
 
-static inline i32 gpr_slot(unsigned guest)
+/* The address of one that does. */
+static inline i32 gpr_slot(const struct emit *e, unsigned guest)
 {
-	return VCPU(gpr) + 8 * (i32)guest;
+	return e->gpr + 8 * (i32)guest;
 }
 
 /* ---- plan.c ---- */
@@ -217,6 +229,9 @@ void system_insn(struct front *f, const struct plan *p);
 /* ---- front.c ---- */
 
 struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx);
+/* Have the interpreter's function execute the instruction of the block that starts at this
+ * offset from the page. */
+void emit_call_out(struct front *f, const struct insn *in, u32 start);
 /* The next instruction emitted may fault on the host: then the slow stub runs. */
 void site_add(struct front *f, struct cold *c);
 /* mov host, guest register, from wherever it lives. */

@@ -20,7 +20,7 @@ _Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "the code shifts b
 /* Offset of the TLB's entries from rsp, which is the vcpu. */
 static i32 tlb_off(const struct front *f, size_t field)
 {
-	return VCPU(tlb) + (i32)(f->idx * sizeof(struct tlb_way) + field);
+	return VCPU(f->t, tlb) + (i32)(f->idx * sizeof(struct tlb_way) + field);
 }
 
 static size_t tag_of(bool write)
@@ -42,17 +42,17 @@ void memop_address(struct front *f, const struct mem_access *a)
 
 	f->in_slot = -1;
 	if (a->base == GPR_RIP) {
-		emit_load_rsp(e, T_ADDR, FRAME(f->t, page_lin));
+		emit_load(e, T_ADDR, FRAME(f->t, page_lin));
 		base = T_ADDR;
 	} else if (a->base != GPR_ZERO) {
 		base = in_memory(a->base) ? T_ADDR : home(a->base);
 		if (in_memory(a->base))
-			emit_load_rsp(e, T_ADDR, gpr_slot(a->base));
+			emit_load(e, T_ADDR, gpr_slot(&f->e, a->base));
 	}
 	if (a->index != GPR_ZERO) {
 		index = in_memory(a->index) ? T_SLOT : home(a->index);
 		if (in_memory(a->index))
-			emit_load_rsp(e, T_SLOT, gpr_slot(a->index));
+			emit_load(e, T_SLOT, gpr_slot(&f->e, a->index));
 	}
 	if (index != NO_REG)
 		emit_lea_sib(e, a->wide, T_ADDR, base, index, a->scale, a->disp);
@@ -61,7 +61,7 @@ void memop_address(struct front *f, const struct mem_access *a)
 	else if (base != T_ADDR || a->disp || !a->wide)
 		emit_lea(e, a->wide, T_ADDR, base, a->disp);
 	if (a->seg >= FS) {
-		emit_load_rsp(e, T_SLOT, VCPU(seg) + (i32)(a->seg * sizeof(struct seg)));
+		emit_load(e, T_SLOT, VCPU(f->t, seg) + (i32)(a->seg * sizeof(struct seg)));
 		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
 	}
 }
@@ -79,8 +79,8 @@ static u8 *quick_check(struct front *f, bool write, unsigned size, bool keep)
 	if (keep)
 		emit_mov_rr(e, T_KEEP, T_ADDR);
 	/* add off, [rsp + slot + tag]: the offset in the page */
-	emit_rsp_index_1(e, 0x03, off, T_SLOT, tlb_off(f, tag_of(write)));
-	emit_rsp_index_1(e, 0x8b, T_SLOT, T_SLOT, tlb_off(f, offsetof(struct tlb_entry, addend)));
+	emit_op_index1(e, 0x03, off, T_SLOT, tlb_off(f, tag_of(write)));
+	emit_op_index1(e, 0x8b, T_SLOT, T_SLOT, tlb_off(f, offsetof(struct tlb_entry, addend)));
 	emit_cmp_imm(e, off, (i32)(PAGE_SIZE - size));
 	return emit_jcc(e, 7); /* ja */
 }
@@ -91,15 +91,15 @@ static u8 *flagless_check(struct front *f, bool write, unsigned size)
 	struct emit *e = &f->e;
 	u8 *slow;
 
-	emit_pext_rsp(e, T_SLOT, T_ADDR, FRAME(f->t, index_mask));
+	emit_pext(e, T_SLOT, T_ADDR, FRAME(f->t, index_mask));
 	/* Times 4 here and times 8 in the addresses: the size of struct tlb_entry. */
 	emit_lea_sib(e, true, T_SLOT, NO_REG, T_SLOT, 2, 0);
 	emit_mov_rr(e, T_KEEP, H_RCX);
-	emit_rsp_index(e, 0x8b, H_RCX, T_SLOT, tlb_off(f, tag_of(write)));
+	emit_op_index8(e, 0x8b, H_RCX, T_SLOT, tlb_off(f, tag_of(write)));
 	/* The offset of the last byte: past the page when the access crosses it. */
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, (i32)size - 1);
-	emit_pext_rsp(e, H_RCX, H_RCX, FRAME(f->t, page_mask));
-	emit_rsp_index(e, 0x8b, T_SLOT, T_SLOT,
+	emit_pext(e, H_RCX, H_RCX, FRAME(f->t, page_mask));
+	emit_op_index8(e, 0x8b, T_SLOT, T_SLOT,
 		       tlb_off(f, offsetof(struct tlb_entry, addend)));
 	emit_jrcxz(e, f->t->options.slow ? 0 : 5);
 	slow = emit_jmp(e, 0);
@@ -164,7 +164,7 @@ static void lead(struct front *f, const struct plan *p, const struct mem_access 
 	c->kind = COLD_GROUP;
 	c->back = again;
 	c->group = group_new(f, p, a);
-	emit_store_rsp(e, T_SLOT, FRAME(f->t, group) + 8 * g->slot);
+	emit_store(e, T_SLOT, FRAME(f->t, group) + 8 * g->slot);
 	f->in_slot = a->group;
 }
 
@@ -173,14 +173,14 @@ static struct operand member(struct front *f, const struct plan *p, const struct
 	if (a->leader)
 		lead(f, p, a);
 	else if (f->in_slot != a->group)
-		emit_load_rsp(&f->e, T_SLOT, FRAME(f->t, group) + 8 * f->group[a->group].slot);
+		emit_load(&f->e, T_SLOT, FRAME(f->t, group) + 8 * f->group[a->group].slot);
 	f->in_slot = a->group;
 	f->access = NULL;
 	if (p->can_fault)
 		f->access = cold_add(f, p, NULL, false);
 	if (!in_memory(a->base))
 		return (struct operand){ home(a->base), a->disp };
-	emit_load_rsp(&f->e, T_ADDR, gpr_slot(a->base));
+	emit_load(&f->e, T_ADDR, gpr_slot(&f->e, a->base));
 	return (struct operand){ T_ADDR, a->disp };
 }
 

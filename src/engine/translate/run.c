@@ -9,6 +9,7 @@
 #include "engine/translate/run.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -22,6 +23,7 @@
 #include "engine/interp/vector.h"
 #include "engine/translate/translate.h"
 #include "host/execmem.h"
+#include "host/lowmem.h"
 #include "host/sig.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
@@ -32,7 +34,13 @@
 /* All of address space; memory comes as it is used. */
 #define CODE_SIZE    MiB(256)
 #define ARENA_SIZE   MiB(128)
-#define SITES_MAX    (1u << 21)
+#define SITES_MAX    (1u << 20)
+/* Two shadow stacks between guard pages, and the page of polls. The upper end of a stack
+ * is its bottom. */
+#define GUARD        KiB(64)
+#define SHADOW       KiB(256)
+#define BOTTOM       KiB(4)
+#define LOW_SIZE     (GUARD + 2 * (SHADOW + GUARD) + PAGE_SIZE)
 /* Times a block is interpreted before it is translated. */
 #define HOT          6
 /* Times the check of a group may fail before there are no groups. */
@@ -57,21 +65,17 @@ static void jumps_init(struct frame *f)
 /* Forget all, or what is not global, for either privilege. */
 static void jumps_clear(struct translator *t, int keep)
 {
-	t->jump_pages = (struct page_set){ 0 };
 	for (unsigned m = 0; m < 2; m++) {
 		struct tr_taken *k = &t->taken[m];
 		unsigned kept = 0;
 
 		for (unsigned n = 0; n < k->count; n++) {
 			unsigned i = k->slot[n];
-			struct tr_jump *j = &t->f->jumps[m].slot[i];
 
-			if (keep == KEEP_GLOBAL && k->global[i]) {
+			if (keep == KEEP_GLOBAL && k->global[i])
 				k->slot[kept++] = (u16)i;
-				page_set_add(&t->jump_pages, j->page);
-			} else {
-				j->neg_lin = TR_NO_JUMP;
-			}
+			else
+				t->f->jumps[m].slot[i].neg_lin = TR_NO_JUMP;
 		}
 		k->count = kept;
 	}
@@ -79,17 +83,13 @@ static void jumps_clear(struct translator *t, int keep)
 
 /* Slots that are emptied one by one stay on the list, which is harmless: 'taken' holds
  * each once. */
-static void jumps_forget_page(struct translator *t, u64 page)
+static void jumps_forget_page(struct translator *t, unsigned m, u64 page)
 {
-	if (likely(!page_set_has(&t->jump_pages, page)))
-		return;
-	for (unsigned m = 0; m < 2; m++) {
-		for (unsigned n = 0; n < t->taken[m].count; n++) {
-			u64 *neg = &t->f->jumps[m].slot[t->taken[m].slot[n]].neg_lin;
+	for (unsigned n = 0; n < t->taken[m].count; n++) {
+		u64 *neg = &t->f->jumps[m].slot[t->taken[m].slot[n]].neg_lin;
 
-			if ((-*neg & PAGE_MASK) == page)
-				*neg = TR_FORGOTTEN;
-		}
+		if ((-*neg & PAGE_MASK) == page)
+			*neg = TR_FORGOTTEN;
 	}
 }
 
@@ -128,6 +128,18 @@ static void note_slot(struct tr_code *code, unsigned m, unsigned i)
 		code->slots++;
 }
 
+/* Will a CR3 load keep the mapping that code is fetched by? */
+static bool is_global(struct vcpu *v, gva_t lin)
+{
+	const struct tlb_way *w = &v->tlb.way[v->mmu_idx];
+	unsigned slot = tlb_slot(lin);
+	gpa_t gpa;
+
+	if (w->entry[slot].exec != tlb_tag(lin & PAGE_MASK) && !fetch_translate(v, lin, &gpa))
+		return false;
+	return w->entry[slot].exec == tlb_tag(lin & PAGE_MASK) && w->info[slot].global;
+}
+
 static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 {
 	const struct vcpu *v = t->v;
@@ -140,22 +152,92 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 		return;
 	if (j->neg_lin == TR_NO_JUMP)
 		k->slot[k->count++] = (u16)i;
-	k->global[i] =
-		v->tlb.way[v->mmu_idx].entry[tlb_slot(lin)].exec == tlb_tag(lin & PAGE_MASK) &&
-		v->tlb.way[v->mmu_idx].info[tlb_slot(lin)].global;
+	k->global[i] = is_global(t->v, lin);
+	t->kernel_local |= !m && !k->global[i];
 	j->neg_lin = -lin;
 	j->code = entry;
 	j->page = lin & PAGE_MASK;
-	page_set_add(&t->jump_pages, lin);
+	page_set_add(&t->jump_pages[m], lin);
 }
 
 /* ---- code ---- */
 
+static void link_undo(struct tr_link *l)
+{
+	le_store(l->at, (u64)(i64)l->exit, 4);
+	*l->link = l->next;
+	if (l->next)
+		l->next->link = l->link;
+	l->linked = false;
+}
+
 static void unlink_all(struct tr_code *code)
 {
-	for (struct tr_link *l = code->links; l; l = l->next)
-		le_store(l->at, (u64)(i64)l->exit, 4);
-	code->links = NULL;
+	while (code->links)
+		link_undo(code->links);
+}
+
+/* ---- what holds while addresses translate as they do: T3, T5 ---- */
+
+static u8 *shadow_top(const struct translator *t, unsigned mode)
+{
+	return t->low + GUARD + mode * (SHADOW + GUARD) + SHADOW - BOTTOM;
+}
+
+/* The bottom matches returns to address 0 alone, and leads out. */
+static void shadow_init(struct translator *t)
+{
+	for (unsigned m = 0; m < 2; m++) {
+		u64 *p = (u64 *)(void *)shadow_top(t, m);
+
+		for (unsigned i = 0; i < BOTTOM / sizeof(*p); i += 2) {
+			p[i] = t->lost_return;
+			p[i + 1] = ~UINT64_C(0);
+		}
+	}
+}
+
+static void shadow_forget(struct translator *t, unsigned mode)
+{
+	t->shadow[mode] = (u64)(uintptr_t)shadow_top(t, mode);
+	if (mode == t->mode)
+		t->f->shadow_rsp = t->shadow[mode];
+}
+
+/* Whoever runs code of this mode must leave it now. */
+static void far_forget(struct translator *t, unsigned mode)
+{
+	struct tr_link *next;
+
+	for (struct tr_link *l = t->far_links[mode]; l; l = next) {
+		next = l->far_next;
+		l->far_next = NULL;
+		if (l->linked)
+			link_undo(l);
+	}
+	t->far_links[mode] = NULL;
+	t->jump_pages[mode] = (struct page_set){ 0 };
+	t->epoch[mode]++;
+	shadow_forget(t, mode);
+	t->f->leave = 1;
+}
+
+/* The block is about to be executed at this linear page. */
+static void note_page(struct translator *t, const struct block *b, gva_t lin)
+{
+	struct code_page *p = b->home;
+	unsigned m = t->v->cpl == 3;
+	gva_t page = lin & PAGE_MASK;
+
+	if (likely(p->epoch[m] == t->epoch[m] && p->lin[m] == page))
+		return;
+	if (p->epoch[m] == t->epoch[m]) {
+		/* Here and there at once: start anew. */
+		far_forget(t, m);
+		jumps_clear(t, KEEP_NONE);
+	}
+	p->epoch[m] = t->epoch[m];
+	p->lin[m] = page;
 }
 
 /* The interpreter's cache drops a block: nothing may enter its code any more. */
@@ -168,7 +250,9 @@ static void block_dropped(void *opaque, struct block *b)
 	unlink_all(b->code);
 	jumps_forget_code(t, b->code);
 	b->code = NULL;
-	/* It may be the one that is running. */
+	/* It may be the one that is running, or be returned to. */
+	shadow_forget(t, 0);
+	shadow_forget(t, 1);
 	t->f->leave = 1;
 }
 
@@ -178,11 +262,16 @@ static void forget_code(struct translator *t)
 	block_flush(&t->cache);
 	jumps_clear(t, KEEP_NONE);
 	execmem_reset(t->mem);
-	t->site_count = 0;
+	t->sites[0].count = t->sites[1].count = 0;
 	t->arena_used = 0;
+	for (unsigned m = 0; m < 2; m++) {
+		t->far_links[m] = NULL;
+		far_forget(t, m);
+	}
 	t->f->link = NULL;
 	t->hot = t->cold = (struct emit){ 0 };
 	t->full = !pieces_emit(t);
+	shadow_init(t);
 	for (unsigned m = 0; m < 2; m++)
 		t->f->jumps[m].slot[0].code = t->leave_at;
 }
@@ -191,8 +280,16 @@ static void link_to(struct translator *t, struct tr_link *l, struct tr_code *cod
 {
 	le_store(l->at, code->entry - ((u64)l->at + t->exec_delta + 4), 4);
 	t->v->stats->links++;
+	l->linked = true;
+	l->link = &code->links;
 	l->next = code->links;
+	if (l->next)
+		l->next->link = &l->next;
 	code->links = l;
+	if (l->target == GPA_NONE && !l->far_next) {
+		l->far_next = t->far_links[l->mode];
+		t->far_links[l->mode] = l;
+	}
 }
 
 /* ---- call outs ---- */
@@ -229,10 +326,13 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
 	r = in->fn(v, in);
+	/* A branch between pages wants to be linked to where it leads. */
+	if (r != OP_JUMP)
+		f->link = NULL;
 	switch (r) {
 	case OP_NEXT:
 		ev = vcpu_events(v);
-		if (f->leave || v->shadow || v->step_check || v->ac_check ||
+		if (f->leave || t->poll_gone || v->shadow || v->step_check || v->ac_check ||
 		    v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev))) {
 			t->resume = in + 1;
 			v->rip = next_ip(v, in);
@@ -309,24 +409,51 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 	return leave_with(t, TR_GO_ON);
 }
 
-/* The host faulted in translated code: the slow stub of that place does it properly. */
-static bool host_fault(void *opaque, struct sig_regs *r)
+static const struct tr_site *site_find(const struct tr_sites *s, u32 at)
 {
-	struct translator *t = opaque;
-	u32 at = (u32)(r->rip - (u64)t->base);
-	u32 lo = 0, hi = t->site_count;
+	u32 lo = 0, hi = s->count;
 
 	while (lo < hi) {
 		u32 mid = (lo + hi) / 2;
 
-		if (t->sites[mid].at < at)
+		if (s->site[mid].at < at)
 			lo = mid + 1;
 		else
 			hi = mid;
 	}
-	if (lo == t->site_count || t->sites[lo].at != at)
+	return lo < s->count && s->site[lo].at == at ? &s->site[lo] : NULL;
+}
+
+/* On either side of a shadow stack. */
+static bool is_guard(const struct translator *t, u64 addr)
+{
+	u64 off = addr - (u64)(uintptr_t)t->low;
+
+	return off < LOW_SIZE - PAGE_SIZE;
+}
+
+/*
+ * The host faulted in translated code: the slow stub of that place does it properly. Or
+ * the shadow stack is full, or empty beyond its bottom: it starts anew, and the
+ * instruction too.
+ */
+static bool host_fault(void *opaque, struct sig_regs *r)
+{
+	struct translator *t = opaque;
+	u32 at = (u32)(r->rip - (u64)t->base);
+	const struct tr_site *s = site_find(&t->sites[0], at);
+
+	if (!s)
+		s = site_find(&t->sites[1], at);
+	if (s) {
+		if (r->addr == (u64)t->poll)
+			__atomic_store_n(&t->poll_gone, true, __ATOMIC_SEQ_CST);
+		r->rip = (u64)t->base + s->slow;
+		return true;
+	}
+	if (r->sig != SIGSEGV || !is_guard(t, r->addr))
 		return false;
-	r->rip = (u64)t->base + t->sites[lo].slow;
+	r->gpr[4] = (u64)(uintptr_t)shadow_top(t, t->mode);
 	return true;
 }
 
@@ -338,6 +465,8 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 	struct vcpu *v = t->v;
 	struct frame *f = t->f;
 
+	t->mode = v->cpl == 3;
+	f->shadow_rsp = t->shadow[t->mode];
 	f->page_lin = v->rip & PAGE_MASK;
 	f->flags_in = cc_to_ax(v->cc);
 	f->vec_parked = !vectors_usable(v);
@@ -345,7 +474,8 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 	v->stats->code_entered++;
 	t->outcome = TR_GO_ON;
 	t->resume = NULL;
-	((void (*)(struct vcpu *, u64))t->enter)(v, code->entry);
+	((void (*)(u64))t->enter)(code->entry);
+	t->shadow[t->mode] = f->shadow_rsp;
 	if (!f->left_by_call)
 		v->cc = f->flags_out & RFLAGS_STATUS;
 }
@@ -421,11 +551,15 @@ static enum step run_one(struct translator *t)
 	}
 	if (unlikely(t->options.run_block)) {
 		/* Look-ups are hit as ever, but all lead out. */
+		note_page(t, b, v->rip);
 		jumps_add(t, v->rip, t->leave_at);
 		if (!t->options.run_block(t, b))
 			return STEP_FAILED;
 	} else {
-		if (link && link->target == b->gpa)
+		note_page(t, b, v->rip);
+		if (link && !link->linked &&
+		    (link->target == b->gpa ||
+		     (link->target == GPA_NONE && link->mode == (v->cpl == 3))))
 			link_to(t, link, code);
 		jumps_add(t, v->rip, code->entry);
 		note_slot(code, v->cpl == 3, tr_jump_slot(v->rip));
@@ -434,6 +568,22 @@ static enum step run_one(struct translator *t)
 	return t->outcome == TR_GO_ON       ? STEP_ON
 	       : t->outcome == TR_STEP_EXIT ? STEP_EXIT
 					    : STEP_SHUTDOWN;
+}
+
+/*
+ * A kick that comes while the last one is being answered may take the page after it was
+ * given back: then the next poll says so (host_fault()).
+ */
+static void poll_take(struct translator *t)
+{
+	__atomic_store_n(&t->poll_gone, true, __ATOMIC_SEQ_CST);
+	mprotect((void *)(intptr_t)t->poll, PAGE_SIZE, PROT_NONE);
+}
+
+static void poll_restore(struct translator *t)
+{
+	__atomic_store_n(&t->poll_gone, false, __ATOMIC_SEQ_CST);
+	mprotect((void *)(intptr_t)t->poll, PAGE_SIZE, PROT_READ);
 }
 
 static enum vcpu_exit translate_loop(struct translator *t)
@@ -446,10 +596,12 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		u32 ev;
 
 		/* Take the kick back before looking at what it was for. */
-		if (__atomic_load_n(&f->kicked, __ATOMIC_ACQUIRE)) {
-			__atomic_store_n(&f->kicked, 0, __ATOMIC_SEQ_CST);
+		if (__atomic_load_n(&t->kicked, __ATOMIC_SEQ_CST)) {
+			__atomic_store_n(&t->kicked, false, __ATOMIC_SEQ_CST);
 			__atomic_store_n(&f->jump_mask, TR_JUMPS - 1, __ATOMIC_SEQ_CST);
 		}
+		if (unlikely(__atomic_load_n(&t->poll_gone, __ATOMIC_SEQ_CST)))
+			poll_restore(t);
 		ev = vcpu_events(v);
 		if (unlikely(ev) && vcpu_event_ready(v, ev))
 			return VCPU_EXIT_EVENT;
@@ -466,6 +618,20 @@ static enum vcpu_exit translate_loop(struct translator *t)
 	}
 }
 
+/*
+ * Faults of translated code are handled on a stack of their own, as rsp is no stack to
+ * build on then. One for each thread, while it lives.
+ */
+static bool signal_stack(void)
+{
+	static _Thread_local u8 stack[KiB(64)] __attribute__((aligned(64)));
+	stack_t now, ours = { .ss_sp = stack, .ss_size = sizeof(stack) };
+
+	if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE))
+		return true;
+	return sigaltstack(&ours, NULL) == 0;
+}
+
 enum vcpu_exit translate_run(struct vcpu *v)
 {
 	struct translator *t = translator_of(v);
@@ -474,7 +640,11 @@ enum vcpu_exit translate_run(struct vcpu *v)
 	t->cache.owner = pthread_self();
 	t->f->link = NULL;
 	t->strayed = true;
+	if (!signal_stack())
+		return VCPU_EXIT_ERROR;
+	__atomic_store_n(&t->running, true, __ATOMIC_SEQ_CST);
 	why = translate_loop(t);
+	__atomic_store_n(&t->running, false, __ATOMIC_SEQ_CST);
 	vcpu_park(v);
 	return why;
 }
@@ -483,10 +653,13 @@ static void kick(void *translator)
 {
 	struct translator *t = translator;
 
-	/* In this order: where the loop takes it back it finds both, or comes round
+	/* In this order: where the loop takes it back it finds all, or comes round
 	 * again. */
 	__atomic_store_n(&t->f->jump_mask, 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&t->f->kicked, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_exchange_n(&t->kicked, true, __ATOMIC_SEQ_CST))
+		return;
+	if (__atomic_load_n(&t->running, __ATOMIC_SEQ_CST))
+		poll_take(t);
 }
 
 void translate_kick(struct vcpu *v)
@@ -501,12 +674,24 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 	/* What a trace has checked before does not hold any more. */
 	t->f->leave = 1;
 	block_unlink_jumps(&t->cache, page);
-	if (page == TLB_FLUSHED_ALL)
+	if (page == TLB_FLUSHED_ALL) {
 		jumps_clear(t, KEEP_NONE);
-	else if (page == TLB_FLUSHED_NONGLOBAL)
+		far_forget(t, 0);
+		far_forget(t, 1);
+		t->kernel_local = false;
+	} else if (page == TLB_FLUSHED_NONGLOBAL) {
 		jumps_clear(t, KEEP_GLOBAL);
-	else
-		jumps_forget_page(t, page);
+		far_forget(t, 1);
+		if (t->kernel_local)
+			far_forget(t, 0);
+	} else {
+		for (unsigned m = 0; m < 2; m++) {
+			if (likely(!page_set_has(&t->jump_pages[m], page)))
+				continue;
+			jumps_forget_page(t, m, page);
+			far_forget(t, m);
+		}
+	}
 	t->f->link = NULL;
 }
 
@@ -525,8 +710,11 @@ static void translator_free(struct translator *t)
 		sig_remove(t->sig);
 	if (t->mem)
 		execmem_free(t->mem);
-	if (t->sites)
-		munmap(t->sites, SITES_MAX * sizeof(*t->sites));
+	for (unsigned i = 0; i < 2; i++)
+		if (t->sites[i].site)
+			munmap(t->sites[i].site, SITES_MAX * sizeof(*t->sites[i].site));
+	lowmem_free(t->low, LOW_SIZE);
+	lowmem_free(t->f, sizeof(*t->f));
 	if (t->arena)
 		munmap(t->arena, ARENA_SIZE);
 	free(t);
@@ -548,8 +736,15 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->v = v;
 	t->options = *o;
 	t->sig = -1;
-	t->f = v->engine_area;
-	t->frame_off = (i32)((u8 *)t->f - (u8 *)v);
+	t->f = lowmem_new(sizeof(*t->f));
+	t->low = lowmem_new(LOW_SIZE);
+	if (!t->f || !t->low) {
+		translator_free(t);
+		return error_set(err, -ENOMEM, "no memory below 2 GiB");
+	}
+	for (unsigned i = 0; i < 3; i++)
+		mprotect(t->low + i * (SHADOW + GUARD), GUARD, PROT_NONE);
+	t->poll = (i32)(uintptr_t)(t->low + LOW_SIZE - PAGE_SIZE);
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;
 	t->f->page_mask = PAGE_MASK;
 	t->f->not_if = ~(u64)RFLAGS_IF;
@@ -557,12 +752,14 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->f->status = RFLAGS_STATUS;
 	t->f->jump_mask = TR_JUMPS - 1;
 	jumps_init(t->f);
-	t->site_cap = SITES_MAX;
 	t->arena_size = ARENA_SIZE;
-	t->sites = map_lazily(SITES_MAX * sizeof(*t->sites));
+	for (unsigned i = 0; i < 2; i++) {
+		t->sites[i].cap = SITES_MAX;
+		t->sites[i].site = map_lazily(SITES_MAX * sizeof(*t->sites[i].site));
+	}
 	t->arena = map_lazily(ARENA_SIZE);
 	t->mem = execmem_new(o->code_size ? o->code_size : CODE_SIZE, err);
-	if (!t->mem || !t->sites || !t->arena || !pieces_emit(t)) {
+	if (!t->mem || !t->sites[0].site || !t->sites[1].site || !t->arena || !pieces_emit(t)) {
 		translator_free(t);
 		return error_set(err, -ENOMEM, "no memory for translated code");
 	}
@@ -581,8 +778,11 @@ static int translator_new(struct translator **out, struct vcpu *v,
 int translate_open(struct vcpu *v, const struct translate_options *o, struct error *err)
 {
 	struct translator *t = NULL;
-	int ret = native_open(v, err);
+	int ret;
 
+	if (!lowmem_reaches(v, sizeof(*v)))
+		return error_set(err, -EINVAL, "the vCPU is not below 2 GiB");
+	ret = native_open(v, err);
 	if (ret)
 		return ret;
 	ret = translator_new(&t, v, o, err);
@@ -631,8 +831,7 @@ void translate_push(struct vcpu *v)
 
 const struct engine engine_translate = {
 	.name = "translate",
-	.stack = TRANSLATE_STACK,
-	.area = sizeof(struct frame),
+	.low = true,
 	.probe = translate_probe,
 	.vcpu_open = translate_vcpu_open,
 	.vcpu_close = translate_close,

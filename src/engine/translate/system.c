@@ -38,8 +38,8 @@ bool system_plan(const struct front *f, struct plan *p)
 /* reg = bits of it that the mask in the frame has, in their places. */
 static void keep_bits(struct emit *e, unsigned reg, i32 mask)
 {
-	emit_pext_rsp(e, reg, reg, mask);
-	emit_pdep_rsp(e, reg, reg, mask);
+	emit_pext(e, reg, reg, mask);
+	emit_pdep(e, reg, reg, mask);
 }
 
 static void set_flag(struct front *f, const struct plan *p, u32 bit, bool to)
@@ -50,15 +50,15 @@ static void set_flag(struct front *f, const struct plan *p, u32 bit, bool to)
 	if (eflags_lose(f, p)) {
 		/* and or or dword [rsp + flags], imm32 */
 		e8(e, 0x81);
-		emit_rsp_disp(e, to ? 1 : 4, VCPU(flags));
+		emit_at(e, to ? 1 : 4, VCPU(f->t, flags));
 		e32(e, to ? bit : ~bit);
 		return;
 	}
-	emit_load_rsp(e, T_ADDR, VCPU(flags));
+	emit_load(e, T_ADDR, VCPU(f->t, flags));
 	keep_bits(e, T_ADDR, mask);
 	if (to)
 		emit_lea(e, true, T_ADDR, T_ADDR, (i32)bit);
-	emit_store_rsp(e, T_ADDR, VCPU(flags));
+	emit_store(e, T_ADDR, VCPU(f->t, flags));
 }
 
 static void set_ac(struct front *f, const struct plan *p, bool to)
@@ -69,7 +69,7 @@ static void set_ac(struct front *f, const struct plan *p, bool to)
 	f->idx = to && (f->t->v->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
 	/* mov byte [rsp + mmu_idx], imm8 */
 	e8(e, 0xc6);
-	emit_rsp_disp(e, 0, VCPU(mmu_idx));
+	emit_at(e, 0, VCPU(f->t, mmu_idx));
 	e8(e, f->idx);
 }
 
@@ -83,7 +83,7 @@ static void push_flags(struct front *f, const struct plan *p)
 	e8(e, 0x5b); /* pop r11 */
 	keep_bits(e, T_KEEP, FRAME(f->t, status));
 	/* RF and VM, which are not pushed, are 0 in translated code. The operand is off r8. */
-	emit_load_rsp(e, T_ADDR, VCPU(flags));
+	emit_load(e, T_ADDR, VCPU(f->t, flags));
 	emit_lea_sib(e, true, T_KEEP, T_KEEP, T_ADDR, 0, 0);
 	e8(e, 0x48 | (T_KEEP >> 3) << 2 | memop_rex(o));
 	e8(e, 0x89);
@@ -96,7 +96,7 @@ void system_insn(struct front *f, const struct plan *p)
 	switch (p->in->mnemonic) {
 	case ZYDIS_MNEMONIC_CLI: set_flag(f, p, RFLAGS_IF, false); break;
 	case ZYDIS_MNEMONIC_STI:
-		check_zero(f, p, VCPU(events), false);
+		check_zero(f, p, VCPU(f->t, events), false);
 		set_flag(f, p, RFLAGS_IF, true);
 		break;
 	case ZYDIS_MNEMONIC_CLAC: set_ac(f, p, false); break;

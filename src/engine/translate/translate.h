@@ -5,14 +5,15 @@
  * in the host's vector registers. What is not translated is executed by the interpreter's
  * function for that instruction, called from translated code.
  *
- *   host rsp    struct vcpu; below it the engine's stack, behind it struct frame
+ *   host rsp    the shadow stack: return addresses of the guest's calls
  *   host r8     guest RSP
  *   host r9     scratch: address
  *   host r10    scratch: TLB slot, addend or rm operand
  *   host r11    scratch: saved RCX or reg operand
  *   all others  the guest register of the same name
  *
- * Guest R8 to R11 are in memory, vcpu.gpr[].
+ * Guest R8 to R11 are in memory, vcpu.gpr[]. That and struct frame are below 2 GiB, so
+ * that no register is needed to reach them.
  *
  * Translated code hangs on the interpreter's blocks: the same key, the same instructions,
  * the same invalidation (engine/interp/block.h).
@@ -23,12 +24,21 @@
  *
  * T2 Code is translated for a privilege (user, other), and entered only at that one.
  *
- * T3 A direct link stays within one page: source and target then have the same mapping.
- * Everything else looks the target up by linear address, in a table that is emptied when
- * translations of addresses change.
+ * T3 A direct link within one page always holds: source and target have the same
+ * mapping. One between pages holds while addresses translate as they do, and while its
+ * page is executed at one linear address: when that changes, all are undone
+ * (struct code_page.lin). Everything else looks the target up by linear address, in a
+ * table that is emptied when translations of addresses change.
  *
- * T4 Each loop of translated code passes a place where a kick gets it out: backward links
- * and table look-ups.
+ * T4 Each loop of translated code passes a place where a kick gets it out: backward links,
+ * calls and links between pages read a page that a kick takes away; table look-ups find
+ * nothing.
+ *
+ * T5 A CALL pushes the complement of its return address and where to go on to the shadow stack, a
+ * host call; a RET whose address is the one on top is a host return. What is on it holds
+ * as long as links between pages do, and is forgotten with them. It may hold too much or
+ * too little (a guest switches stacks): then a RET looks its target up. Guard pages on both sides
+ * start it anew.
  *
  * Thread: the owner of the vCPU; translate_kick() any thread.
  */
@@ -65,12 +75,18 @@ struct tr_jumps {
  * too. */
 #define TR_FORGOTTEN (-UINT64_C(0x8000000008000000))
 
-/* A jump to a place in the same page, and its exit until it is linked. */
+/* A jump to a place in the same page, or one between pages, and its exit until it is
+ * linked. */
 struct tr_link {
-	u8 *at;               /* the rel32, in the writable view */
-	i32 exit;             /* what it holds while it is not linked */
-	gpa_t target;         /* of its first byte: a mapping may change meanwhile (T3) */
-	struct tr_link *next; /* others that lead to the same code */
+	u8 *at;       /* the rel32, in the writable view */
+	i32 exit;     /* what it holds while it is not linked */
+	u8 mode;      /* index of tr_jumps */
+	bool linked;
+	gpa_t target; /* of its first byte: a mapping may change meanwhile (T3). GPA_NONE:
+		       * it is in another page */
+	struct tr_link *next, **link; /* others that lead to the same code */
+	/* Others between pages. */
+	struct tr_link *far_next;
 };
 
 struct tr_code {
@@ -99,14 +115,14 @@ struct tr_group {
 
 #define TR_GROUPS 24 /* at most in one piece of code */
 
-/* What translated code reaches from rsp besides struct vcpu. */
+/* What translated code reaches besides struct vcpu. */
 struct frame {
 	u64 host_rsp;
+	u64 shadow_rsp; /* rsp while C code runs */
 	u64 flags_out;  /* EFLAGS of the guest when code was left */
 	u64 flags_in;   /* LAHF and SETO image to enter with */
 	u64 page_lin;   /* linear address of the page that is executed */
 	u64 tmp;        /* a jump target while the stack is written */
-	u64 kicked;     /* nonzero: leave; atomic */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
 	u64 not_if, not_ac, status; /* bits of RFLAGS */
@@ -132,6 +148,12 @@ struct tr_site {
 	u32 at, slow; /* offsets from the base of the code memory */
 };
 
+/* Ascending. */
+struct tr_sites {
+	struct tr_site *site;
+	u32 count, cap;
+};
+
 struct execmem;
 
 struct translator;
@@ -152,18 +174,28 @@ struct translator {
 	struct block_cache cache; /* first: shared with the interpreter's functions */
 	struct vcpu *v;
 	struct frame *f;
-	i32 frame_off; /* of *f from the vcpu */
 	struct execmem *mem;
 	const u8 *base;
 	i64 exec_delta;     /* executable address = writable address + exec_delta */
 	u64 cr0, cr4, xcr0; /* the bits that code was translated under */
 	int sig;
 	/* Executable addresses of the common pieces. */
-	u64 enter, leave, call_out, group_miss, leave_at;
-	struct tr_site *sites; /* ascending */
-	u32 site_count, site_cap;
+	u64 enter, leave, call_out, group_miss, leave_at, lost_return;
+	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
 	struct tr_taken taken[2];
-	struct page_set jump_pages; /* linear pages that struct tr_jumps has addresses of */
+	/* Linear pages that code was executed at since links between pages were undone. */
+	struct page_set jump_pages[2];
+	struct tr_link *far_links[2]; /* linked, between pages, by mode */
+	u32 epoch[2];                 /* raised when they are undone */
+	unsigned mode;                /* of the code that runs: index of tr_jumps */
+	u64 shadow[2];                /* its rsp while code of the other mode runs */
+	u8 *low;                      /* guard, shadow stacks, guard, poll page */
+	i32 poll;                     /* address of the page that a kick takes away */
+	/* Atomic. */
+	bool running;   /* translated code may be */
+	bool kicked;    /* leave */
+	bool poll_gone; /* the page cannot be read, or soon cannot */
+	bool kernel_local; /* some kernel code is not in global pages */
 	struct emit hot,
 		cold; /* where the next block's code goes, and its seldom-run part */
 	u8 *arena;    /* tr_code and tr_link */
@@ -187,7 +219,6 @@ void translate_close(struct vcpu *v);
 enum vcpu_exit translate_run(struct vcpu *v);
 void translate_kick(struct vcpu *v);
 void translate_push(struct vcpu *v);
-#define TRANSLATE_STACK KiB(256)
 /* For options.run_block: the code of the block at RIP. */
 void translate_enter(struct translator *t, const struct tr_code *code);
 
@@ -214,5 +245,6 @@ static inline unsigned tr_jump_slot(gva_t lin)
 	return (lin + (lin >> 12)) & (TR_JUMPS - 1);
 }
 
-#define FRAME(t, field) ((t)->frame_off + (i32)offsetof(struct frame, field))
-#define VCPU(field)     ((i32)offsetof(struct vcpu, field))
+/* Addresses of their fields, which fit: both are below 2 GiB. */
+#define FRAME(t, field) ((i32)(uintptr_t)(t)->f + (i32)offsetof(struct frame, field))
+#define VCPU(t, field)  ((i32)(uintptr_t)(t)->v + (i32)offsetof(struct vcpu, field))
