@@ -135,6 +135,16 @@ bool cr3_write(struct vcpu *v, u64 val)
 	return true;
 }
 
+void pkru_set(struct vcpu *v, u32 val)
+{
+	u32 changed = v->pkru ^ val;
+
+	v->pkru = val;
+	/* Kernels write it often, and mostly about keys that nobody uses. */
+	if (changed & v->tlb.keys)
+		tlb_flush_all(v);
+}
+
 u64 cr4_valid_bits(const struct vcpu *v)
 {
 	static const struct {

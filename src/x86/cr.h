@@ -53,6 +53,9 @@ bool debug_exec_enabled(const struct vcpu *v);
 /* A task switch clears the local enables (SDM 3 section 17.2.4). */
 void debug_clear_local(struct vcpu *v);
 
+/* PKRU = val; drops what is cached of pages whose keys' rights change. */
+void pkru_set(struct vcpu *v, u32 val);
+
 /* POPF, PUSHF image, CLI, STI with VME and PVI rules. opsize 2, 4 or 8. */
 bool popf(struct vcpu *v, u64 val, unsigned opsize);
 bool pushf(struct vcpu *v, u64 *val, unsigned opsize);

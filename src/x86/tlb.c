@@ -91,6 +91,7 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	e = &t->entry[slot];
 	e->addend = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
 	note_filled(t, slot, &w, page);
+	v->tlb.keys |= w.user ? 3u << (2 * w.key) : 0;
 	e->exec = w.rights & BIT(ACC_EXEC) ? tlb_tag(page) : tlb_none(slot);
 	e->read = e->write = tlb_none(slot);
 	if (unlikely(debug_page_watched(v, lin)))
@@ -159,6 +160,7 @@ void tlb_flush_all(struct vcpu *v)
 		make_ready(&v->tlb);
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		way_flush(&v->tlb.way[i], false);
+	v->tlb.keys = 0;
 	flushed(v, TLB_FLUSHED_ALL);
 }
 

@@ -58,6 +58,7 @@ struct tlb_way {
 
 struct tlb {
 	struct tlb_way way[MMU_IDX_COUNT];
+	u32 keys;   /* bits of PKRU that entries depend on */
 	bool ready; /* entries were made empty: zero is the tag of page 0 */
 };
 

@@ -215,6 +215,7 @@ static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
 	unsigned rights = rights_of(v, idx, w->user, writable, nx);
 	u64 addr;
 
+	w->key = w->user ? (u8)bits_get(entry, 62, 59) : 0;
 	w->rights = (u8)(rights & ~denied);
 	if (!(w->rights & BIT(acc))) {
 		u32 error = PF_P;

@@ -16,6 +16,7 @@ struct walk {
 	bool user;     /* every level has U/S = 1 */
 	bool dirty;    /* D was set, or was set by this walk */
 	bool global;
+	u8 key;       /* protection key of a user page, else 0 */
 	u8 rights;    /* BIT(ACC_*) of what this mmu_idx may do */
 	u32 pf_error; /* when false was returned: the error code */
 };

@@ -430,10 +430,7 @@ static void restore_commit(struct vcpu *v, const u8 *img, u64 rfbm, u64 load, bo
 	if (rfbm & XCR0_PKRU) {
 		u32 pkru = load & XCR0_PKRU ? (u32)le_load(img + XSAVE_PKRU, 4) : 0;
 
-		if (pkru != v->pkru) {
-			v->pkru = pkru;
-			tlb_flush_all(v);
-		}
+		pkru_set(v, pkru);
 	}
 }
 

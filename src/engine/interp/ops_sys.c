@@ -611,8 +611,7 @@ enum op_result op_wrpkru(struct vcpu *v, const struct insn *in)
 		return op_ud(v);
 	if ((u32)v->gpr[RCX] || (u32)v->gpr[RDX])
 		return op_gp0(v);
-	v->pkru = (u32)v->gpr[RAX];
-	tlb_flush_all(v);
+	pkru_set(v, (u32)v->gpr[RAX]);
 	return OP_END;
 }
 

@@ -157,7 +157,6 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 	j->neg_lin = -lin;
 	j->code = entry;
 	j->page = lin & PAGE_MASK;
-	page_set_add(&t->jump_pages[m], lin);
 }
 
 /* ---- code ---- */
@@ -175,6 +174,42 @@ static void unlink_all(struct tr_code *code)
 {
 	while (code->links)
 		link_undo(code->links);
+}
+
+/* ---- linear pages ---- */
+
+static unsigned pages_slot(const struct tr_pages *s, u64 page)
+{
+	unsigned i = (unsigned)((page >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 52);
+
+	while (s->page[i] && s->page[i] != page)
+		i = (i + 1) % TR_PAGES;
+	return i;
+}
+
+static bool pages_have(const struct tr_pages *s, u64 page)
+{
+	return s->full || s->page[pages_slot(s, page)] == page;
+}
+
+static void pages_add(struct tr_pages *s, u64 page)
+{
+	unsigned i = pages_slot(s, page);
+
+	if (!page || s->count == TR_PAGES / 2) {
+		s->full = true;
+	} else if (!s->page[i]) {
+		s->page[i] = page;
+		s->used[s->count++] = (u16)i;
+	}
+}
+
+static void pages_clear(struct tr_pages *s)
+{
+	for (unsigned n = 0; n < s->count; n++)
+		s->page[s->used[n]] = 0;
+	s->count = 0;
+	s->full = false;
 }
 
 /* ---- what holds while addresses translate as they do: T3, T5 ---- */
@@ -216,7 +251,8 @@ static void far_forget(struct translator *t, unsigned mode)
 			link_undo(l);
 	}
 	t->far_links[mode] = NULL;
-	t->jump_pages[mode] = (struct page_set){ 0 };
+	pages_clear(&t->pages[mode]);
+	t->v->stats->far_forgets++;
 	t->epoch[mode]++;
 	shadow_forget(t, mode);
 	t->f->leave = 1;
@@ -238,6 +274,7 @@ static void note_page(struct translator *t, const struct block *b, gva_t lin)
 	}
 	p->epoch[m] = t->epoch[m];
 	p->lin[m] = page;
+	pages_add(&t->pages[m], page);
 }
 
 /* The interpreter's cache drops a block: nothing may enter its code any more. */
@@ -686,7 +723,7 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 			far_forget(t, 0);
 	} else {
 		for (unsigned m = 0; m < 2; m++) {
-			if (likely(!page_set_has(&t->jump_pages[m], page)))
+			if (likely(!pages_have(&t->pages[m], page)))
 				continue;
 			jumps_forget_page(t, m, page);
 			far_forget(t, m);

@@ -143,6 +143,15 @@ struct tr_taken {
 	unsigned count;
 };
 
+/* A set of linear pages, hashed; when it is full it has all of them. */
+#define TR_PAGES 4096u
+struct tr_pages {
+	u64 page[TR_PAGES]; /* 0: free; page 0 is in 'full' */
+	u16 used[TR_PAGES]; /* slots that are not free */
+	unsigned count;
+	bool full;
+};
+
 /* A place where the host may fault: the code to go on with instead. */
 struct tr_site {
 	u32 at, slow; /* offsets from the base of the code memory */
@@ -184,7 +193,7 @@ struct translator {
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
 	struct tr_taken taken[2];
 	/* Linear pages that code was executed at since links between pages were undone. */
-	struct page_set jump_pages[2];
+	struct tr_pages pages[2];
 	struct tr_link *far_links[2]; /* linked, between pages, by mode */
 	u32 epoch[2];                 /* raised when they are undone */
 	unsigned mode;                /* of the code that runs: index of tr_jumps */
