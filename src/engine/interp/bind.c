@@ -26,7 +26,8 @@ op_fn *bind_insn(const struct insn *in)
 
 	/* MOVSD and CMPSD are also SSE instructions: those have a 0F escape and a ModRM
 	 * byte. */
-	if ((in->flags & INSN_VEX) || in->mnemonic >= ARRAY_SIZE(bindings))
+	if (in->mnemonic >= ARRAY_SIZE(bindings) ||
+	    ((in->flags & INSN_VEX) && in->mnemonic != ZYDIS_MNEMONIC_VLDMXCSR))
 		return NULL;
 	if ((in->mnemonic == ZYDIS_MNEMONIC_MOVSD && in->opcode != 0xa5) ||
 	    (in->mnemonic == ZYDIS_MNEMONIC_CMPSD && in->opcode != 0xa7))

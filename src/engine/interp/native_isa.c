@@ -150,7 +150,6 @@ static bool is_kop(ZydisISASet set)
 static bool sse_without_xmm(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
-	case ZYDIS_MNEMONIC_LDMXCSR:
 	case ZYDIS_MNEMONIC_STMXCSR:
 	case ZYDIS_MNEMONIC_CVTPS2PI:
 	case ZYDIS_MNEMONIC_CVTTPS2PI:
