@@ -99,8 +99,10 @@ static bool apic_enabled(const struct vcpu *v)
 
 static void xsave_leaf(const struct vcpu *v, u32 subleaf, u32 out[4])
 {
+	const struct cpuid_table *t = v->cpuid;
+
 	if (subleaf == 0)
-		out[OUT_EBX] = xsave_standard_size(v->xcr0);
+		out[OUT_EBX] = xsave_standard_size(t->vendor, t->xcr0, v->xcr0);
 	else if (subleaf == 1 && cpu_has(v, FEAT_XSAVES))
 		out[OUT_EBX] = xsave_compacted_size(v->xcr0 | v->msr[MSRI_XSS]);
 	else if (subleaf == 1 && cpu_has(v, FEAT_XSAVEC))

@@ -73,17 +73,17 @@ static void set(u32 words[FEATURE_WORDS], unsigned f, bool on)
 
 /* ---- features ---- */
 
-/* The host's features, without those whose state the host keeps in another place than we.
- */
+/* The host's features, without those whose state the host cannot save in our layout. */
 static void host_features(struct build *b)
 {
 	const struct host_cpu *host = b->host;
+	bool compacts = has(host->features, FEAT_XSAVEC);
 	u64 usable = 0;
 
 	memcpy(b->host_has, host->features, sizeof(b->host_has));
 	for (unsigned i = 2; i < XCOMP_COUNT; i++)
-		if (host->xcr0 >> i & 1 && host->xoffset[i] == xcomp_layout[i].offset &&
-		    host->xsize[i] == xcomp_layout[i].size)
+		if (host->xcr0 >> i & 1 && host->xsize[i] == xcomp_layout[i].size &&
+		    (compacts || host->xoffset[i] == xcomp_layout[i].offset))
 			usable |= BIT(i);
 	if (!(usable & XCR0_AVX))
 		set(b->host_has, FEAT_AVX, false);
@@ -465,12 +465,13 @@ static void put_xsave(struct build *b)
 	const struct cpuid_table *t = b->t;
 
 	/* EBX of subleaves 0 and 1 follow XCR0: cpuid.c. */
-	put(b, 0xd, 0, (u32)t->xcr0, 0, xsave_standard_size(t->xcr0),
+	put(b, 0xd, 0, (u32)t->xcr0, 0, xsave_standard_size(t->vendor, t->xcr0, t->xcr0),
 	    (u32)(t->xcr0 >> 32));
 	put(b, 0xd, 1, t->features[W_D_1_EAX], 0, (u32)t->xss, (u32)(t->xss >> 32));
 	for (unsigned i = 2; i < XCOMP_COUNT; i++)
 		if (t->xcr0 >> i & 1)
-			put(b, 0xd, i, xcomp_layout[i].size, xcomp_layout[i].offset,
+			put(b, 0xd, i, xcomp_layout[i].size,
+			    xsave_standard_offset(t->vendor, t->xcr0, i),
 			    xcomp_layout[i].align64 ? 2 : 0, 0);
 }
 

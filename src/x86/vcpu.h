@@ -16,9 +16,8 @@
 #include "x86/regs.h"
 #include "x86/tlb.h"
 
-/* Large enough for x87, SSE, AVX, AVX-512 in the host's standard XSAVE format, and PKRU.
- */
-#define XSAVE_AREA_SIZE 2752
+/* Large enough for x87, SSE, AVX, AVX-512 and PKRU: x86/xsave.h. */
+#define XSAVE_AREA_SIZE 2496
 
 struct seg {
 	u64 base;

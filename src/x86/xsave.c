@@ -283,6 +283,8 @@ static u32 comp_len(const struct vcpu *v, unsigned i)
 static void pieces_of(const struct vcpu *v, struct pieces *l, u64 which, u64 format,
 		      bool compact, bool mx)
 {
+	enum cpu_vendor vendor = cpu_is_amd(v) ? VENDOR_AMD : VENDOR_INTEL;
+	u64 supported = v->cpuid ? v->cpuid->xcr0 : 0;
 	u32 at = XSAVE_EXTENDED;
 
 	l->count = 0;
@@ -300,7 +302,7 @@ static void pieces_of(const struct vcpu *v, struct pieces *l, u64 which, u64 for
 		if (!(format >> i & 1) || !c->size)
 			continue;
 		if (!compact)
-			at = c->offset;
+			at = xsave_standard_offset(vendor, supported, i);
 		else if (c->align64)
 			at = (at + 63) & ~63u;
 		if (which >> i & 1)

@@ -2,12 +2,15 @@
  * Saving and restoring x87, SSE and extended state: FXSAVE, FNSAVE, FNSTENV, XSAVE and
  * their relatives. SDM volume 1 chapters 8, 10.5 and 13.
  *
- * v->xsave is the guest's state in the standard (non-compacted) format, whose layout,
- * below, is also what CPUID.0DH tells the guest and what current hosts use. XSTATE_BV of
- * its header is XINUSE: a component whose bit is clear is in its initial configuration,
- * and its bytes say so too. MXCSR is always valid. PKRU is not in it but in v->pkru, and
- * the instruction and operand pointers are in v->fip and its neighbours; those bytes of
- * the area are copies.
+ * v->xsave is the guest's state. Where a component lies there, below, is the compacted
+ * format of all of them, as the standard format differs between hosts; XCOMP_BV is 0 all
+ * the same. XSTATE_BV of its header is XINUSE: a component whose bit is clear is in its
+ * initial configuration, and its bytes say so too. MXCSR is always valid. PKRU is not in
+ * it but in v->pkru, and the instruction and operand pointers are in v->fip and its
+ * neighbours; those bytes of the area are copies.
+ *
+ * Images in the guest's memory have the standard format of the guest's vendor, which is
+ * what CPUID.0DH tells: Intel keeps the place of MPX, AMD has no gaps.
  *
  * All functions work on the state parked in v->xsave: the caller has parked live
  * registers (and reloads them after a restore). False: a fault was raised and nothing
@@ -15,6 +18,7 @@
  */
 #pragma once
 
+#include "x86/cpuid.h"
 #include "x86/vcpu.h"
 
 /* clang-format off */
@@ -33,11 +37,11 @@
 #define XSAVE_XCOMP_BV 520
 #define XSAVE_EXTENDED 576
 #define XSAVE_YMM 576	/* upper halves, 16 of 16 bytes */
-#define XSAVE_OPMASK 1088	/* 8 of 8 bytes */
-#define XSAVE_ZMM_HI256 1152	/* 16 of 32 bytes */
-#define XSAVE_HI16_ZMM 1664	/* 16 of 64 bytes */
-#define XSAVE_PKRU 2688
-#define XSAVE_SIZE 2696
+#define XSAVE_OPMASK 832	/* 8 of 8 bytes */
+#define XSAVE_ZMM_HI256 896	/* 16 of 32 bytes */
+#define XSAVE_HI16_ZMM 1408	/* 16 of 64 bytes */
+#define XSAVE_PKRU 2432
+#define XSAVE_SIZE 2440
 /* clang-format on */
 
 #define XCOMP_COMPACTED BIT(63)
@@ -45,7 +49,7 @@
 #define MXCSR_INIT 0x1f80u
 #define MXCSR_MASK 0xffffu
 
-/* Where component i lies in the standard format; size 0: none. i below 10. */
+/* Where component i lies in v->xsave; size 0: none. i below 10. */
 struct xcomp {
 	u16 offset, size;
 	bool align64; /* in the compacted format */
@@ -60,16 +64,6 @@ static const struct xcomp xcomp_layout[XCOMP_COUNT] = {
 };
 
 /* Bytes of the image of these components (a set of XCR0_*), header included. */
-static inline u32 xsave_standard_size(u64 mask)
-{
-	u32 end = XSAVE_EXTENDED;
-
-	for (unsigned i = 2; i < XCOMP_COUNT; i++)
-		if (mask >> i & 1)
-			end = xcomp_layout[i].offset + xcomp_layout[i].size;
-	return end;
-}
-
 static inline u32 xsave_compacted_size(u64 mask)
 {
 	u32 end = XSAVE_EXTENDED;
@@ -81,6 +75,31 @@ static inline u32 xsave_compacted_size(u64 mask)
 			end = (end + 63) & ~63u;
 		end += xcomp_layout[i].size;
 	}
+	return end;
+}
+
+/*
+ * Where component i lies in the standard format of a CPU that has the components
+ * 'supported'.
+ */
+static inline u32 xsave_standard_offset(enum cpu_vendor vendor, u64 supported, unsigned i)
+{
+	static const u16 intel[XCOMP_COUNT] = {
+		[2] = 576, [5] = 1088, [6] = 1152, [7] = 1664, [9] = 2688,
+	};
+
+	return vendor == VENDOR_AMD ? xsave_compacted_size(supported & (BIT(i) - 1))
+				    : intel[i];
+}
+
+static inline u32 xsave_standard_size(enum cpu_vendor vendor, u64 supported, u64 mask)
+{
+	u32 end = XSAVE_EXTENDED;
+
+	for (unsigned i = 2; i < XCOMP_COUNT; i++)
+		if (mask >> i & 1)
+			end = xsave_standard_offset(vendor, supported, i) +
+			      xcomp_layout[i].size;
 	return end;
 }
 

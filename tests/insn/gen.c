@@ -9,6 +9,8 @@
 
 #include <string.h>
 
+#include "../hostarea.h"
+
 /* ---- memory of both sides ---- */
 
 void box_poke(struct box *b, u64 lin, const void *p, unsigned len)
@@ -777,11 +779,12 @@ static void poke_xsave_image(struct box *b, struct rng *rng, struct test *t, u64
 {
 	/* Components that neither side has, and the mark of compacted images. */
 	static const u8 absent[] = { 3, 4, 8, 20, 31, 32, 40, 62, 63 };
-	u8 image[2816] __attribute__((aligned(64)));
+	u8 area[XSAVE_AREA_SIZE] = { 0 }, image[2816] = { 0 };
 	u64 bv = STATE_XCR0, comp = 0;
 	u32 mxcsr = 0x1f80 | (u32)(rng64(rng) & 0xe07f);
 
-	gen_xsave(rng, image);
+	gen_xsave(rng, area);
+	area_to_host(image, area);
 	memcpy(image + XSAVE_MXCSR, &mxcsr, 4);
 	if (rng_below(rng, 2))
 		bv &= rng64(rng);

@@ -21,6 +21,8 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include "../hostarea.h"
+
 #define FX_SW_OFFSET 464
 #ifndef UC_FP_XSTATE
 #define UC_FP_XSTATE 1
@@ -166,7 +168,7 @@ static void make_frame(const struct state *s)
 	uc->uc_flags = UC_FP_XSTATE | UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS;
 	memcpy(&uc->uc_sigmask, &sigmask_word, 8);
 	uc->uc_mcontext.fpregs = (void *)host.fpstate;
-	memcpy(host.fpstate, s->xsave, STATE_XSAVE);
+	area_to_host(host.fpstate, s->xsave);
 	memcpy(host.fpstate + FX_SW_OFFSET, &host.sw, sizeof(host.sw));
 	memcpy(&bv, s->xsave + XSAVE_XSTATE_BV, 8);
 	bv &= host.xfeatures & STATE_XCR0;
@@ -193,7 +195,7 @@ static void take_frame(struct state *s, const ucontext_t *uc)
 	s->vector = (u32)g[REG_TRAPNO];
 	s->error = (u32)g[REG_ERR];
 	s->cr2 = (u64)g[REG_CR2];
-	memcpy(s->xsave, uc->uc_mcontext.fpregs, STATE_XSAVE);
+	area_from_host(s->xsave, (const u8 *)uc->uc_mcontext.fpregs);
 	memcpy(&bv, s->xsave + XSAVE_XSTATE_BV, 8);
 	bv &= STATE_XCR0;
 	memcpy(s->xsave + XSAVE_XSTATE_BV, &bv, 8);

@@ -4,9 +4,10 @@
  */
 #include "state.h"
 
-#include <cpuid.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "../hostarea.h"
 
 /* clang-format off */
 const struct ldt_entry ldt_entries[SEL_LDT_COUNT] = {
@@ -24,17 +25,6 @@ const struct ldt_entry ldt_entries[SEL_LDT_COUNT] = {
 u64 sel_base(u16 sel)
 {
 	return (sel & 4) && sel >> 3 < SEL_LDT_COUNT ? ldt_entries[sel >> 3].base : 0;
-}
-
-static bool host_is_amd(void)
-{
-	/* Asked once: CPUID is slow on a virtual host. */
-	static unsigned vendor;
-	unsigned a, c, d;
-
-	if (!vendor)
-		__get_cpuid(0, &a, &vendor, &c, &d);
-	return vendor == signature_AMD_ebx;
 }
 
 static u64 get64(const u8 *p)
@@ -80,7 +70,6 @@ void state_normalize(struct state *s, enum mode mode)
 			memset(s->xsave + XSAVE_FIP, 0, 8);
 	}
 	memset(s->xsave + 416, 0, 160); /* unused bytes and header */
-	memset(s->xsave + 832, 0, XSAVE_OPMASK - 832);
 	memset(s->xsave + STATE_XSAVE, 0, sizeof(s->xsave) - STATE_XSAVE);
 	if (mode != MODE64) {
 		/* SDM 1 section 3.4.1.1: upper halves are undefined outside 64-bit mode.
@@ -135,11 +124,11 @@ static void xsave_name(unsigned off, char *buf, size_t size)
 
 static unsigned xsave_part(unsigned off)
 {
-	return off < 8                             ? 2
-	       : off < 24                          ? 8
-	       : off < 32                          ? 4
-	       : off >= XSAVE_OPMASK && off < 1152 ? 8
-						   : 16;
+	return off < 8                                        ? 2
+	       : off < 24                                     ? 8
+	       : off < 32                                     ? 4
+	       : off >= XSAVE_OPMASK && off < XSAVE_ZMM_HI256 ? 8
+							      : 16;
 }
 
 const char *state_difference(const struct state *g, const struct state *h)

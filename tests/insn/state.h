@@ -30,8 +30,8 @@
 #define RO_END     (RO_BASE + 0x1000)
 #define ARENA_SIZE UINT64_C(0x2a000)
 
-/* Bytes of x87, SSE, AVX and AVX-512 state in the standard XSAVE format. */
-#define STATE_XSAVE 2688
+/* Bytes of x87, SSE, AVX and AVX-512 state, laid out as in x86/xsave.h. */
+#define STATE_XSAVE XSAVE_PKRU
 #define STATE_XCR0  (XCR0_X87 | XCR0_SSE | XCR0_AVX | XCR0_AVX512)
 
 enum mode { MODE64, MODE32, MODE16, MODE_COUNT };
@@ -63,7 +63,7 @@ extern const struct ldt_entry ldt_entries[SEL_LDT_COUNT];
 #define TRAP_NONE 0xffu
 
 struct state {
-	u8 xsave[2816] __attribute__((aligned(64)));
+	u8 xsave[XSAVE_AREA_SIZE] __attribute__((aligned(64)));
 	u64 gpr[16], rip, flags;
 	u16 sel[6]; /* ES CS SS DS FS GS */
 	u16 pad[2];

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../hostarea.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/native.h"
 #include "engine/interp/vector.h"
@@ -27,13 +28,13 @@
 #define CODE_LIN    (LIN_BASE - PAGE_SIZE) /* where the guest's RIP is; nothing is there */
 #define PHYS_BASE   UINT64_C(0x100000)
 #define RAM_SIZE    MiB(4)
-#define XSAVE_BYTES 2688
+#define XSAVE_BYTES XSAVE_PKRU
 
 #define STATUS  ((u64)RFLAGS_STATUS)
 #define NO_TRAP 0xffu
 
 struct regs {
-	u8 xsave[2816] __attribute__((aligned(64)));
+	u8 xsave[XSAVE_AREA_SIZE] __attribute__((aligned(64)));
 	u64 gpr[16]; /* RSP is not used */
 	u64 flags;   /* status flags only */
 	u8 mem[PAGES][4096];
@@ -89,6 +90,7 @@ struct oracle {
 	struct vcpu *v;
 	struct phys *phys;
 	u8 *ram;
+	struct cpuid_table cpuid;
 	struct vcpu_stats stats;
 };
 
@@ -181,7 +183,8 @@ static void direct_run(struct oracle *o, const u8 *insn, unsigned len, struct re
 
 	direct_build(d, insn, len);
 	memcpy(d->gpr, r->gpr, sizeof(d->gpr));
-	memcpy(d->xsave, r->xsave, sizeof(d->xsave));
+	area_to_host(d->xsave, r->xsave);
+	memset(d->xsave + XSAVE_XCOMP_BV, 0, 56);
 	d->flags = r->flags | 0x202;
 	d->trap = NO_TRAP;
 	d->cr2 = 0;
@@ -192,7 +195,7 @@ static void direct_run(struct oracle *o, const u8 *insn, unsigned len, struct re
 	host_protect(r, true);
 	memcpy(r->mem, (void *)LIN_BASE, sizeof(r->mem));
 	memcpy(r->gpr, d->gpr, sizeof(d->gpr));
-	memcpy(r->xsave, d->xsave, sizeof(d->xsave));
+	area_from_host(r->xsave, d->xsave);
 	r->flags = d->flags & STATUS;
 	r->trap = (unsigned)d->trap;
 	r->cr2 = d->trap == VEC_PF ? d->cr2 : 0;
@@ -264,6 +267,11 @@ static void oracle_init(struct oracle *o)
 	o->v->phys = o->phys;
 	o->v->stats = &o->stats;
 	o->v->phys_bits = 40;
+	/* The layout of images is the host's. */
+	o->cpuid.vendor = host_is_amd() ? VENDOR_AMD : VENDOR_INTEL;
+	o->cpuid.xcr0 = oracle_xcr0();
+	memset(o->cpuid.features, 0xff, sizeof(o->cpuid.features));
+	o->v->cpuid = &o->cpuid;
 	memset(o->v->features, 0xff, sizeof(o->v->features));
 	if (native_open(o->v, &err) < 0) {
 		fprintf(stderr, "%s\n", err.msg);
@@ -388,7 +396,6 @@ static void regs_normalize(struct regs *r)
 	for (unsigned i = 0; i < 8; i++)
 		memset(r->xsave + XSAVE_ST + i * 16 + 10, 0, 6);
 	memset(r->xsave + 416, 0, 160); /* unused bytes and header */
-	memset(r->xsave + 832, 0, XSAVE_OPMASK - 832);
 	r->gpr[RSP] = 0;
 }
 

@@ -233,6 +233,8 @@ static void component_elsewhere_on_the_host_is_not_offered(void **state)
 
 	(void)state;
 	host.xoffset[6] += 64;
+	host.features[W_D_1_EAX] &=
+		~(u32)BIT(1); /* XSAVEC would put it where we have it */
 	t = built("max", &host, 1);
 	assert_true(has(&t, FEAT_AVX2));
 	assert_false(has(&t, FEAT_AVX512F));
@@ -479,6 +481,55 @@ static void xsave_leaf_follows_xcr0(void **state)
 	assert_int_equal(reg(&v, 0xd, 63, 0), 0);
 }
 
+/* AMD leaves no gap for MPX, nor for what a CPU does not have. */
+static void xsave_leaf_of_amd_has_no_gaps(void **state)
+{
+	struct host_cpu host = host_full();
+	struct cpuid_table t = built("max,vendor=AuthenticAMD", &host, 1);
+	struct vcpu v;
+
+	(void)state;
+	attach(&v, &t);
+	assert_int_equal(reg(&v, 0xd, 2, 1), 576);
+	assert_int_equal(reg(&v, 0xd, 5, 1), 832);
+	assert_int_equal(reg(&v, 0xd, 6, 1), 896);
+	assert_int_equal(reg(&v, 0xd, 7, 1), 1408);
+	assert_int_equal(reg(&v, 0xd, 9, 1), 2432);
+	assert_int_equal(reg(&v, 0xd, 0, 2), 2440);
+	v.xcr0 = 0x207;
+	assert_int_equal(reg(&v, 0xd, 0, 1), 2440);
+	v.xcr0 = 0xe7;
+	assert_int_equal(reg(&v, 0xd, 0, 1), 2432);
+	t = built("EPYC-Milan", &host, 1);
+	attach(&v, &t);
+	assert_int_equal(reg(&v, 0xd, 9, 1), 832);
+	assert_int_equal(reg(&v, 0xd, 0, 2), 840);
+}
+
+static bool offers_avx512(const struct host_cpu *host)
+{
+	struct cpuid_table t = built("max", host, 1);
+
+	return t.features[FEAT_AVX512F / 32] >> FEAT_AVX512F % 32 & 1;
+}
+
+/* Our own area is in the compacted format; without XSAVEC the host's must be like it. */
+static void avx512_needs_a_host_that_saves_it_our_way(void **state)
+{
+	struct host_cpu host = host_full();
+
+	(void)state;
+	host.features[W_D_1_EAX] |= BIT(1);
+	host.xoffset[5] = 1088;
+	assert_true(offers_avx512(&host));
+	host.features[W_D_1_EAX] &= ~(u32)BIT(1);
+	assert_false(offers_avx512(&host));
+	host.xoffset[5] = XSAVE_OPMASK;
+	assert_true(offers_avx512(&host));
+	host.xsize[5] = 128;
+	assert_false(offers_avx512(&host));
+}
+
 static void tsc_ratio_is_exact_in_32_bits(void **state)
 {
 	static const u64 khz[] = { 800000,  1000000, 2100000, 2599998,
@@ -628,6 +679,8 @@ int main(void)
 		cmocka_unit_test(hypervisor_leaves_name_us_and_the_frequencies),
 		cmocka_unit_test(bits_that_follow_the_state_of_the_cpu),
 		cmocka_unit_test(xsave_leaf_follows_xcr0),
+		cmocka_unit_test(xsave_leaf_of_amd_has_no_gaps),
+		cmocka_unit_test(avx512_needs_a_host_that_saves_it_our_way),
 		cmocka_unit_test(tsc_ratio_is_exact_in_32_bits),
 		cmocka_unit_test(topology_is_told_in_every_leaf),
 		cmocka_unit_test(amd_topology_is_told_in_its_own_leaves),

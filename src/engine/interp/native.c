@@ -251,6 +251,19 @@ static u32 mxcsr_mask(void)
 	return mask ? mask : old;
 }
 
+/* Are the host's images of these components like v->xsave? cpuid_build.c asks the same.
+ */
+static bool standard_is_ours(u64 xcr0)
+{
+	unsigned a, b, c, d;
+
+	for (unsigned i = 2; i < XCOMP_COUNT; i++)
+		if (xcr0 >> i & 1 && (!__get_cpuid_count(0xd, i, &a, &b, &c, &d) ||
+				      b != xcomp_layout[i].offset))
+			return false;
+	return true;
+}
+
 static int host_caps(struct native *n, struct error *err)
 {
 	unsigned a, b, c, d;
@@ -260,8 +273,12 @@ static int host_caps(struct native *n, struct error *err)
 				 "the host CPU or its kernel has no XSAVE");
 	n->xcr0 = xgetbv0() & XCR0_VECTOR;
 	n->mxcsr_mask = mxcsr_mask();
-	if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d))
+	if (__get_cpuid_count(0xd, 1, &a, &b, &c, &d)) {
 		n->xsaveopt = a & 1;
+		n->xsavec = a >> 1 & 1;
+	}
+	if (!n->xsavec && !standard_is_ours(n->xcr0))
+		n->xcr0 &= ~XCR0_AVX512;
 	if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
 		n->movdir64b = c >> 28 & 1;
 	return 0;

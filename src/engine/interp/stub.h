@@ -85,7 +85,7 @@ struct native {
 	stub_code *wait; /* FWAIT */
 	u64 xcr0;        /* components we move, of those the host has */
 	u32 mxcsr_mask;
-	bool xsaveopt;
+	bool xsavec, xsaveopt;
 	bool movdir64b; /* the host has it */
 	/* A memory operand that is not used in place, at its address modulo 64. */
 	u8 bounce[128] __attribute__((aligned(64)));

@@ -2,7 +2,9 @@
  * Moving the guest's vector and x87 state between the host's registers and v->xsave.
  *
  * SDM volume 1 chapter 13. The components are x87, SSE, AVX and AVX-512, as far as the
- * host has them; PKRU is never given to the host. Where XSTATE_BV is clear the
+ * host has them; PKRU is never given to the host. The compacted format is used where the
+ * host has it, as it is the same on all of them; a host without has no AVX-512, or its
+ * standard format is like it (host_caps() in native.c). Where XSTATE_BV is clear the
  * component has its initial values and the bytes mean nothing. The x87 pointers are kept
  * in v->fip and its neighbours: those in the registers are addresses of this process.
  * Thread: the owner of the vCPU; no lock.
@@ -53,9 +55,16 @@ static void xrstor(const void *area, u64 mask)
 			 : "memory");
 }
 
-static void xsave(void *area, u64 mask, bool opt)
+static void xsave(void *area, const struct native *n)
 {
-	if (likely(opt))
+	u64 mask = n->xcr0;
+
+	if (likely(n->xsavec))
+		__asm__ volatile("xsavec64 (%0)"
+				 :
+				 : "r"(area), "a"((u32)mask), "d"((u32)(mask >> 32))
+				 : "memory");
+	else if (n->xsaveopt)
 		__asm__ volatile("xsaveopt64 (%0)"
 				 :
 				 : "r"(area), "a"((u32)mask), "d"((u32)(mask >> 32))
@@ -71,6 +80,7 @@ void vec_load(struct vcpu *v)
 {
 	const struct native *n = v->native;
 	u64 *header = u64_at(v, XSAVE_XSTATE_BV);
+	u32 *mxcsr = (u32 *)(void *)(v->xsave + XSAVE_MXCSR);
 
 	/* The registers of the one that it stands in for may be live. */
 	if (unlikely(v->trial))
@@ -82,19 +92,44 @@ void vec_load(struct vcpu *v)
 	header[0] &= n->xcr0;
 	for (unsigned i = 1; i < 8; i++)
 		header[i] = 0;
-	*(u32 *)(void *)(v->xsave + XSAVE_MXCSR) &= n->mxcsr_mask;
+	*mxcsr &= n->mxcsr_mask;
+	if (n->xsavec)
+		header[1] = n->xcr0 | XCOMP_COMPACTED;
 	xrstor(v->xsave, n->xcr0);
+	header[1] = 0;
+	/* Compacted, MXCSR is a part of SSE. */
+	if (!(header[0] & XCR0_SSE))
+		__asm__ volatile("ldmxcsr %0" : : "m"(*mxcsr));
 	v->vec_live = true;
+}
+
+/* These components are in their initial configuration, and say so: x86/xsave.h. */
+static void initial(struct vcpu *v, u64 comps)
+{
+	if (comps & XCR0_X87) {
+		clear(v->xsave, XSAVE_MXCSR);
+		*(u16 *)(void *)(v->xsave + XSAVE_FCW) = 0x37f;
+		clear(v->xsave + XSAVE_ST, XSAVE_XMM - XSAVE_ST);
+	}
+	if (comps & XCR0_SSE)
+		clear(v->xsave + XSAVE_XMM, 256);
+	for (unsigned i = 2; i < XCOMP_COUNT; i++)
+		if (comps >> i & 1)
+			clear(v->xsave + xcomp_layout[i].offset, xcomp_layout[i].size);
 }
 
 void vec_save(struct vcpu *v)
 {
 	const struct native *n = v->native;
+	u64 *bv = u64_at(v, XSAVE_XSTATE_BV), was = *bv;
 
-	/* XSAVEOPT may leave out MXCSR with an otherwise initial SSE state; XRSTOR reads
-	 * it always. */
+	/* It may be left out with an otherwise initial SSE state; vec_load() reads it. */
 	__asm__ volatile("stmxcsr %0" : "=m"(*(u32 *)(void *)(v->xsave + XSAVE_MXCSR)));
-	xsave(v->xsave, n->xcr0, n->xsaveopt);
+	xsave(v->xsave, n);
+	*u64_at(v, XSAVE_XCOMP_BV) = 0;
+	/* What has left use was not written. */
+	if (unlikely(was & ~*bv))
+		initial(v, was & ~*bv);
 	xrstor(host_default.area, n->xcr0);
 	v->vec_live = false;
 	/* Not the addresses of this process: states that are equal must look equal. */
@@ -135,10 +170,7 @@ static void use(struct vcpu *v, unsigned comp)
 {
 	if (in_use(v, comp))
 		return;
-	if (comp == 1)
-		clear(v->xsave + XSAVE_XMM, 256);
-	else
-		clear(v->xsave + xcomp_layout[comp].offset, xcomp_layout[comp].size);
+	initial(v, BIT(comp));
 	*u64_at(v, XSAVE_XSTATE_BV) |= BIT(comp);
 }
 

@@ -3,7 +3,7 @@
  *
  * The interpreter and x86/ are compiled without vector registers, so once loaded the
  * guest's state stays in the host's until somebody needs those: vcpu_park() (x86/vcpu.h)
- * comes before all such code. Parked state is the standard XSAVE format (x86/xsave.h).
+ * comes before all such code. The layout of parked state is in x86/xsave.h.
  *
  * Thread: the owner of the vCPU.
  */
