@@ -1,7 +1,8 @@
 /*
  * Clocks and timers: they move, agree with each other, and interrupt when they should.
  * SDM volume 3 sections 11.5.4 (APIC timer), 17.17 (TSC); MC146818; IA-PC HPET 1.0a;
- * ACPI 6.3 section 4.8.3.3 (PM timer); 8254.
+ * ACPI 6.3 section 4.8.3.3 (PM timer); 8254. Frequencies: CPUID.15H, which AMD does not
+ * have, or the leaf 40000010H of hypervisors.
  */
 #include "apic.h"
 
@@ -46,6 +47,22 @@ static u32 pm_us(u32 since)
 	return ticks / 358 * 100 + ticks % 358 * 100 / 358;
 }
 
+static u32 apic_hz(void)
+{
+	u32 hz = cpuid(0, 0).a >= 0x15 ? cpuid(0x15, 0).c : 0;
+
+	return hz ? hz : cpuid(0x40000010, 0).b * 1000;
+}
+
+static u32 tsc_khz(void)
+{
+	struct cpuid c = { 0 };
+
+	if (cpuid(0, 0).a >= 0x15)
+		c = cpuid(0x15, 0);
+	return c.a && c.b ? c.c / 1000 / c.a * c.b : cpuid(0x40000010, 0).a;
+}
+
 static void pm_timer(void)
 {
 	u32 a = pm_now(), b = a;
@@ -60,17 +77,26 @@ static void pm_timer(void)
 	want(b != a);
 }
 
-/* Frequencies as CPUID says: leaf 15h has the crystal, which is the APIC timer's too. */
+static void frequencies(void)
+{
+	u32 hz = apic_hz(), khz = tsc_khz();
+
+	want(hz);
+	want(khz);
+	/* Where both leaves are, they agree. */
+	want(hz / 1000 == cpuid(0x40000010, 0).b);
+	want(khz - khz / 1000 <= cpuid(0x40000010, 0).a &&
+	     khz + khz / 1000 >= cpuid(0x40000010, 0).a);
+}
+
 static void one_shot(void)
 {
-	struct cpuid c = cpuid(0x15, 0);
 	u32 start, us;
 
 	setup();
-	want(c.c);
 	lapic_write(LAPIC_LVT_TIMER, 0x61);
 	start = pm_now();
-	lapic_write(LAPIC_TIMER_INIT, c.c / 200); /* 5 ms */
+	lapic_write(LAPIC_TIMER_INIT, apic_hz() / 200); /* 5 ms */
 	sti_hlt();
 	us = pm_us(start);
 	want_equal(count, 1);
@@ -106,7 +132,7 @@ static void counts_down(void)
 
 static void periodic(void)
 {
-	u32 hz = cpuid(0x15, 0).c, start, us;
+	u32 hz = apic_hz(), start, us;
 
 	setup();
 	lapic_write(LAPIC_LVT_TIMER, 0x61 | LVT_PERIODIC);
@@ -123,8 +149,7 @@ static void periodic(void)
 
 static void tsc_deadline(void)
 {
-	struct cpuid c = cpuid(0x15, 0);
-	u32 khz, start, us;
+	u32 khz = tsc_khz(), start, us;
 	u64 at;
 
 	if (!HAS_DEADLINE) {
@@ -132,8 +157,6 @@ static void tsc_deadline(void)
 		return;
 	}
 	setup();
-	want(c.a && c.b);
-	khz = c.c / 1000 / c.a * c.b;
 	lapic_write(LAPIC_LVT_TIMER, 0x61 | LVT_DEADLINE);
 	start = pm_now();
 	at = rdtsc() + (u64)khz * 5;
@@ -164,8 +187,7 @@ static void tsc_deadline(void)
 
 static void tsc_rate(void)
 {
-	struct cpuid c = cpuid(0x15, 0);
-	u32 khz = c.c / 1000 / c.a * c.b, start = pm_now(), us, ms;
+	u32 khz = tsc_khz(), start = pm_now(), us, ms;
 	u64 t = rdtsc();
 
 	while ((us = pm_us(start)) < 20000)
@@ -295,6 +317,7 @@ static void pit(void)
 
 const struct test_case cases[] = {
 	CASE(pm_timer, "ACPI 4.8.3.3"),
+	CASE(frequencies, "SDM 2 CPUID"),
 	CASE(one_shot, "SDM 3 11.5.4"),
 	CASE(counts_down, "SDM 3 11.5.4"),
 	CASE(periodic, "SDM 3 11.5.4"),
