@@ -325,6 +325,9 @@ static bool emit_branch(struct front *f, const struct insn *in)
 {
 	unsigned group = in->modrm >> 3 & 7;
 
+	/* Near branches of AMD that cut RIP to 16 bits. */
+	if (in->opsize == 2)
+		return false;
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_JO:
 	case ZYDIS_MNEMONIC_JNO:

@@ -141,6 +141,8 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 	case ZYDIS_MNEMONIC_LZCNT: return cpu_has(v, FEAT_ABM);
 	case ZYDIS_MNEMONIC_POPCNT: return cpu_has(v, FEAT_POPCNT);
 	case ZYDIS_MNEMONIC_MOVBE: return cpu_has(v, FEAT_MOVBE);
+	/* With REX.B it may be XCHG. */
+	case ZYDIS_MNEMONIC_PAUSE: return in->rm != 8;
 	case ZYDIS_MNEMONIC_LAHF:
 	case ZYDIS_MNEMONIC_SAHF: return cpu_has(v, FEAT_LAHF_LM);
 	default: return integer_copied(in->mnemonic);

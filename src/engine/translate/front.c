@@ -98,7 +98,7 @@ static void emit_call_out(struct front *f, const struct insn *in)
 static bool is_nothing(const struct insn *in)
 {
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_NOP: return in->opcode != 0x0d; /* #UD on AMD */
 	case ZYDIS_MNEMONIC_PREFETCHT0:
 	case ZYDIS_MNEMONIC_PREFETCHT1:
 	case ZYDIS_MNEMONIC_PREFETCHT2:
