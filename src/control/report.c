@@ -11,6 +11,7 @@
 
 #include "base/bits.h"
 #include "mem/phys.h"
+#include "x86/cpuid.h"
 #include "x86/decode.h"
 #include "x86/vcpu.h"
 #include "x86/walk.h"
@@ -240,7 +241,9 @@ static void print_code(FILE *out, struct vcpu *v)
 					(unsigned long long)ip);
 			return;
 		}
-		len = decode(buf, n, v->code_size, &in) == DECODE_OK ? in.len : 1;
+		len = decode(buf, n, v->code_size, cpu_is_amd(v), &in) == DECODE_OK
+			      ? in.len
+			      : 1;
 		disassemble(buf, n, v->code_size, ip, text, sizeof(text));
 		fprintf(out, "%s %8llx ", line ? "  " : "=>", (unsigned long long)ip);
 		for (unsigned i = 0; i < 10; i++)

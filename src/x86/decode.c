@@ -11,7 +11,7 @@
 #include <Zydis/Zydis.h>
 #include <stdio.h>
 
-static void decoder_init(ZydisDecoder *d, unsigned code_size)
+static void decoder_init(ZydisDecoder *d, unsigned code_size, bool amd)
 {
 	static const struct {
 		ZydisMachineMode mode;
@@ -27,6 +27,7 @@ static void decoder_init(ZydisDecoder *d, unsigned code_size)
 	 * MPX. */
 	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES, amd);
 }
 
 struct prefixes {
@@ -107,6 +108,42 @@ static u8 byte_reg(unsigned reg, bool rex)
 	return (u8)(!rex && reg >= 4 && reg < 8 ? (reg - 4) * 8 + 1 : reg * 8);
 }
 
+/* The operand size of near branches, which Zydis knows of some only. */
+static void fill_amd(struct insn *in, const ZydisDecodedInstruction *zi)
+{
+	bool near = zi->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT ||
+		    zi->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR;
+
+	if (near && (in->flags & INSN_MODE64))
+		in->opsize =
+			(in->flags & (INSN_OPSIZE | INSN_REXW)) == INSN_OPSIZE ? 2 : 8;
+}
+
+/* AMD's UD0 and UD1 have no ModRM byte, which matters at the end of a page. */
+static bool is_short_ud(const u8 *bytes, unsigned len, unsigned code_size)
+{
+	for (unsigned i = 0; i + 1 < len; i++) {
+		switch (bytes[i]) {
+		case 0x26:
+		case 0x2e:
+		case 0x36:
+		case 0x3e:
+		case 0x64:
+		case 0x65:
+		case 0x66:
+		case 0x67:
+		case 0xf2:
+		case 0xf3: continue;
+		case 0x0f: return bytes[i + 1] == 0xb9 || bytes[i + 1] == 0xff;
+		default:
+			if (code_size == 8 && (bytes[i] & 0xf0) == 0x40)
+				continue;
+			return false;
+		}
+	}
+	return false;
+}
+
 static void fill(struct insn *in, const ZydisDecodedInstruction *zi, unsigned code_size)
 {
 	struct prefixes p = scan_prefixes(zi, code_size);
@@ -174,7 +211,7 @@ static void fill(struct insn *in, const ZydisDecodedInstruction *zi, unsigned co
 	}
 }
 
-enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size,
+enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size, bool amd,
 			  struct insn *in)
 {
 	ZydisDecodedInstruction zi;
@@ -182,10 +219,14 @@ enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size,
 	ZydisDecoder d;
 	ZyanStatus s;
 
-	decoder_init(&d, code_size);
+	if (amd && is_short_ud(bytes, MIN(len, 15u), code_size))
+		return DECODE_UD;
+	decoder_init(&d, code_size, amd);
 	s = ZydisDecoderDecodeInstruction(&d, &ctx, bytes, MIN(len, 15u), &zi);
 	if (ZYAN_SUCCESS(s)) {
 		fill(in, &zi, code_size);
+		if (amd)
+			fill_amd(in, &zi);
 		return DECODE_OK;
 	}
 	if (s == ZYDIS_STATUS_NO_MORE_DATA)
@@ -203,7 +244,7 @@ void disassemble(const u8 *bytes, unsigned len, unsigned code_size, u64 rip, cha
 	ZydisFormatter fmt;
 	ZydisDecoder d;
 
-	decoder_init(&d, code_size);
+	decoder_init(&d, code_size, false);
 	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, bytes, MIN(len, 15u), &zi, ops)) ||
 	    ZYAN_FAILED(ZydisFormatterInit(&fmt, ZYDIS_FORMATTER_STYLE_INTEL)) ||
 	    ZYAN_FAILED(ZydisFormatterFormatInstruction(

@@ -66,10 +66,11 @@ enum decode_status { DECODE_OK, DECODE_UD, DECODE_TOO_LONG, DECODE_MORE };
 /*
  * Decode the instruction in bytes[0..len) (len up to 15) for a code size of 2, 4 or 8.
  * Everything but fn, ip_off and aux is filled; disp of a RIP-relative operand is that of
- * the instruction plus its length. DECODE_MORE: it goes on behind len. DECODE_TOO_LONG:
- * more than 15 bytes, #GP(0).
+ * the instruction plus its length. 'amd': in 64-bit mode a 66 prefix makes near branches
+ * 16-bit ones (APM 3 section 1.2.3), which Intel's CPUs do not know. DECODE_MORE: it goes
+ * on behind len. DECODE_TOO_LONG: more than 15 bytes, #GP(0).
  */
-enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size,
+enum decode_status decode(const u8 *bytes, unsigned len, unsigned code_size, bool amd,
 			  struct insn *in);
 
 /* One line of Intel syntax for reports. 'rip' is its address. Not on a hot path. */

@@ -6,6 +6,7 @@
  * (virtual-8086 mode, VME). Everything is read and checked before the first register
  * changes. Missing: CET. Thread: the owner of the vCPU.
  */
+#include "x86/cpuid.h"
 #include "x86/except.h"
 #include "x86/far.h"
 #include "x86/stack.h"
@@ -72,8 +73,9 @@ static bool check_target(struct vcpu *v, struct target *t)
 {
 	if (t->load_ss && !check_ss(v, t))
 		return false;
-	/* Compatibility mode takes 32 bits of it, as SDM 2 says of JMP. */
-	if (in_long_mode(v) && !(t->cs.attr & SEG_L))
+	/* Compatibility mode takes 32 bits of it, as SDM 2 says of JMP. AMD's processors
+	 * compare all of it with the limit. */
+	if (in_long_mode(v) && !(t->cs.attr & SEG_L) && !cpu_is_amd(v))
 		t->rip = (u32)t->rip;
 	if (!seg_check_rip(v, &t->cs, t->rip) || !desc_set_accessed(v, &t->cs))
 		return false;

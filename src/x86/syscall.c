@@ -101,7 +101,7 @@ bool sys_sysexit(struct vcpu *v, unsigned opsize)
 	bool long64 = opsize == 8;
 
 	if (in_long_mode(v) && is_amd(v))
-		return raise_ud(v);
+		return v->cpl ? raise_gp0(v) : raise_ud(v);
 	if (!in_protected(v) || !sel || v->cpl)
 		return raise_gp0(v);
 	if (long64 && (!is_canonical(v, v->gpr[RDX]) || !is_canonical(v, v->gpr[RCX])))

@@ -6,8 +6,8 @@
  * open (which bytes of an image stay untouched, how FCW, FSW and FIP are normalized) are
  * those measured on an Intel host; tests/unit/x86_xsave.c holds them equal. Left out: the
  * modified optimization of XSAVEOPT and XSAVES (writing a component that did not change
- * is allowed), supervisor components (IA32_XSS is 0), AMD's FXSAVE that leaves the
- * pointers alone without a pending exception.
+ * is allowed), supervisor components (IA32_XSS is 0), the older AMD CPUs whose FXSAVE
+ * leaves the pointers of the image alone without a pending exception.
  * Thread: the owner of the vCPU. No vector registers: nothing here copies through libc.
  */
 #include "x86/xsave.h"
@@ -62,7 +62,8 @@ static u64 inuse(const struct vcpu *v)
 		bv |= XCR0_X87;
 	if (v->pkru)
 		bv |= XCR0_PKRU;
-	if (!in_64bit(v)) /* registers 16 to 31 do not exist there: SDM 1 section 13.6 */
+	/* Registers 16 to 31 do not exist there: SDM 1 section 13.6. AMD's say what is. */
+	if (!in_64bit(v) && !cpu_is_amd(v))
 		bv &= ~XCR0_HI16_ZMM;
 	return bv;
 }
@@ -80,10 +81,15 @@ u64 xsave_inuse(const struct vcpu *v)
 static void format_legacy(struct vcpu *v, bool rexw)
 {
 	bool zero = cpu_has(v, FEAT_ZERO_FCS_FDS);
+	/* AMD: they are those of a pending exception or zero. APM 2 section 11.4.4.3. */
+	bool none = cpu_is_amd(v) && !(get(v, XSAVE_FSW, 2) & FSW_ES);
 
 	put(v, XSAVE_FTW + 1, 0, 1);
-	put(v, XSAVE_FOP, v->fop, 2);
-	if (rexw) {
+	put(v, XSAVE_FOP, none ? 0 : v->fop, 2);
+	if (none) {
+		put(v, XSAVE_FIP, 0, 8);
+		put(v, XSAVE_FDP, 0, 8);
+	} else if (rexw) {
 		put(v, XSAVE_FIP, v->fip, 8);
 		put(v, XSAVE_FDP, v->fdp, 8);
 	} else {
@@ -97,6 +103,7 @@ static void format_legacy(struct vcpu *v, bool rexw)
 /* One form for the same state, so that states can be compared. */
 static void area_tidy(struct vcpu *v)
 {
+	put(v, XSAVE_FOP, v->fop, 2);
 	put(v, XSAVE_FIP, v->fip, 8);
 	put(v, XSAVE_FDP, v->fdp, 8);
 	put(v, XSAVE_PKRU, 0, 8);

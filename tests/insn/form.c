@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../hostarea.h"
+
 /* ---- bytes ---- */
 
 static void put(u8 **p, u8 b)
@@ -92,6 +94,9 @@ bool form_decode(enum mode mode, const u8 *bytes, unsigned len, struct decoded *
 					       ZYAN_FALSE);
 			ZydisDecoderEnableMode(&decoder[m], ZYDIS_DECODER_MODE_CET,
 					       ZYAN_FALSE);
+			ZydisDecoderEnableMode(&decoder[m],
+					       ZYDIS_DECODER_MODE_AMD_BRANCHES,
+					       host_is_amd());
 		}
 		ready = true;
 	}

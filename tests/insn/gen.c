@@ -187,6 +187,10 @@ static void gen_x87(struct rng *rng, u8 *x)
 		u64 fip = rng64(rng) >> 17, fdp = rng64(rng) >> 17;
 		u16 fop = (u16)(rng64(rng) & 0x7ff);
 
+		/* AMD's XSAVE, and so a switch of processes on the host, keeps them with
+		 * a pending exception only: APM 2 section 11.4.4. */
+		if (host_is_amd() && !(fsw & 0x80))
+			fip = fdp = fop = 0;
 		memcpy(x + XSAVE_FIP, &fip, 8);
 		memcpy(x + XSAVE_FDP, &fdp, 8);
 		memcpy(x + XSAVE_FOP, &fop, 2);
@@ -892,6 +896,21 @@ static bool is_far(const struct test *t)
 	return t->d.zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
 }
 
+/*
+ * From compatibility to 64-bit code the push is with all of RSP. On a stack of the LDT
+ * its upper half, which AMD's CPUs keep, is an address of the host's kernel (espfix). It
+ * takes the page fault in such code for erratum 100 of the K8, and tries again for ever.
+ */
+static u16 far_selector(struct rng *rng, const struct test *t)
+{
+	u16 sel = gen_code_selector(rng);
+
+	if (host_is_amd() && t->d.zi.mnemonic == ZYDIS_MNEMONIC_CALL &&
+	    t->mode != MODE64 && (t->start.sel[SS] & 4) && (sel | 3) == SEL_CS64)
+		return SEL_CS32;
+	return sel;
+}
+
 /* JMP, CALL with a register, memory or far pointer operand. */
 static void special_indirect(struct box *b, struct rng *rng, struct test *t,
 			     const struct placed *p)
@@ -913,13 +932,13 @@ static void special_indirect(struct box *b, struct rng *rng, struct test *t,
 			box_poke(b, p->lin[0], &target, o->size / 8);
 			break;
 		}
-		sel = gen_code_selector(rng);
+		sel = far_selector(rng, t);
 		target = code_offset(sel, gen_code_target(rng, t));
 		box_poke(b, p->lin[0], &target, o->size / 8 - 2);
 		box_poke(b, p->lin[0] + o->size / 8 - 2, &sel, 2);
 		break;
 	case ZYDIS_OPERAND_TYPE_POINTER:
-		sel = gen_code_selector(rng);
+		sel = far_selector(rng, t);
 		target = code_offset(sel, gen_code_target(rng, t));
 		patch(t, t->d.zi.raw.imm[0].offset, target, t->d.zi.raw.imm[0].size);
 		patch(t, t->d.zi.raw.imm[1].offset, sel, 16);

@@ -345,7 +345,8 @@ static enum guest_result guest_run(struct oracle *o, const u8 *insn, unsigned le
 	u64 val;
 
 	guest_load(o, r);
-	if (decode(insn, len, v->code_size, &in) != DECODE_OK || in.len != len)
+	if (decode(insn, len, v->code_size, cpu_is_amd(v), &in) != DECODE_OK ||
+	    in.len != len)
 		return GUEST_UD;
 	if (native_full(v))
 		native_flush(v);

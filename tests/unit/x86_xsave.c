@@ -770,7 +770,7 @@ static void environment_of_real_mode_has_linear_pointers(void **state)
 static void selectors_travel_in_images(void **state)
 {
 	(void)state;
-	build("max,-zero_fcs_fds"); /* AMD never has it */
+	build("max,vendor=GenuineIntel,-zero_fcs_fds");
 	mode64();
 	mode32();
 	v->fip = 0x11111111;
@@ -796,6 +796,33 @@ static void selectors_travel_in_images(void **state)
 	assert_true(fxrstor(v, DS, IMAGE, false));
 	assert_int_equal(v->fcs, 0);
 	assert_true(v->fip == 0x11111111);
+}
+
+/* APM 2 section 11.4.4.3. They stay in the CPU, and FNSTENV has them. */
+static void amd_saves_pointers_of_pending_exceptions(void **state)
+{
+	(void)state;
+	build("max,vendor=AuthenticAMD");
+	mode64();
+	mode32();
+	fninit(v);
+	v->fip = 0x11111111;
+	v->fcs = 0x2222;
+	v->fdp = 0x33333333;
+	v->fop = 0x555;
+	memset(ram + IMAGE, 0xcc, 512);
+	assert_true(fxsave(v, DS, IMAGE, false));
+	assert_int_equal(le_load(ram + IMAGE + XSAVE_FOP, 2), 0);
+	assert_true(le_load(ram + IMAGE + XSAVE_FIP, 8) == 0);
+	assert_true(le_load(ram + IMAGE + XSAVE_FDP, 8) == 0);
+	assert_true(fnstenv(v, DS, IMAGE, 4));
+	assert_int_equal(le_load(ram + IMAGE + 12, 4), 0x11111111);
+	le_store(v->xsave + XSAVE_FCW, 0x37e, 2);
+	le_store(v->xsave + XSAVE_FSW, 0x8081, 2);
+	assert_true(fxsave(v, DS, IMAGE, false));
+	assert_int_equal(le_load(ram + IMAGE + XSAVE_FOP, 2), 0x555);
+	assert_true(le_load(ram + IMAGE + XSAVE_FIP, 8) == 0x222211111111);
+	assert_true(le_load(ram + IMAGE + XSAVE_FDP, 8) == 0x33333333);
 }
 
 static void ffxsr_leaves_out_xmm_at_cpl_0(void **state)
@@ -868,6 +895,7 @@ int main(void)
 		TEST(other_modes_have_half_the_registers),
 		TEST(environment_of_real_mode_has_linear_pointers),
 		TEST(selectors_travel_in_images),
+		TEST(amd_saves_pointers_of_pending_exceptions),
 		TEST(ffxsr_leaves_out_xmm_at_cpl_0),
 		TEST(power_up_state_is_that_of_the_manual),
 		TEST(xsetbv_checks_and_stores),

@@ -386,11 +386,13 @@ static bool fill_from_page(const struct block_cache *c, struct block *b, const u
 			   unsigned avail)
 {
 	struct vcpu *v = c->v;
+	bool amd = cpu_is_amd(v);
 
 	while (b->insns < BLOCK_MAX_INSNS && b->bytes < avail) {
 		const u8 *p = bytes + b->bytes;
 		struct insn in;
-		enum decode_status s = decode(p, avail - b->bytes, b->mode & 15, &in);
+		enum decode_status s =
+			decode(p, avail - b->bytes, b->mode & 15, amd, &in);
 
 		if (s == DECODE_MORE)
 			return b->insns > 0;
@@ -412,12 +414,13 @@ static bool fill_single(struct vcpu *v, struct block *b, gva_t lin, u8 *bytes)
 {
 	const unsigned most = 15;
 	unsigned first = (unsigned)MIN(most, PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+	bool amd = cpu_is_amd(v);
 	enum decode_status s;
 	struct insn in;
 	gpa_t gpa2;
 
 	phys_read_all(v->phys, b->gpa, bytes, first);
-	s = decode(bytes, first, b->mode & 15, &in);
+	s = decode(bytes, first, b->mode & 15, amd, &in);
 	if (s == DECODE_MORE && first < most) {
 		gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
 
@@ -431,7 +434,7 @@ static bool fill_single(struct vcpu *v, struct block *b, gva_t lin, u8 *bytes)
 		page_mark(v, gpa2);
 		phys_read_all(v->phys, gpa2, bytes + first, most - first);
 		b->page2 = gpa2 & PAGE_MASK;
-		s = decode(bytes, most, b->mode & 15, &in);
+		s = decode(bytes, most, b->mode & 15, amd, &in);
 	}
 	if (s == DECODE_OK) {
 		bind(v, bytes, &in);

@@ -5,6 +5,7 @@
 
 #include "base/bits.h"
 #include "x86/access.h"
+#include "x86/cpuid.h"
 #include "x86/decode.h"
 
 /* Choose the function for a decoded instruction: by operand size, register or memory
@@ -81,6 +82,12 @@ static inline void r_write(struct vcpu *v, const struct insn *in, unsigned size,
 		reg8_set(v, in->reg8, val);
 	else
 		reg_set(v, in->reg, size, val);
+}
+
+/* The offset of a far pointer: AMD's CPUs have none of 64 bits (APM 3 CALL, LFS). */
+static inline unsigned far_size(const struct vcpu *v, const struct insn *in)
+{
+	return in->opsize == 8 && cpu_is_amd(v) ? 4 : in->opsize;
 }
 
 /* ---- instruction pointer; v->rip is that of the block's first instruction ---- */

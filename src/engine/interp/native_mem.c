@@ -43,18 +43,28 @@ static bool check_align(struct vcpu *v, const struct stub *s, gva_t lin)
 	return true;
 }
 
-/* After the segment's limits and an address that is not canonical, before a missing page.
+/*
+ * After the segment's limits and an address that is not canonical, before a missing page.
+ * 'active': the elements of a masked operand.
  */
-static bool check_ac(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off)
+static bool check_ac(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off,
+		     u64 active)
 {
 	enum access acc = s->flags & STUB_WRITE ? ACC_WRITE : ACC_READ;
+	bool elements = s->mask != MASK_NONE && !(s->flags & STUB_NOSUPP);
+	unsigned size = s->mem_size;
 	gva_t lin;
 
 	if (likely(!v->ac_check || !s->ac))
 		return true;
+	/* AMD's processors take one element after the other. */
+	if (elements && cpu_is_amd(v)) {
+		off = off_add(in, off, (u64)__builtin_ctzll(active) * s->elem);
+		size = s->elem;
+	}
 	/* A masked operand may go beyond the limit where it is not accessed. */
-	if (!seg_linear(v, in->seg, off, s->mem_size, acc, &lin))
-		return s->mask != MASK_NONE && !(s->flags & STUB_NOSUPP);
+	if (!seg_linear(v, in->seg, off, size, acc, &lin))
+		return elements;
 	if ((lin & s->ac) && is_canonical(v, lin))
 		return raise_err(v, VEC_AC, 0);
 	return true;
@@ -86,8 +96,10 @@ static u64 run(struct vcpu *v, const struct stub *s, void *mem)
 static bool whole_in(struct vcpu *v, const struct insn *in, const struct stub *s, u64 off,
 		     void *buf)
 {
-	if ((s->cls == NC_X87 || (s->flags & STUB_WAIT)) && (s->flags & STUB_WRITE) &&
-	    !mem_probe_write(v, in->seg, off, s->mem_size))
+	/* With Intel's processors a SIMD exception (VCVTPS2PH) comes before a missing
+	 * page, with AMD's it is the other way round. */
+	if ((s->cls == NC_X87 || (s->flags & STUB_WAIT) || cpu_is_amd(v)) &&
+	    (s->flags & STUB_WRITE) && !mem_probe_write(v, in->seg, off, s->mem_size))
 		return false;
 	/* x87 stores leave memory alone on some unmasked errors, so it must come back as
 	 * it was. */
@@ -107,7 +119,8 @@ static bool store_suppressed(struct vcpu *v, const struct stub *s, u8 *buf)
 	u8 x87[XSAVE_XMM];
 	u16 fcw, fsw;
 
-	if (!(s->flags & STUB_X87) || !(s->flags & STUB_WRITE))
+	/* AMD's processors look at the memory first. */
+	if (!(s->flags & STUB_X87) || !(s->flags & STUB_WRITE) || cpu_is_amd(v))
 		return false;
 	vcpu_park(v);
 	was = *bv;
@@ -136,7 +149,7 @@ static enum op_result slow_whole(struct vcpu *v, const struct insn *in,
 
 	if (!check_wait(v, s) || !check_align(v, s, lin))
 		return OP_FAULT;
-	if (!check_ac(v, in, s, off) || !whole_in(v, in, s, off, buf))
+	if (!check_ac(v, in, s, off, 1) || !whole_in(v, in, s, off, buf))
 		return op_done(store_suppressed(v, s, buf));
 	trap = run(v, s, buf);
 	if (trap)
@@ -230,10 +243,19 @@ static bool for_runs(struct vcpu *v, const struct insn *in, const struct stub *s
 	return true;
 }
 
+static bool masked_writable(struct vcpu *v, const struct insn *in, const struct stub *s,
+			    u64 off, u64 active, u8 *buf)
+{
+	return s->flags & STUB_NOSUPP ? mem_probe_write(v, in->seg, off, s->mem_size)
+				      : for_runs(v, in, s, off, active, buf, RUN_PROBE);
+}
+
 static bool masked_in(struct vcpu *v, const struct insn *in, const struct stub *s,
 		      u64 off, u64 active, u8 *buf)
 {
 	clear(buf, s->mem_size);
+	if ((s->flags & STUB_WRITE) && cpu_is_amd(v)) /* as in whole_in() */
+		return masked_writable(v, in, s, off, active, buf);
 	if (s->flags & STUB_WRITE)
 		return true;
 	if (s->flags & STUB_NOSUPP)
@@ -246,8 +268,7 @@ static bool masked_out(struct vcpu *v, const struct insn *in, const struct stub 
 {
 	if (!(s->flags & STUB_WRITE))
 		return true;
-	if (s->flags & STUB_NOSUPP ? !mem_probe_write(v, in->seg, off, s->mem_size)
-				   : !for_runs(v, in, s, off, active, buf, RUN_PROBE))
+	if (!masked_writable(v, in, s, off, active, buf))
 		return false;
 	return for_runs(v, in, s, off, active, buf, RUN_WRITE);
 }
@@ -265,7 +286,7 @@ static enum op_result slow_masked(struct vcpu *v, const struct insn *in,
 	active = active_elements(v, s);
 	/* With no active element even the alignment does not matter. */
 	if ((active || (s->flags & STUB_NOSUPP)) &&
-	    (!check_align(v, s, lin) || !check_ac(v, in, s, off)))
+	    (!check_align(v, s, lin) || !check_ac(v, in, s, off, active)))
 		return OP_FAULT;
 	if (!masked_in(v, in, s, off, active, buf))
 		return OP_FAULT;
@@ -312,9 +333,14 @@ static bool gather_one(struct vcpu *v, const struct insn *in, const struct stub 
 	return mem_read_bytes(v, in->seg, off, p, s->elem);
 }
 
-/* The mask register after the elements in g->mask are all that is left. */
+/*
+ * The mask register after the elements in g->mask are all that is left. Those that are
+ * become all ones; with AMD's processors all from the one that faults on stay.
+ */
 static void gather_put_mask(struct vcpu *v, const struct stub *s, const struct gather *g)
 {
+	bool amd = cpu_is_amd(v);
+	u64 zero = amd && g->mask ? (g->mask & -g->mask) - 1 : ~g->mask;
 	u8 m[64];
 
 	/* Bits above the lanes stay until all is done. */
@@ -324,8 +350,13 @@ static void gather_put_mask(struct vcpu *v, const struct stub *s, const struct g
 		vec_k_put(v, s->mask_reg, keep | g->mask);
 		return;
 	}
-	for (unsigned i = 0; i < s->lanes * s->elem; i++)
-		m[i] = g->mask >> (i / s->elem) & 1 ? 0xff : 0;
+	vec_get(v, s->mask_reg, m, s->lanes * s->elem);
+	for (unsigned i = 0; i < s->lanes * s->elem; i++) {
+		if (zero >> (i / s->elem) & 1)
+			m[i] = 0;
+		else if (!amd)
+			m[i] = 0xff;
+	}
 	vec_put(v, s->mask_reg, m, s->lanes * s->elem);
 }
 

@@ -26,14 +26,15 @@ void native_decoder(ZydisDecoder *d, unsigned code_size)
 	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 }
 
-static bool redecode(struct native_insn *x, const u8 *bytes, unsigned len,
-		     unsigned code_size)
+static bool redecode(const struct vcpu *v, struct native_insn *x, const u8 *bytes,
+		     unsigned len)
 {
 	ZydisDecoder d;
 
-	native_decoder(&d, code_size);
+	native_decoder(&d, v->code_size);
 	x->bytes = bytes;
-	x->code_size = code_size;
+	x->code_size = v->code_size;
+	x->amd = cpu_is_amd(v);
 	x->mem = NULL;
 	if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, &x->ctx, bytes, len, &x->zi)) ||
 	    ZYAN_FAILED(ZydisDecoderDecodeOperands(&d, &x->ctx, &x->zi, x->op,
@@ -128,6 +129,21 @@ static bool legacy_unaligned(ZydisMnemonic m)
 	}
 }
 
+/* AMD's processors take any address here, Intel's want it aligned. */
+static bool is_sha(ZydisMnemonic m)
+{
+	switch (m) {
+	case ZYDIS_MNEMONIC_SHA1RNDS4:
+	case ZYDIS_MNEMONIC_SHA1NEXTE:
+	case ZYDIS_MNEMONIC_SHA1MSG1:
+	case ZYDIS_MNEMONIC_SHA1MSG2:
+	case ZYDIS_MNEMONIC_SHA256RNDS2:
+	case ZYDIS_MNEMONIC_SHA256MSG1:
+	case ZYDIS_MNEMONIC_SHA256MSG2: return true;
+	default: return false;
+	}
+}
+
 static bool vex_aligned(ZydisMnemonic m)
 {
 	switch (m) {
@@ -146,6 +162,8 @@ static bool vex_aligned(ZydisMnemonic m)
 
 static u8 align_of(const struct native_insn *x, const struct stub *s)
 {
+	if (x->amd && is_sha(x->zi.mnemonic))
+		return 0;
 	if (x->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		return s->cls == NC_SSE && s->mem_size == 16 &&
 				       !legacy_unaligned(x->zi.mnemonic)
@@ -154,8 +172,11 @@ static u8 align_of(const struct native_insn *x, const struct stub *s)
 	return vex_aligned(x->zi.mnemonic) ? (u8)(s->mem_size - 1) : 0;
 }
 
-static u8 ac_of(unsigned size)
+static u8 ac_of(const struct native_insn *x, unsigned size)
 {
+	/* AMD: operands of 16 bytes and more by 16. */
+	if (x->amd && size >= 16)
+		return 15;
 	switch (size) {
 	case 2:
 	case 4:
@@ -246,6 +267,9 @@ static void set_opmask(const struct native_insn *x, struct stub *s)
 	}
 	s->elem = (u8)elem;
 	s->elems = (u8)elems;
+	/* AMD: each element is an operand of its own. */
+	if (x->amd && !(s->flags & STUB_NOSUPP))
+		s->ac = ac_of(x, elem);
 	s->lanes =
 		(u8)(x->zi.avx.broadcast.mode ? broadcast_lanes(x->zi.avx.broadcast.mode)
 					      : elems);
@@ -272,6 +296,8 @@ static void set_signmask(const struct native_insn *x, struct stub *s)
 		break;
 	default: return;
 	}
+	if (elem > 1)
+		s->ac = 0;
 	s->mask = x->zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? MASK_SIGN_MMX : MASK_SIGN;
 	/* Operand 1 in all of them but the stores of VMASKMOV, where it is 1 too: mem,
 	 * mask, source. */
@@ -296,12 +322,12 @@ static void set_disp8(const struct native_insn *x, struct insn *in)
 		in->disp = (i32)x->mem->mem.disp.value;
 }
 
-/* Exception class 11: SDM 2 table 2-27. */
+/* Exception class 11: SDM 2 table 2-27. AMD's processors do not know it. */
 static bool never_ac(const struct native_insn *x)
 {
-	return x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11 ||
-	       x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_E11 ||
-	       x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_E11NF;
+	return !x->amd && (x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_AVX11 ||
+			   x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_E11 ||
+			   x->zi.meta.exception_class == ZYDIS_EXCEPTION_CLASS_E11NF);
 }
 
 static bool set_mem(const struct native_insn *x, struct stub *s, struct insn *in)
@@ -318,7 +344,7 @@ static bool set_mem(const struct native_insn *x, struct stub *s, struct insn *in
 	if (m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 		s->flags |= STUB_WRITE;
 	s->align = align_of(x, s);
-	s->ac = never_ac(x) ? 0 : ac_of(s->mem_size);
+	s->ac = never_ac(x) ? 0 : ac_of(x, s->mem_size);
 	if (!x->mem) {
 		in->base = RDI;
 		in->index = GPR_ZERO;
@@ -511,13 +537,22 @@ static bool build(struct vcpu *v, struct native_insn *x, struct insn *in)
 	return true;
 }
 
+/* Outside 64-bit mode VEX.W is ignored here, but not by AMD's processors. */
+static bool is_amd_ud(const struct native_insn *x)
+{
+	return x->amd && x->code_size != 8 &&
+	       x->zi.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && x->zi.raw.vex.W &&
+	       (x->zi.mnemonic == ZYDIS_MNEMONIC_VPEXTRD ||
+		x->zi.mnemonic == ZYDIS_MNEMONIC_VPINSRD);
+}
+
 bool native_prepare(struct vcpu *v, const u8 *bytes, struct insn *in)
 {
 	struct native_insn x;
 
 	vcpu_park(v);
-	if (!redecode(&x, bytes, in->len, v->code_size) || x87_image(x.zi.mnemonic) ||
-	    !isa_offered(v, &x.zi))
+	if (!redecode(v, &x, bytes, in->len) || x87_image(x.zi.mnemonic) ||
+	    !isa_offered(v, &x.zi) || is_amd_ud(&x))
 		return false;
 	if (x.zi.mnemonic == ZYDIS_MNEMONIC_MOVDIR64B) {
 		in->fn = native_movdir64b;

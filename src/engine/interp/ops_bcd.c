@@ -2,8 +2,9 @@
  * Decimal adjustment: AAA, AAS, AAM, AAD, DAA, DAS. Invalid in 64-bit mode.
  *
  * SDM volume 2. The host, in 64-bit mode, does not have them, so these few are computed.
- * Flags the manual calls undefined are set as Intel processors do: from the result, OF
- * clear; AAD is an addition.
+ * Flags the manual calls undefined are set as processors do. Intel: from the result, OF
+ * clear. AMD: AAA and AAS those of an operation on AX, DAA and DAS have its OF. AAD is an
+ * addition.
  */
 #include "engine/interp/flags.h"
 #include "engine/interp/interp.h"
@@ -24,16 +25,25 @@ static u64 szp(u8 al)
 
 static enum op_result ascii_adjust(struct vcpu *v, int sign)
 {
-	u16 ax = (u16)v->gpr[RAX];
+	u16 old = (u16)v->gpr[RAX], by = 0, ax = old;
 	u64 cc = 0;
 
 	if ((ax & 15) > 9 || (v->cc & RFLAGS_AF)) {
-		ax = (u16)(ax + sign * 0x106);
+		by = 0x106;
+		ax = (u16)(ax + sign * by);
 		cc = RFLAGS_AF | RFLAGS_CF;
 	}
 	ax &= 0xff0f;
 	reg_set(v, RAX, 2, ax);
-	v->cc = cc | szp((u8)ax);
+	if (!cpu_is_amd(v)) {
+		v->cc = cc | szp((u8)ax);
+		return OP_NEXT;
+	}
+	if (sign > 0)
+		flags_of_add(v, old, by, 2);
+	else
+		flags_of_compare(v, old, by, 2);
+	v->cc = (v->cc & ~(u64)(RFLAGS_AF | RFLAGS_CF)) | cc;
 	return OP_NEXT;
 }
 
@@ -89,6 +99,13 @@ static enum op_result decimal_adjust(struct vcpu *v, bool subtract)
 		cc |= RFLAGS_CF;
 	}
 	reg8_set(v, 0, al);
+	if (cpu_is_amd(v)) {
+		if (subtract)
+			flags_of_compare(v, old, (u8)(old - al), 1);
+		else
+			flags_of_add(v, old, (u8)(al - old), 1);
+		cc |= v->cc & RFLAGS_OF;
+	}
 	v->cc = cc | szp(al);
 	return OP_NEXT;
 }

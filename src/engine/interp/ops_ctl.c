@@ -30,8 +30,8 @@ static inline u64 relative(const struct vcpu *v, const struct insn *in)
 {
 	u64 ip = v->rip + in->ip_off + in->len + in->imm;
 
-	/* In 64-bit mode the operand size of near branches is 64 bits. */
-	if (v->code_size == 8)
+	/* In 64-bit mode the operand size of near branches is 64 bits, or on AMD 16. */
+	if (v->code_size == 8 && in->opsize == 8)
 		return ip;
 	return ip & size_mask(in->opsize) & ip_mask(v);
 }
@@ -53,10 +53,11 @@ static enum op_result jmp_rm(struct vcpu *v, const struct insn *in)
 /* FF /5, /3: pointer in memory, offset first. */
 static bool read_far(struct vcpu *v, const struct insn *in, u16 *sel, u64 *off)
 {
+	unsigned size = far_size(v, in);
 	u64 addr = ea(v, in), s;
 
-	if (!mem_read(v, in->seg, addr, in->opsize, off) ||
-	    !mem_read(v, in->seg, (addr + in->opsize) & size_mask(in->adsize), 2, &s))
+	if (!mem_read(v, in->seg, addr, size, off) ||
+	    !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), 2, &s))
 		return false;
 	*sel = (u16)s;
 	return true;
@@ -73,7 +74,7 @@ static enum op_result jmp_far(struct vcpu *v, const struct insn *in)
 		if (!read_far(v, in, &sel, &off))
 			return OP_FAULT;
 	}
-	return op_transferred(v, far_jmp(v, sel, off, in->opsize, next_ip(v, in)));
+	return op_transferred(v, far_jmp(v, sel, off, far_size(v, in), next_ip(v, in)));
 }
 
 op_fn *bind_jmp(const struct insn *in)
@@ -83,11 +84,16 @@ op_fn *bind_jmp(const struct insn *in)
 	return in->opcode == 0xff ? jmp_rm : jmp_rel;
 }
 
-/* Processors store the return address first, and then look at where they go. */
+/* Intel's processors store the return address first, and then look at where they go. */
 static enum op_result call(struct vcpu *v, const struct insn *in, u64 ip)
 {
 	u64 sp = (v->gpr[RSP] - in->opsize) & size_mask(v->stack_size);
 
+	/* The target's fault is the one that counts if the stack has none. */
+	if (unlikely(!target_ok(v, ip) && cpu_is_amd(v))) {
+		mem_probe_write(v, SS, sp, in->opsize);
+		return OP_FAULT;
+	}
 	if (unlikely(!mem_write(v, SS, sp, in->opsize, next_ip(v, in)) ||
 		     !target_ok(v, ip)))
 		return OP_FAULT;
@@ -121,7 +127,7 @@ static enum op_result call_far(struct vcpu *v, const struct insn *in)
 		if (!read_far(v, in, &sel, &off))
 			return OP_FAULT;
 	}
-	return op_transferred(v, far_call(v, sel, off, in->opsize, next_ip(v, in)));
+	return op_transferred(v, far_call(v, sel, off, far_size(v, in), next_ip(v, in)));
 }
 
 op_fn *bind_call(const struct insn *in)
@@ -196,10 +202,14 @@ enum op_result op_loop(struct vcpu *v, const struct insn *in)
 	u64 count = (v->gpr[RCX] - 1) & size_mask(in->adsize);
 	bool taken = count != 0;
 	enum op_result r = OP_NEXT;
+	u8 opcode = in->opcode;
 
-	if (in->opcode == 0xe0)
+	/* To AMD's processors REPE and REPNE say what ZF must be. */
+	if (opcode != 0xe2 && (in->flags & (INSN_REP | INSN_REPNE)) && cpu_is_amd(v))
+		opcode = in->flags & INSN_REP ? 0xe1 : 0xe0;
+	if (opcode == 0xe0)
 		taken = taken && !(v->cc & RFLAGS_ZF);
-	else if (in->opcode == 0xe1)
+	else if (opcode == 0xe1)
 		taken = taken && (v->cc & RFLAGS_ZF);
 	if (taken)
 		r = jump(v, relative(v, in));
@@ -242,11 +252,11 @@ enum op_result op_bound(struct vcpu *v, const struct insn *in)
 
 	if (!(in->flags & INSN_MEM))
 		return op_ud(v);
-	/* The upper bound is not looked at when the lower one decides. */
+	/* Intel: the upper bound is not looked at when the lower one decides. */
 	if (!mem_read(v, in->seg, addr, size, &lo))
 		return OP_FAULT;
 	low = index < (i64)(lo << shift) >> shift;
-	if (!low &&
+	if ((!low || cpu_is_amd(v)) &&
 	    !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), size, &hi))
 		return OP_FAULT;
 	if (low || index > (i64)(hi << shift) >> shift) {

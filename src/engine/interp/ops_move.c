@@ -192,10 +192,21 @@ op_fn *bind_movsx(const struct insn *in)
 	return mem ? movsx_i8_m : movsx_i8_r;
 }
 
+/* With 16 bits it is a MOV; AMD's processors read four bytes for it. */
+static enum op_result movsxd_16_m(struct vcpu *v, const struct insn *in)
+{
+	u64 val;
+
+	if (!mem_read(v, in->seg, ea(v, in), cpu_is_amd(v) ? 4 : 2, &val))
+		return OP_FAULT;
+	reg_set(v, in->reg, 2, val);
+	return OP_NEXT;
+}
+
 op_fn *bind_movsxd(const struct insn *in)
 {
 	if (in->opsize == 2)
-		return in->flags & INSN_MEM ? movsx_i16_m : movsx_i16_r;
+		return in->flags & INSN_MEM ? movsxd_16_m : movsx_i16_r;
 	return in->flags & INSN_MEM ? movsx_i32_m : movsx_i32_r;
 }
 
@@ -358,14 +369,15 @@ static unsigned opcode_sreg(const struct insn *in)
 	}
 }
 
-/* A 32-bit push of a selector writes 16 bits and leaves the others, as processors do. */
+/* A 32-bit push of a selector writes 16 bits and leaves the others, as Intel's processors
+ * do. */
 static enum op_result push_sreg(struct vcpu *v, const struct insn *in)
 {
 	u16 sel = v->seg[opcode_sreg(in)].sel;
 	u64 sp = (v->gpr[RSP] - in->opsize) & size_mask(v->stack_size);
 
-	if (in->opsize == 8)
-		return op_done(push(v, 8, sel));
+	if (in->opsize == 8 || cpu_is_amd(v))
+		return op_done(push(v, in->opsize, sel));
 	if (!mem_write(v, SS, sp, 2, sel))
 		return OP_FAULT;
 	sp_set(v, sp);
@@ -410,7 +422,8 @@ static enum op_result pop_sreg(struct vcpu *v, const struct insn *in)
 	unsigned sreg = opcode_sreg(in);
 	u64 sel;
 
-	if (!stack_peek(v, 2, &sel) || !seg_load(v, sreg, (u16)sel))
+	if (!stack_peek(v, cpu_is_amd(v) ? in->opsize : 2, &sel) ||
+	    !seg_load(v, sreg, (u16)sel))
 		return OP_FAULT;
 	sp_set(v, v->gpr[RSP] + in->opsize);
 	return sreg_loaded(v, sreg, true);
@@ -509,15 +522,16 @@ enum op_result op_leave(struct vcpu *v, const struct insn *in)
 /* LES, LDS, LSS, LFS, LGS. */
 static enum op_result load_far(struct vcpu *v, const struct insn *in, unsigned sreg)
 {
+	unsigned size = far_size(v, in);
 	u64 addr = ea(v, in), off, sel;
 
 	if (!(in->flags & INSN_MEM))
 		return op_ud(v);
-	if (!mem_read(v, in->seg, addr, in->opsize, &off) ||
-	    !mem_read(v, in->seg, (addr + in->opsize) & size_mask(in->adsize), 2, &sel) ||
+	if (!mem_read(v, in->seg, addr, size, &off) ||
+	    !mem_read(v, in->seg, (addr + size) & size_mask(in->adsize), 2, &sel) ||
 	    !seg_load(v, sreg, (u16)sel))
 		return OP_FAULT;
-	reg_set(v, in->reg, in->opsize, off);
+	reg_set(v, in->reg, size, off);
 	return OP_END;
 }
 
@@ -547,6 +561,18 @@ enum op_result op_nop(struct vcpu *v, const struct insn *in)
 	(void)v;
 	(void)in;
 	return OP_NEXT;
+}
+
+/* 0F 0D with a register: APM 3 PREFETCH. */
+static enum op_result nop_0d(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return cpu_is_amd(v) ? op_ud(v) : OP_NEXT;
+}
+
+op_fn *bind_nop(const struct insn *in)
+{
+	return in->opcode == 0x0d && in->modrm >= 0xc0 ? nop_0d : op_nop;
 }
 
 /* XLAT: the byte at (R/E)BX + AL. */

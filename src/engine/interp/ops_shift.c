@@ -441,7 +441,23 @@ enum op_result op_imul(struct vcpu *v, const struct insn *in)
 	return OP_NEXT;
 }
 
-/* ---- division: flags are undefined; processors leave them, and so do we ---- */
+/*
+ * ---- division: flags are undefined, and those that the host makes ----
+ *
+ * Intel's processors leave them, AMD's clear or set some, whatever the operands are; so
+ * translated code, which divides itself, and this agree.
+ */
+
+static void div_flags(struct vcpu *v)
+{
+	u64 flags = v->cc, a = 1;
+
+	__asm__("push %0\n\tpopf\n\tdivb %b2\n\tpushf\n\tpop %0"
+		: "+r"(flags), "+a"(a)
+		: "c"(1)
+		: "cc");
+	v->cc = flags & RFLAGS_STATUS;
+}
 
 static enum op_result op_de(struct vcpu *v)
 {
@@ -531,16 +547,28 @@ static enum op_result div_signed(struct vcpu *v, unsigned size, u64 raw)
 
 enum op_result op_div(struct vcpu *v, const struct insn *in)
 {
+	enum op_result r;
 	u64 d;
 
-	return rm_read(v, in, in->opsize, &d) ? div_unsigned(v, in->opsize, d) : OP_FAULT;
+	if (!rm_read(v, in, in->opsize, &d))
+		return OP_FAULT;
+	r = div_unsigned(v, in->opsize, d);
+	if (r == OP_NEXT)
+		div_flags(v);
+	return r;
 }
 
 enum op_result op_idiv(struct vcpu *v, const struct insn *in)
 {
+	enum op_result r;
 	u64 d;
 
-	return rm_read(v, in, in->opsize, &d) ? div_signed(v, in->opsize, d) : OP_FAULT;
+	if (!rm_read(v, in, in->opsize, &d))
+		return OP_FAULT;
+	r = div_signed(v, in->opsize, d);
+	if (r == OP_NEXT)
+		div_flags(v);
+	return r;
 }
 
 /* ---- compare and exchange ---- */

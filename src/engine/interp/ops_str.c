@@ -88,7 +88,9 @@ static bool cmps_one(struct vcpu *v, const struct insn *in)
 	unsigned size = in->opsize, ad = in->adsize;
 	u64 a, b, step = step_of(v, size);
 
-	/* Intel processors fault on the second operand first. */
+	/* Intel processors fault on the second operand first, AMD's on the first. */
+	if (cpu_is_amd(v) && !mem_read(v, in->seg, index_get(v, RSI, ad), size, &a))
+		return false;
 	if (!mem_read(v, ES, index_get(v, RDI, ad), size, &b) ||
 	    !mem_read(v, in->seg, index_get(v, RSI, ad), size, &a))
 		return false;
@@ -176,12 +178,14 @@ static enum op_result rep(struct vcpu *v, const struct insn *in, string_fn *one)
 
 /*
  * REPE and REPNE: until the comparison says otherwise. Until then, at a fault or an
- * interrupt, the flags are those before the instruction: SDM 2, REP.
+ * interrupt, the flags are those before the instruction: SDM 2, REP. AMD's processors
+ * have those of the last iteration.
  */
 static enum op_result rep_while(struct vcpu *v, const struct insn *in, string_fn *one)
 {
 	u64 left = index_get(v, RCX, in->adsize), n;
 	bool want = in->flags & INSN_REP;
+	bool restore = !cpu_is_amd(v);
 	u64 cc = v->cc;
 
 	if (!has_rep(in))
@@ -190,14 +194,15 @@ static enum op_result rep_while(struct vcpu *v, const struct insn *in, string_fn
 		return OP_NEXT;
 	for (n = chunk(v, left); n; n--) {
 		if (!one(v, in)) {
-			v->cc = cc;
+			if (restore)
+				v->cc = cc;
 			return OP_FAULT;
 		}
 		reg_set(v, RCX, in->adsize, --left);
 		if (!!(v->cc & RFLAGS_ZF) != want)
 			return OP_NEXT;
 	}
-	if (left)
+	if (left && restore)
 		v->cc = cc;
 	return rep_end(left);
 }

@@ -447,8 +447,14 @@ enum op_result op_hlt(struct vcpu *v, const struct insn *in)
 
 enum op_result op_pause(struct vcpu *v, const struct insn *in)
 {
-	(void)v;
-	(void)in;
+	/* With REX.B, to AMD's processors, it is XCHG R8, RAX. */
+	if (in->rm == 8 && cpu_is_amd(v)) {
+		u64 rax = v->gpr[RAX];
+
+		reg_set(v, RAX, in->opsize, v->gpr[8]);
+		reg_set(v, 8, in->opsize, rax);
+		return OP_NEXT;
+	}
 	__builtin_ia32_pause();
 	return OP_NEXT;
 }

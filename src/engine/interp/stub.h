@@ -98,6 +98,7 @@ struct native_insn {
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	const u8 *bytes;
 	unsigned code_size;
+	bool amd;                       /* the guest's CPU */
 	const ZydisDecodedOperand *mem; /* the explicit memory operand or NULL */
 };
 

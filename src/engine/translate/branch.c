@@ -454,6 +454,9 @@ bool branch_plan(struct plan *p)
 	const struct insn *in = p->in;
 
 	p->flags = FLAGS_USED;
+	/* Near branches of AMD that cut RIP to 16 bits. */
+	if (in->opsize == 2)
+		return false;
 	if (block_insn_is_jcc(in))
 		return near_enough(target_of(p));
 	switch (in->mnemonic) {

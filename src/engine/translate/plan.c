@@ -378,8 +378,9 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 	case ZYDIS_MNEMONIC_XADD:
 	case ZYDIS_MNEMONIC_LFENCE:
 	case ZYDIS_MNEMONIC_MFENCE:
-	case ZYDIS_MNEMONIC_SFENCE:
-	case ZYDIS_MNEMONIC_PAUSE: return true;
+	case ZYDIS_MNEMONIC_SFENCE: return true;
+	/* With REX.B it may be XCHG. */
+	case ZYDIS_MNEMONIC_PAUSE: return in->rm != 8;
 	/* A bit string in memory may reach anywhere. */
 	case ZYDIS_MNEMONIC_BT:
 	case ZYDIS_MNEMONIC_BTS:
@@ -612,7 +613,7 @@ struct mem_access plan_stack(i32 disp, bool write)
 static bool is_nothing(const struct insn *in)
 {
 	switch (in->mnemonic) {
-	case ZYDIS_MNEMONIC_NOP:
+	case ZYDIS_MNEMONIC_NOP: return in->opcode != 0x0d; /* #UD on AMD */
 	case ZYDIS_MNEMONIC_PREFETCHT0:
 	case ZYDIS_MNEMONIC_PREFETCHT1:
 	case ZYDIS_MNEMONIC_PREFETCHT2:
@@ -672,7 +673,6 @@ void plan_insn(const struct front *f, struct plan *p, const struct insn *in, con
 {
 	*p = (struct plan){ .in = in, .bytes = bytes, .start = start };
 	p->acc.group = -1;
-	if (in->mnemonic == ZYDIS_MNEMONIC_DIV || in->mnemonic == ZYDIS_MNEMONIC_IDIV) goto call_out; /*TMP*/
 	/* What the guest's CPU does not have must not run because the host's has it. */
 	if (!in->mnemonic || in->fn == op_ud2)
 		goto call_out;
