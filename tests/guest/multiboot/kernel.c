@@ -360,6 +360,8 @@ static void end(const char *line)
 		outw(0x604, 7 << 10 | 1 << 13);
 }
 
+void kernel_main(const struct info *info);
+
 void kernel_main(const struct info *info)
 {
 	const char *line = (const char *)info->cmdline;
