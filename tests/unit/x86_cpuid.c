@@ -274,8 +274,8 @@ static void requests_change_features(void **state)
 	assert_true(has(&t, FEAT_AUTOIBRS));
 	assert_false(has(&t, FEAT_ARCH_CAPABILITIES));
 	/* As QEMU also writes it. */
-	t = built("qemu64,fsgsbase,-svm,enforce,migratable=off,pmu=off,host-phys-bits", &host,
-		  1);
+	t = built("qemu64,fsgsbase,-svm,enforce,migratable=off,pmu=off,host-phys-bits",
+		  &host, 1);
 	assert_true(has(&t, FEAT_FSGSBASE));
 	assert_int_equal(t.phys_bits, host.phys_bits);
 	t = built("qemu64,level=7,xlevel=0x80000008", &host, 1);
@@ -286,7 +286,10 @@ static void names_of_variants_are_known(void **state)
 {
 	struct host_cpu host = host_full();
 	static const char *const names[] = {
-		"Haswell-v2", "haswell-noTSX-IBRS", "EPYC-IBPB", "EPYC-Rome-v12",
+		"Haswell-v2",
+		"haswell-noTSX-IBRS",
+		"EPYC-IBPB",
+		"EPYC-Rome-v12",
 	};
 
 	(void)state;
