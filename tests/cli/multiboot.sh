@@ -113,6 +113,29 @@ ends debugcon_device 1 -kernel "$k" -append 'debugcon exit=0' \
 has debugcon_device_read 'e9 42'
 [ "$(cat "$tmp/log2")" = D ] && case_ok debugcon_device_file || case_bad debugcon_device_file ''
 
+# CPUs, with vendor and signature as QEMU's of these names.
+cpu() {
+	ends "cpu_$1" 1 -kernel "$k" -append 'cpuid exit=0' -cpu "$1"
+	has "cpu_$1_vendor" "vendor [$2]"
+	has "cpu_$1_signature" "signature $3"
+}
+cpu qemu64 AuthenticAMD 60fb1
+cpu Opteron_G1 AuthenticAMD f61
+cpu Core2 GenuineIntel 6fb
+cpu Skylake-Client-noTSX-IBRS GenuineIntel 506e3
+cpu Skylake-Server GenuineIntel 50654
+cpu EPYC-v2 AuthenticAMD 800f12
+cpu max,vendor=GenuineIntel,family=6,model=26,stepping=3 GenuineIntel 106a3
+cpu max,vendor=AuthenticAMD,family=25,model=1,stepping=1 AuthenticAMD a00f11
+ends cpu_host 1 -kernel "$k" -append 'cpuid exit=0' -cpu host,-avx2,-x2apic
+ends cpu_feature_off 1 -kernel "$k" -append 'cpuid exit=0' -cpu qemu64,-apic,-sse3
+d=$(sed -n 's/^features_d //p' "$tmp/out") c=$(sed -n 's/^features_c //p' "$tmp/out")
+if [ $((0x$d & 0x200)) -eq 0 ] && [ $((0x$c & 1)) -eq 0 ] && [ $((0x$d & 1)) -eq 1 ]; then
+	case_ok cpu_feature_off_bits
+else
+	case_bad cpu_feature_off_bits "ECX $c EDX $d"
+fi
+
 # What nobody asked for is not there.
 run run -kernel "$k" -append 'testdev poweroff'
 has no_testdev 'latch ffffffff'

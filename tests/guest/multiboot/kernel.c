@@ -299,6 +299,37 @@ static void say_fw_cfg(int hostile)
 	}
 }
 
+/* ---- CPUID ---- */
+
+static void cpuid(u32 leaf, u32 *r)
+{
+	__asm__ volatile("cpuid"
+			 : "=a"(r[0]), "=b"(r[1]), "=c"(r[2]), "=d"(r[3])
+			 : "a"(leaf), "c"(0));
+}
+
+static void say_cpuid(void)
+{
+	u32 r[4], name[4];
+
+	cpuid(0, r);
+	name[0] = r[1];
+	name[1] = r[3];
+	name[2] = r[2];
+	name[3] = 0;
+	say_text("vendor", (const char *)name);
+	say("level", r[0]);
+	cpuid(1, r);
+	say("signature", r[0]);
+	say("features_c", r[2]);
+	say("features_d", r[3]);
+	cpuid(0x80000000, r);
+	say("xlevel", r[0]);
+	cpuid(0x80000001, r);
+	say("xfeatures_c", r[2]);
+	say("xfeatures_d", r[3]);
+}
+
 /* ---- other devices ---- */
 
 static void say_testdev(void)
@@ -369,6 +400,8 @@ void kernel_main(const struct info *info)
 	say_entry(info);
 	say_info(info);
 	say_fw_cfg(option(line, "hostile") != 0);
+	if (option(line, "cpuid"))
+		say_cpuid();
 	if (option(line, "testdev"))
 		say_testdev();
 	if (option(line, "pit")) {
