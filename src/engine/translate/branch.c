@@ -457,8 +457,10 @@ bool branch_plan(struct plan *p)
 	/* Near branches of AMD that cut RIP to 16 bits. */
 	if (in->opsize == 2)
 		return false;
-	if (block_insn_is_jcc(in))
+	if (block_insn_is_jcc(in)) {
+		p->flags = FLAGS_READ;
 		return near_enough(target_of(p));
+	}
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
 		if (in->opcode == 0xff)

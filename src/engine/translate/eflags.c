@@ -219,7 +219,7 @@ bool eflags_lose(struct front *f, const struct plan *p)
 
 void eflags_after(struct front *f, const struct plan *p)
 {
-	if (p->flags == FLAGS_ALONE) {
+	if (p->flags == FLAGS_ALONE || p->flags == FLAGS_READ) {
 		if (p->written & f->recipe.uses)
 			f->recipe = (struct recipe){ 0 };
 		return;

@@ -140,7 +140,7 @@ static void translate_insn(struct front *f, const struct plan *p)
 	unsigned first = f->colds;
 
 	/* While lost, the flags can be made as long as what they are made of is there. */
-	if (p->flags == FLAGS_USED ||
+	if (p->flags >= FLAGS_READ ||
 	    (p->flags == FLAGS_ALONE && (p->written & f->recipe.uses)))
 		eflags_need(f);
 	switch (p->kind) {

@@ -31,6 +31,7 @@ enum plan_kind {
 enum flag_use {
 	FLAGS_ALONE,
 	FLAGS_SET,  /* all of them, and it reads none */
+	FLAGS_READ, /* and changes none */
 	FLAGS_USED, /* anything else: they must be right before it */
 };
 

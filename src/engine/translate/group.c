@@ -167,7 +167,7 @@ static void find_dead_flags(struct front *f)
 
 		if (p->flags == FLAGS_SET)
 			dead = true;
-		else if (p->flags == FLAGS_USED)
+		else if (p->flags >= FLAGS_READ)
 			dead = false;
 		p->dead = dead;
 	}

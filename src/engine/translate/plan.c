@@ -51,6 +51,46 @@ static bool rex_ignored(const u8 *bytes)
 
 /* ---- effects ---- */
 
+/* CMOVcc and SETcc. */
+static bool reads_condition(const struct insn *in)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_CMOVO:
+	case ZYDIS_MNEMONIC_CMOVNO:
+	case ZYDIS_MNEMONIC_CMOVB:
+	case ZYDIS_MNEMONIC_CMOVNB:
+	case ZYDIS_MNEMONIC_CMOVZ:
+	case ZYDIS_MNEMONIC_CMOVNZ:
+	case ZYDIS_MNEMONIC_CMOVBE:
+	case ZYDIS_MNEMONIC_CMOVNBE:
+	case ZYDIS_MNEMONIC_CMOVS:
+	case ZYDIS_MNEMONIC_CMOVNS:
+	case ZYDIS_MNEMONIC_CMOVP:
+	case ZYDIS_MNEMONIC_CMOVNP:
+	case ZYDIS_MNEMONIC_CMOVL:
+	case ZYDIS_MNEMONIC_CMOVNL:
+	case ZYDIS_MNEMONIC_CMOVLE:
+	case ZYDIS_MNEMONIC_CMOVNLE:
+	case ZYDIS_MNEMONIC_SETO:
+	case ZYDIS_MNEMONIC_SETNO:
+	case ZYDIS_MNEMONIC_SETB:
+	case ZYDIS_MNEMONIC_SETNB:
+	case ZYDIS_MNEMONIC_SETZ:
+	case ZYDIS_MNEMONIC_SETNZ:
+	case ZYDIS_MNEMONIC_SETBE:
+	case ZYDIS_MNEMONIC_SETNBE:
+	case ZYDIS_MNEMONIC_SETS:
+	case ZYDIS_MNEMONIC_SETNS:
+	case ZYDIS_MNEMONIC_SETP:
+	case ZYDIS_MNEMONIC_SETNP:
+	case ZYDIS_MNEMONIC_SETL:
+	case ZYDIS_MNEMONIC_SETNL:
+	case ZYDIS_MNEMONIC_SETLE:
+	case ZYDIS_MNEMONIC_SETNLE: return true;
+	default: return false;
+	}
+}
+
 static enum flag_use flags_of(const struct insn *in)
 {
 	switch (in->mnemonic) {
@@ -80,7 +120,7 @@ static enum flag_use flags_of(const struct insn *in)
 	case ZYDIS_MNEMONIC_POP:
 	case ZYDIS_MNEMONIC_LEAVE: return FLAGS_ALONE;
 	/* Also those that change some and leave others: what is left must be right. */
-	default: return FLAGS_USED;
+	default: return reads_condition(in) ? FLAGS_READ : FLAGS_USED;
 	}
 }
 
@@ -225,39 +265,7 @@ static unsigned form_of(const struct insn *in)
 	case ZYDIS_MNEMONIC_CDQ:
 	case ZYDIS_MNEMONIC_CQO: return F_OK | F_D;
 	case ZYDIS_MNEMONIC_BSWAP: return in->opsize >= 4 ? F_OK | F_ROW : 0;
-	case ZYDIS_MNEMONIC_CMOVO:
-	case ZYDIS_MNEMONIC_CMOVNO:
-	case ZYDIS_MNEMONIC_CMOVB:
-	case ZYDIS_MNEMONIC_CMOVNB:
-	case ZYDIS_MNEMONIC_CMOVZ:
-	case ZYDIS_MNEMONIC_CMOVNZ:
-	case ZYDIS_MNEMONIC_CMOVBE:
-	case ZYDIS_MNEMONIC_CMOVNBE:
-	case ZYDIS_MNEMONIC_CMOVS:
-	case ZYDIS_MNEMONIC_CMOVNS:
-	case ZYDIS_MNEMONIC_CMOVP:
-	case ZYDIS_MNEMONIC_CMOVNP:
-	case ZYDIS_MNEMONIC_CMOVL:
-	case ZYDIS_MNEMONIC_CMOVNL:
-	case ZYDIS_MNEMONIC_CMOVLE:
-	case ZYDIS_MNEMONIC_CMOVNLE:
-	case ZYDIS_MNEMONIC_SETO:
-	case ZYDIS_MNEMONIC_SETNO:
-	case ZYDIS_MNEMONIC_SETB:
-	case ZYDIS_MNEMONIC_SETNB:
-	case ZYDIS_MNEMONIC_SETZ:
-	case ZYDIS_MNEMONIC_SETNZ:
-	case ZYDIS_MNEMONIC_SETBE:
-	case ZYDIS_MNEMONIC_SETNBE:
-	case ZYDIS_MNEMONIC_SETS:
-	case ZYDIS_MNEMONIC_SETNS:
-	case ZYDIS_MNEMONIC_SETP:
-	case ZYDIS_MNEMONIC_SETNP:
-	case ZYDIS_MNEMONIC_SETL:
-	case ZYDIS_MNEMONIC_SETNL:
-	case ZYDIS_MNEMONIC_SETLE:
-	case ZYDIS_MNEMONIC_SETNLE: return form_condition(in);
-	default: return 0;
+	default: return reads_condition(in) ? form_condition(in) : 0;
 	}
 }
 
