@@ -39,6 +39,8 @@ struct block {
 	u16 insns, bytes;
 	u8 mode;   /* code size, and 16 for CPL 3; BLOCK_DEAD */
 	bool once; /* not from RAM: not kept */
+	bool stop; /* a debugger may have a breakpoint here: one instruction, to be
+		      executed by step_one(), never translated */
 	u16 count; /* times it was found, for an engine that translates what is hot */
 	struct tr_code *code; /* that engine's translation, or NULL */
 	const u8 *text;       /* the bytes as they were decoded; not of 'once' */

@@ -323,6 +323,10 @@ static enum step run_one(struct translator *t)
 		t->strayed = true;
 		return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
 	}
+	if (unlikely(b->stop)) {
+		t->strayed = true;
+		return step_one(v, &t->cache);
+	}
 	if (!translatable(v)) {
 		t->strayed = true;
 		if (v->code_size != 8 && v->rip + b->bytes - 1 > v->seg[CS].limit)
@@ -375,6 +379,7 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		s = run_one(t);
 		if (unlikely(s != STEP_ON))
 			return s == STEP_EXIT       ? VCPU_EXIT_HLT
+			       : s == STEP_DEBUG    ? VCPU_EXIT_DEBUG
 			       : s == STEP_SHUTDOWN ? VCPU_EXIT_SHUTDOWN
 						    : VCPU_EXIT_ERROR;
 	}
