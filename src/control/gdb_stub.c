@@ -902,9 +902,11 @@ void gdb_stub_detach(struct gdb_stub *s)
 
 void gdb_stub_exited(struct gdb_stub *s, int status)
 {
-	if (!s->attached)
+	/* Only who waits for a stop expects to hear of it; others see the connection
+	 * closed. */
+	if (!s->attached || !(s->running || s->resetting))
 		return;
 	gdb_text_clear(&s->reply);
-	gdb_text_add(&s->reply, "W%02x", status & 0xff);
+	gdb_text_add(&s->reply, s->running ? "W%02x" : "E%02x", status & 0xff);
 	send_reply(s);
 }

@@ -406,14 +406,14 @@ static bool peek_page(struct vcpu *v, enum paging_mode mode, gva_t lin,
 bool walk_next(struct vcpu *v, gva_t from, struct walk_range *r, unsigned *budget)
 {
 	enum paging_mode mode = paging_mode(v);
-	gva_t end = mode < PAGING_4LEVEL ? BIT(32) : 0;
 	u64 skip;
 
 	if (mode == PAGING_NONE)
 		return false;
-	for (gva_t lin = from; *budget && lin != end;) {
-		if (lin_extend(mode, lin) != lin)
-			lin = lin_extend(mode, lin);
+	for (gva_t lin = from; *budget;) {
+		lin = lin_extend(mode, lin);
+		if (mode < PAGING_4LEVEL && lin >> 32)
+			return false;
 		if (peek_page(v, mode, lin, r, &skip, budget))
 			return true;
 		lin = (lin & ~(skip - 1)) + skip;

@@ -307,6 +307,16 @@ TEST(monitor_switches_memory)
 	expect(r, "m100000,3", "E14");
 }
 
+/* Was this among what was printed? */
+static bool shows(struct gdb_rig *r, const char *text)
+{
+	char hex[256];
+
+	for (size_t i = 0; text[i]; i++)
+		snprintf(hex + 2 * i, 3, "%02x", (u8)text[i]);
+	return strstr(r->out, hex) != NULL;
+}
+
 TEST(monitor_prints)
 {
 	static const char *const lines[] = { "",          "help",     "info registers",
@@ -317,7 +327,13 @@ TEST(monitor_prints)
 		assert_string_equal(monitor(r, lines[i]), "OK");
 		assert_int_equal(r->out[1], '$');
 		assert_int_equal(r->out[2], 'O');
+		assert_int_not_equal(r->out[3], 'K');
 	}
+	monitor(r, "info mem");
+	assert_true(shows(r, "0000000000000000-0000000001000000 -wx\n"));
+	assert_true(shows(r, "ffffffff80000000-ffffffff81000000 -wx\n"));
+	monitor(r, "info cpus");
+	assert_true(shows(r, "* CPU 0 runs at 0000000000001000, CPL 0\n"));
 	assert_string_equal(monitor(r, "reset"), "OK");
 	assert_int_equal(r->resets, 1);
 	assert_int_equal(vm_vcpu(r->vm, 0)->rip, 0xfff0);
