@@ -1,7 +1,7 @@
 /*
  * Stopping vCPUs for a debugger, and what it wants of them.
  *
- * A CPU that is to be held parks in debug_point(), between two runs of its engine, where
+ * A CPU that is to be held parks in debug_park(), between two runs of its engine, where
  * its struct vcpu is complete. Which CPUs are to be held, are parked and have a thread
  * are bits of three words.
  *
@@ -33,7 +33,7 @@ struct debug {
 	pthread_cond_t go;
 	u64 all;        /* every CPU of the machine */
 	u64 hold;       /* to be parked; also read without the lock */
-	u64 parked;     /* in debug_point() */
+	u64 parked;     /* in debug_park() */
 	u64 alive;      /* have a thread */
 	u64 untold;     /* stopped for a reason of their own, see debug_next_stop() */
 	bool stopping;  /* all are to be parked, cfg.stopped was not called yet */
@@ -164,12 +164,15 @@ void debug_started(struct debug *d)
 	pthread_mutex_unlock(&d->lock);
 }
 
-void debug_point(struct debug *d, struct vcpu *v)
+bool debug_holds(const struct debug *d, const struct vcpu *v)
+{
+	return __atomic_load_n(&d->hold, __ATOMIC_SEQ_CST) & bit_of(v);
+}
+
+void debug_park(struct debug *d, struct vcpu *v)
 {
 	bool stopped;
 
-	if (likely(!(__atomic_load_n(&d->hold, __ATOMIC_SEQ_CST) & bit_of(v))))
-		return;
 	pthread_mutex_lock(&d->lock);
 	d->parked |= bit_of(v);
 	stopped = all_parked(d);
@@ -208,7 +211,6 @@ void debug_shutdown(struct debug *d, struct vcpu *v)
 	if (!__atomic_load_n(&d->attached, __ATOMIC_SEQ_CST))
 		return;
 	stop_for(d, v, DEBUG_SHUTDOWN);
-	debug_point(d, v);
 }
 
 void debug_left(struct debug *d, struct vcpu *v)

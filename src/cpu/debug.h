@@ -85,13 +85,15 @@ u64 debug_write(struct vcpu *v, enum debug_space how, u64 addr, const void *buf,
 
 /* vm_start(): these CPUs get threads. */
 void debug_started(struct debug *d);
-/* Between two runs of the engine. Waits as long as the debugger wants. */
-void debug_point(struct debug *d, struct vcpu *v);
+/* Between two runs of the engine: is this CPU to stay where it is? */
+bool debug_holds(const struct debug *d, const struct vcpu *v);
+/* Then it waits here for as long as the debugger wants, or until the machine ends. */
+void debug_park(struct debug *d, struct vcpu *v);
 /* VCPU_EXIT_DEBUG: v->debug->stop says why. */
 void debug_hit(struct debug *d, struct vcpu *v);
 /* A halted CPU took an event, which is a step. */
 void debug_woken(struct debug *d, struct vcpu *v);
-/* A triple fault, before it ends the machine: shown to the debugger first. */
+/* A triple fault, before it ends the machine: the debugger may want to see it first. */
 void debug_shutdown(struct debug *d, struct vcpu *v);
 /* The thread ends. */
 void debug_left(struct debug *d, struct vcpu *v);

@@ -262,6 +262,13 @@ enum vm_end vm_why(struct vm *vm)
 	return __atomic_load_n(&vm->end, __ATOMIC_SEQ_CST);
 }
 
+/* As long as the debugger wants this CPU to stay where it is. */
+static void park(struct cpu *c)
+{
+	if (c->vm->debug && debug_holds(c->vm->debug, &c->v))
+		debug_park(c->vm->debug, &c->v);
+}
+
 static void shut_down(struct cpu *c)
 {
 	enum vm_end none = VM_RUNNING;
@@ -269,6 +276,7 @@ static void shut_down(struct cpu *c)
 	c->v.activity = ACT_SHUTDOWN;
 	if (c->vm->debug)
 		debug_shutdown(c->vm->debug, &c->v);
+	park(c);
 	if (__atomic_compare_exchange_n(&c->vm->end, &none, VM_TRIPLE_FAULT, false,
 					__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 		c->vm->fault_vcpu = &c->v;
@@ -400,11 +408,9 @@ static void *cpu_thread(void *arg)
 	while (vm_why(vm) == VM_RUNNING) {
 		vns_t start;
 
-		if (vm->debug) {
-			debug_point(vm->debug, &c->v);
-			if (vm_why(vm) != VM_RUNNING)
-				break;
-		}
+		park(c);
+		if (vm_why(vm) != VM_RUNNING)
+			break;
 		start = clock_now(clk);
 		if (c->v.activity != ACT_RUNNING) {
 			wait_event(c);
