@@ -6,6 +6,7 @@
  */
 #include "control/gdb_monitor.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/bits.h"
@@ -22,8 +23,8 @@ static void help(FILE *out)
 {
 	fputs("help               this\n"
 	      "info cpus          what each CPU does\n"
-	      "info registers     all of this CPU's registers, in words\n"
-	      "info mem           what its page tables map\n"
+	      "info registers [N] all registers of this CPU, or of CPU N, in words\n"
+	      "info mem [N]       what its page tables map\n"
 	      "physical on|off    memory is accessed by physical address, not linear\n"
 	      "mmio on|off        memory accesses reach devices, with their side "
 	      "effects\n"
@@ -84,8 +85,20 @@ static void info_mem(struct gdb_monitor *m, FILE *out)
 		fputs("and more\n", out);
 }
 
-static void info(struct gdb_monitor *m, const char *what, FILE *out)
+static void info(struct gdb_monitor *m, const char *what, const char *cpu, FILE *out)
 {
+	char *end;
+
+	if (cpu) {
+		unsigned long n = strtoul(cpu, &end, 10);
+
+		if (*cpu < '0' || *cpu > '9' || *end || n >= vm_cpus(m->vm)) {
+			fprintf(out, "%s: a CPU from 0 to %u is needed\n", cpu,
+				vm_cpus(m->vm) - 1);
+			return;
+		}
+		m->cpu = (unsigned)n;
+	}
 	if (what && !strcmp(what, "registers"))
 		report_cpu(out, vm_vcpu(m->vm, m->cpu));
 	else if (what && !strcmp(what, "cpus"))
@@ -116,7 +129,7 @@ void gdb_monitor(struct gdb_monitor *m, char *line, FILE *out)
 	if (!word || !strcmp(word, "help"))
 		help(out);
 	else if (!strcmp(word, "info"))
-		info(m, arg, out);
+		info(m, arg, strtok_r(NULL, " \t\n", &save), out);
 	else if (!strcmp(word, "physical"))
 		set_switch(&m->physical, word, arg, out);
 	else if (!strcmp(word, "mmio"))
