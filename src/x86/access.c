@@ -402,7 +402,8 @@ void *mem_fast_ptr(struct vcpu *v, unsigned sreg, u64 off, unsigned len, enum ac
 		return NULL;
 	if (in_long_mode(v) && !is_canonical(v, lin))
 		return NULL;
-	if ((v->dr[7] & 0xff) || debugger_watches(v) || (v->trial && acc == ACC_WRITE))
+	if ((v->dr[7] & 0xff) || (debugger_watches(v) && debugger_page_watched(v, lin)) ||
+	    (v->trial && acc == ACC_WRITE))
 		return NULL;
 	if (!translate(v, lin, len, acc, v->mmu_idx, &p) || p.hit.code)
 		return NULL;

@@ -40,6 +40,8 @@ void debugger_access(struct vcpu *v, gva_t lin, unsigned len, unsigned kind)
 			d->stop = DEBUG_WATCH;
 			d->watch = i;
 			d->lin = lin;
+			/* Until vcpu_mode_changed() says the same. */
+			v->step_check = true;
 			return;
 		}
 	}

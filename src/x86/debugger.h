@@ -6,8 +6,9 @@
  * Breakpoints are linear addresses, in whatever address space. A block of decoded code
  * begins and ends where the offset in the page is that of a breakpoint (v->cuts), and
  * such a block is never translated; so only there somebody has to compare addresses.
- * With watchpoints, or while single-stepping, step_check makes the engines execute one
- * instruction at a time.
+ * A watched page has no tags in the TLB, so each access to it comes to debugger_access().
+ * While single-stepping, and from a hit on until the CPU has stopped, step_check makes
+ * the engines go by single instructions, and no interrupt comes in between.
  *
  * Thread: the owner of the vCPU; cpu/debug.c while it is stopped.
  */
@@ -58,16 +59,23 @@ void debugger_access(struct vcpu *v, gva_t lin, unsigned len, unsigned kind);
 /* Any watchpoint in this linear page. */
 bool debugger_page_watched(const struct vcpu *v, gva_t lin);
 
-/* Must the engine execute one instruction at a time? */
-static inline bool debugger_steps(const struct vcpu *v)
-{
-	return v->debug && (v->debug->step || v->debug->points->watches);
-}
-
 /* Any watchpoint at all. */
 static inline bool debugger_watches(const struct vcpu *v)
 {
 	return unlikely(v->debug != NULL) && v->debug->points->watches;
+}
+
+/* Has one been hit? */
+static inline bool debugger_was_hit(const struct vcpu *v)
+{
+	return unlikely(v->debug != NULL) && v->debug->stop != DEBUG_NONE;
+}
+
+/* Must the engine execute one instruction at a time? */
+static inline bool debugger_steps(const struct vcpu *v)
+{
+	return unlikely(v->debug != NULL) &&
+	       (v->debug->step || v->debug->stop != DEBUG_NONE);
 }
 
 /*
@@ -76,7 +84,7 @@ static inline bool debugger_watches(const struct vcpu *v)
  */
 static inline bool debugger_holds_interrupts(const struct vcpu *v)
 {
-	return unlikely(v->debug != NULL) && v->debug->step && v->activity == ACT_RUNNING;
+	return debugger_steps(v) && v->activity == ACT_RUNNING;
 }
 
 /* Does a block begin at this address, wherever it is mapped? */

@@ -376,6 +376,63 @@ FOR_ALL(watch_stops_behind_each_write, touches)
 	assert_int_equal(go(r, false), VCPU_EXIT_HLT);
 }
 
+PROGRAM(strings, "mov esi, 0x60000\n"
+		 "mov edi, 0x62000\n"
+		 "mov ecx, 3000\n"
+		 "strings_movs: rep movsb\n"
+		 "mov ecx, 3000\n"
+		 "mov edi, 0x62000\n"
+		 "strings_scas: repe scasb\n"
+		 "strings_last: int3\n");
+extern const u8 strings_movs[], strings_scas[], strings_last[];
+
+/* A long REP goes by runs, on either side of what is watched. */
+FOR_ALL(watch_stops_a_rep_at_the_element, strings)
+{
+	struct vcpu *v = r->b->v;
+
+	add_watch(r, DATA + 0x2000 + 1234, 1, DEBUG_WRITE);
+	assert_stop(r, go(r, false), DEBUG_WATCH, AT(strings_movs, strings));
+	assert_int_equal(v->gpr[RDI], DATA + 0x2000 + 1235);
+	assert_int_equal(v->gpr[RCX], 3000 - 1235);
+	r->p.watch[0].kind = DEBUG_READ;
+	assert_stop(r, go(r, false), DEBUG_WATCH, AT(strings_scas, strings));
+	assert_int_equal(v->gpr[RCX], 3000 - 1235);
+	assert_int_equal(go(r, false), VCPU_EXIT_HLT);
+	assert_int_equal(v->gpr[RCX], 0);
+}
+
+/* The first access in a translated loop is to another page. */
+PROGRAM(walks, "mov ebx, 0x60000\n"
+	       "walks_top: mov [rbx], rbx\n"
+	       "walks_add: add rbx, 64\n"
+	       "add dword ptr [0x60000], 1\n"
+	       "cmp ebx, 0x68000\n"
+	       "jb walks_top\n"
+	       "int3\n");
+extern const u8 walks_top[], walks_add[];
+
+FOR_ALL(watch_stops_hot_code_and_an_interrupt_waits, walks)
+{
+	struct vcpu *v = r->b->v;
+
+	add_watch(r, DATA + 0x6000, 8, DEBUG_WRITE);
+	v->flags |= RFLAGS_IF;
+	assert_stop(r, go(r, false), DEBUG_WATCH, AT(walks_add, walks));
+	assert_int_equal(v->gpr[RBX], DATA + 0x6000);
+	assert_int_equal(peek(r->b, DATA + 0x6000, 8), DATA + 0x6000);
+	r->p.watch[0].lin = DATA + 0x7000;
+	assert_stop(r, go(r, false), DEBUG_WATCH, AT(walks_add, walks));
+	assert_int_equal(v->gpr[RBX], DATA + 0x7000);
+	/* Not before the CPU has been let go. */
+	vcpu_post(v, EV_INTR);
+	assert_int_equal(r->e->run(v), VCPU_EXIT_DEBUG);
+	v->events = 0;
+	r->p.watches = 0;
+	assert_int_equal(go(r, false), VCPU_EXIT_HLT);
+	assert_int_equal(peek(r->b, DATA, 4), (u32)(DATA + 512));
+}
+
 FOR_ALL(watch_of_reads_stops_behind_reads_alone, touches)
 {
 	add_watch(r, DATA + 8, 4, DEBUG_READ);
@@ -451,6 +508,8 @@ int main(void)
 		cmocka_unit_test(step_of_a_guest_that_steps_itself),
 		cmocka_unit_test(step_into_a_system_call),
 		cmocka_unit_test(watch_stops_behind_each_write),
+		cmocka_unit_test(watch_stops_a_rep_at_the_element),
+		cmocka_unit_test(watch_stops_hot_code_and_an_interrupt_waits),
 		cmocka_unit_test(watch_of_reads_stops_behind_reads_alone),
 		cmocka_unit_test(watch_over_a_page_boundary_sees_both_sides),
 		cmocka_unit_test(watch_sees_what_an_exception_pushes),

@@ -12,6 +12,7 @@
 
 #include "mem/io.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 #include "x86/stats.h"
 
 /* Elements before a look at events. */
@@ -170,6 +171,8 @@ static enum op_result rep(struct vcpu *v, const struct insn *in, string_fn *one)
 		if (!one(v, in))
 			return OP_FAULT;
 		reg_set(v, RCX, in->adsize, --left);
+		if (debugger_was_hit(v))
+			break;
 	}
 	return rep_end(left);
 }
@@ -196,6 +199,8 @@ static enum op_result rep_while(struct vcpu *v, const struct insn *in, string_fn
 		reg_set(v, RCX, in->adsize, --left);
 		if (!!(v->cc & RFLAGS_ZF) != want)
 			return OP_NEXT;
+		if (debugger_was_hit(v))
+			break;
 	}
 	if (left)
 		v->cc = cc;
@@ -336,6 +341,8 @@ static enum op_result rep_runs(struct vcpu *v, const struct insn *in, string_fn 
 		n -= done;
 		left -= done;
 		reg_set(v, RCX, in->adsize, left);
+		if (debugger_was_hit(v))
+			break;
 	}
 	return rep_end(left);
 }

@@ -176,13 +176,29 @@ void step_repeats(struct vcpu *v)
 	vcpu_mode_changed(v);
 }
 
+/* Instructions from *in on, up to one that hits a watchpoint. */
+static enum op_result run_watched(struct vcpu *v, const struct insn **in)
+{
+	for (;; (*in)++) {
+		enum op_result r = (*in)->fn(v, *in);
+
+		if (r != OP_NEXT)
+			return r;
+		if (debugger_was_hit(v))
+			return OP_END;
+	}
+}
+
 enum step step_block(struct vcpu *v, struct block *b)
 {
 	const struct insn *in = b->insn;
 	enum op_result r;
 
-	while (likely((r = in->fn(v, in)) == OP_NEXT))
-		in++;
+	if (unlikely(v->debug != NULL))
+		r = run_watched(v, &in);
+	else
+		while (likely((r = in->fn(v, in)) == OP_NEXT))
+			in++;
 	v->stats->insns += (u64)(in - b->insn);
 	switch (r) {
 	case OP_JUMP:

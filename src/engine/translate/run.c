@@ -25,6 +25,7 @@
 #include "host/sig.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 #include "x86/except.h"
 #include "x86/stats.h"
 
@@ -314,7 +315,8 @@ static enum step run_one(struct translator *t)
 	struct block *b;
 
 	t->f->link = NULL;
-	if (unlikely(v->shadow || v->step_check || v->pending_db)) {
+	if (unlikely(v->shadow || v->step_check || v->pending_db ||
+		     (t->options.run_block && debugger_watches(v)))) {
 		t->strayed = true;
 		return step_one(v, &t->cache);
 	}
