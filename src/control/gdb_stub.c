@@ -165,7 +165,8 @@ static void say_stop(struct gdb_stub *s, unsigned cpu, enum debug_stop why)
 	gdb_text_add(&s->reply, "T%02xthread:%x;", sig, cpu + 1);
 	if (why == DEBUG_WATCH)
 		say_watch(s, debug_vcpu(s->cfg.debug, cpu));
-	if (why != DEBUG_BREAK)
+	/* Where CS has a base gdb knows of no breakpoint at RIP, and would go on. */
+	if (why != DEBUG_BREAK || at != v->rip)
 		return;
 	if (s->swbreak && find_point(s, POINT_SOFT, at))
 		gdb_text_add(&s->reply, "swbreak:;");

@@ -249,6 +249,16 @@ static void cuts_make(struct debug *d)
 	}
 }
 
+/*
+ * gdb itself goes over a breakpoint that it was told of, but where CS has a base it does
+ * not see that there is one: it compares the address with RIP.
+ */
+static void go_over(struct vcpu *v, struct vcpu_debug *c)
+{
+	c->past = (u32)(v->seg[CS].base + v->rip);
+	c->over = c->stop == DEBUG_BREAK && !in_64bit(v) && c->past != v->rip;
+}
+
 /* What the CPU needs to know before it goes on. */
 static void prepare(struct debug *d, unsigned i, enum debug_action action)
 {
@@ -256,6 +266,7 @@ static void prepare(struct debug *d, unsigned i, enum debug_action action)
 	struct vcpu_debug *c = &d->cpu[i];
 
 	if (action != DEBUG_HOLD) {
+		go_over(v, c);
 		c->step = action == DEBUG_ONE;
 		c->stop = DEBUG_NONE;
 	}

@@ -46,7 +46,9 @@ enum debug_stop {
 
 struct vcpu_debug {
 	const struct debug_points *points;
-	bool step;            /* stop behind one instruction */
+	bool step; /* stop behind one instruction */
+	bool over; /* there is no breakpoint at 'past', for one instruction */
+	gva_t past;
 	enum debug_stop stop; /* why it stopped, DEBUG_NONE before */
 	unsigned watch;       /* DEBUG_WATCH: which */
 	gva_t lin;            /* and the address that was accessed */

@@ -310,6 +310,32 @@ FOR_ALL(break_of_one_stops_all)
 	end(r, VM_STOPPED);
 }
 
+/* gdb does not see that the CPU is at its breakpoint, so it is not taken away. */
+FOR_ALL(break_where_cs_has_a_base_is_gone_over)
+{
+	struct vcpu *v = vm_vcpu(r->vm, 0);
+	u64 nop;
+
+	v->seg[CS].sel = 0x80;
+	v->seg[CS].base = 0x800;
+	v->rip = CODE - 0x800;
+	nop = SPIN_NOP - 0x800;
+	vcpu_sync(v);
+	debug_pause(r->debug);
+	await_stop(r);
+	start(r);
+	await_stop(r);
+	assert_true(debug_add_break(r->debug, SPIN_NOP));
+	for (u32 i = 1; i < 5; i++) {
+		resume(r, DEBUG_RUN, DEBUG_HOLD);
+		assert_stop(r, 0, DEBUG_BREAK, nop);
+		assert_int_equal(count(r, 0), i);
+	}
+	resume(r, DEBUG_ONE, DEBUG_HOLD);
+	assert_stop(r, 0, DEBUG_STEP, nop + 1);
+	end(r, VM_STOPPED);
+}
+
 FOR_ALL(one_steps_while_the_other_runs)
 {
 	u32 was;
@@ -432,6 +458,7 @@ int main(void)
 		cmocka_unit_test(pause_stops_all_and_resume_lets_them_go),
 		cmocka_unit_test(pause_before_the_start_holds_the_first_instruction),
 		cmocka_unit_test(break_of_one_stops_all),
+		cmocka_unit_test(break_where_cs_has_a_base_is_gone_over),
 		cmocka_unit_test(one_steps_while_the_other_runs),
 		cmocka_unit_test(watch_sees_the_other_cpu),
 		cmocka_unit_test(halted_cpu_stops_and_halts_on),

@@ -151,8 +151,9 @@ static enum step step_debugged(struct vcpu *v, struct block_cache *c)
 		return STEP_DEBUG;
 	/* A trap that is due comes before the instruction. */
 	if ((!v->pending_db || (v->shadow & SHADOW_MOVSS)) &&
-	    debugger_stops_at(v, linear_rip(v)))
+	    !(d->over && d->past == linear_rip(v)) && debugger_stops_at(v, linear_rip(v)))
 		return STEP_DEBUG;
+	d->over = false;
 	s = execute(v, c, &again);
 	if (s == STEP_SHUTDOWN)
 		return s;
