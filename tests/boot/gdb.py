@@ -209,6 +209,24 @@ def kernel_session(engine, symbols):
         machine.kill()
 
 
+def kernel_threads(engine, symbols):
+    """One CPU steps while the others are held; all go on."""
+    machine = Machine("-engine", engine, "-smp", "2", "-S", "-append", "nokaslr", "--",
+                      "sh", "-c", "uname -r & uname -r & wait")
+    call = symbols["__x64_sys_newuname"]
+    try:
+        Gdb(machine, f"break *{call:#x}", "continue", "info threads",
+            "set scheduler-locking on", "stepi", "stepi", "p (long)$rip != " + hex(call),
+            "set scheduler-locking off", "continue", "thread apply all p $cr0 & 1",
+            "delete", "detach").says(
+                r"hit Breakpoint 1|Breakpoint 1, ", "Thread 1 ", r"\$1 = 1$",
+                "Breakpoint 1, ", "= 1$", "detached")
+        if len(machine.end(0).splitlines()) != 2:
+            raise Failed("the commands did not go on")
+    finally:
+        machine.kill()
+
+
 # ---- the socket ----
 
 def port_in_use():
@@ -263,6 +281,7 @@ def main():
         symbols = kernel_symbols()
         for engine in ENGINES:
             case(engine + "_kernel_session", kernel_session, engine, symbols)
+            case(engine + "_kernel_threads", kernel_threads, engine, symbols)
     shutil.rmtree(tmp)
     sys.exit(failures != 0)
 
