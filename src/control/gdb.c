@@ -221,7 +221,7 @@ static void tell_port(const struct gdb *g)
 	    getnameinfo((struct sockaddr *)&a, len, NULL, 0, port, sizeof(port),
 			NI_NUMERICSERV))
 		return;
-	log_warn("-gdb: port %s", port);
+	fprintf(stderr, "umbra: -gdb: port %s\n", port);
 }
 
 /* ---- the client ---- */

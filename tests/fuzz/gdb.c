@@ -42,10 +42,15 @@ static void check(struct gdb_rig *r, bool mmio)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct gdb_rig *r = gdb_rig_new();
+	/* To make a machine takes longer than what is done with it. */
+	static struct gdb_rig *r;
 	/* "mmio", as it stands in a monitor command: devices may be reached then. */
 	bool mmio = size && memmem(data, size, "6d6d696f", 8);
 
+	if (r)
+		gdb_rig_reset(r);
+	else
+		r = gdb_rig_new();
 	for (size_t i = 0; i < size;) {
 		size_t n;
 
@@ -66,7 +71,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		}
 		check(r, mmio);
 	}
-	gdb_stub_detach(r->stub);
-	gdb_rig_free(r);
 	return 0;
 }

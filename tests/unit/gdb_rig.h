@@ -137,6 +137,7 @@ static void rig_long_mode(struct vcpu *v)
 	v->cr4 = CR4_PAE;
 	v->efer = EFER_LME | EFER_LMA;
 	v->rip = 0x1000;
+	v->activity = ACT_RUNNING;
 	vcpu_sync(v);
 }
 
@@ -149,6 +150,20 @@ static void rig_page_tables(struct gdb_rig *r)
 	/* 16 MiB. */
 	for (unsigned i = 0; i < 8; i++)
 		le_store(r->ram + RIG_PD + 8 * i, (u64)i << 21 | 0x83, 8);
+}
+
+/* As new, but for memory elsewhere than in the page tables. */
+static void gdb_rig_reset(struct gdb_rig *r)
+{
+	gdb_stub_detach(r->stub);
+	vm_reset_cpus(r->vm);
+	memset(r->ram + RIG_PML4, 0, 3 * PAGE_SIZE);
+	rig_page_tables(r);
+	for (unsigned i = 0; i < RIG_CPUS; i++)
+		rig_long_mode(vm_vcpu(r->vm, i));
+	r->out_len = 0;
+	r->device = r->resets = r->quits = r->hang_ups = 0;
+	gdb_stub_attach(r->stub);
 }
 
 static struct gdb_rig *gdb_rig_new(void)
@@ -179,7 +194,6 @@ static struct gdb_rig *gdb_rig_new(void)
 	    phys_add_mmio(r->phys, "dev", RIG_DEV, 4096, &rig_device, r, &err))
 		abort();
 	r->ram = phys_host(r->phys, 0, RIG_RAM, true);
-	rig_page_tables(r);
 	memset(r->cpuid.features, 0xff, sizeof(r->cpuid.features));
 	r->cpuid.phys_bits = 40;
 	r->cpuid.linear_bits = 48;
@@ -191,13 +205,11 @@ static struct gdb_rig *gdb_rig_new(void)
 	debug.vm = stub.vm = r->vm;
 	stub.debug = r->debug = debug_new(&debug);
 	r->stub = gdb_stub_new(&stub);
-	for (unsigned i = 0; i < RIG_CPUS; i++)
-		rig_long_mode(vm_vcpu(r->vm, i));
-	gdb_stub_attach(r->stub);
+	gdb_rig_reset(r);
 	return r;
 }
 
-static void gdb_rig_free(struct gdb_rig *r)
+__attribute__((unused)) static void gdb_rig_free(struct gdb_rig *r)
 {
 	gdb_stub_free(r->stub);
 	debug_free(r->debug);
