@@ -331,6 +331,8 @@ static void accept_client(void *opaque, unsigned events)
 		return;
 	}
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	/* One that is gone without a word must not keep others out for ever. */
+	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 	g->watch_client = loop_add(pc_loop(g->pc), fd, 0, client_ready, g, &err);
 	if (!g->watch_client) {
 		log_warn("-gdb: %s", err.msg);

@@ -155,6 +155,10 @@ void debug_started(struct debug *d)
 	pthread_mutex_lock(&d->lock);
 	d->alive = d->all;
 	d->parked = 0;
+	/* Why somebody had stopped before a reset says nothing any more. */
+	d->untold = 0;
+	for (unsigned i = 0; i < VM_MAX_VCPUS; i++)
+		d->cpu[i].stop = DEBUG_NONE;
 	/* Those who were waited for last time are to be waited for again. */
 	if (d->stopped) {
 		d->stopped = false;
