@@ -18,6 +18,7 @@
 
 #include "base/bits.h"
 #include "base/keyval.h"
+#include "control/gdb.h"
 
 #define RAM_DEFAULT MiB(512)
 
@@ -621,6 +622,29 @@ static int set_engine(struct run_options *o, const char *val, struct error *err)
 	return 0;
 }
 
+static int set_gdb(struct run_options *o, const char *val, struct error *err)
+{
+	if (o->gdb)
+		return error_set(err, -EINVAL, "-gdb %s: there is one already, %s", val,
+				 o->gdb);
+	o->gdb = val;
+	return gdb_check("gdb", val, err);
+}
+
+static int set_gdb_default(struct run_options *o, const char *val, struct error *err)
+{
+	(void)val;
+	return set_gdb(o, "tcp::1234", err);
+}
+
+static int set_hold(struct run_options *o, const char *val, struct error *err)
+{
+	(void)val;
+	(void)err;
+	o->hold = true;
+	return 0;
+}
+
 static int set_no_reboot(struct run_options *o, const char *val, struct error *err)
 {
 	(void)val;
@@ -678,6 +702,9 @@ static const struct option options[] = {
 	{ "nographic", VALUE_NONE,   NULL, "console on standard input and output; always so", set_nothing },
 	{ "no-reboot", VALUE_NONE,   NULL, "end when the guest reboots", set_no_reboot },
 	{ "rtc",       VALUE_NEEDED, "base=X", "real-time clock: utc, localtime, or a date", set_rtc },
+	{ "gdb",       VALUE_NEEDED, "WHERE", "wait for gdb: tcp:HOST:PORT, tcp::PORT, unix:PATH", set_gdb },
+	{ "s",         VALUE_NONE,   NULL, "the same as -gdb tcp::1234", set_gdb_default },
+	{ "S",         VALUE_NONE,   NULL, "stop before the first instruction, for gdb", set_hold },
 	{ "name",      VALUE_NEEDED, "NAME", "name shown in messages", set_name },
 	{ "stats",     VALUE_MAYBE,  "text|json", "statistics on standard error at the end", set_stats },
 	{ "verbose",   VALUE_NONE,   NULL, "say more; with a command, show the guest's console", set_verbose },
@@ -695,13 +722,13 @@ static const char *const accepted[] = { "no-user-config", "no-fd-bootchk", NULL 
 
 /* Other options of QEMU. */
 static const char *const missing[] = {
-	"S", "acpitable", "action", "add-fd", "audiodev", "bios", "blockdev", "boot",
+	"acpitable", "action", "add-fd", "audiodev", "bios", "blockdev", "boot",
 	"cdrom", "compat", "d", "daemonize", "drive", "enable-kvm", "fda",
-	"fdb", "fsdev", "full-screen", "gdb", "global", "hda", "hdb", "hdc", "hdd",
+	"fdb", "fsdev", "full-screen", "global", "hda", "hdb", "hdc", "hdd",
 	"icount", "incoming", "iscsi", "k", "L", "loadvm", "mem-path", "mem-prealloc", "mon",
 	"msg", "netdev", "no-acpi", "no-shutdown", "numa", "object", "only-migratable",
 	"option-rom", "overcommit", "pflash", "pidfile", "plugin", "preconfig", "qmp",
-	"qmp-pretty", "readconfig", "runas", "s", "sandbox", "sd", "set", "singlestep", "smbios",
+	"qmp-pretty", "readconfig", "runas", "sandbox", "sd", "set", "singlestep", "smbios",
 	"snapshot", "spice", "tb-size", "tpmdev", "trace", "usb", "usbdevice", "uuid", "virtfs",
 	"watchdog", "watchdog-action", "writeconfig", NULL,
 };
@@ -857,6 +884,10 @@ static int check(struct run_options *o, struct error *err)
 		stdio += o->serial[i].backend == BACKEND_STDIO;
 	if (stdio > 1)
 		return error_set(err, -EINVAL, "stdio can be used for only one device");
+	if (o->hold && !o->gdb)
+		return error_set(err, -EINVAL,
+				 "-S: nobody could let the machine go; -s or -gdb is "
+				 "needed too");
 	if (!o->command)
 		return 0;
 	if (stdio)

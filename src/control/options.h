@@ -55,6 +55,7 @@ struct run_options {
 	enum run_action action;
 	const char *kernel, *initrd, *append; /* NULL: not given */
 	const char *cpu, *engine, *name;      /* NULL: not given */
+	const char *gdb;                      /* where to wait for it; NULL: do not */
 	u64 ram_size;                         /* bytes */
 	unsigned cpus;                        /* asked for */
 	struct port_option serial[PC_SERIALS];
@@ -72,6 +73,7 @@ struct run_options {
 	enum rtc_base rtc_base;
 	i64 rtc_date; /* seconds since 1970, for RTC_BASE_DATE */
 	bool no_reboot, verbose;
+	bool hold; /* before the first instruction */
 	enum stats_format stats;
 	char **command; /* what is behind "--", ends with NULL; NULL: none */
 };

@@ -1,5 +1,6 @@
 /*
- * The state of a CPU in words and numbers, for a guest that triple-faulted.
+ * The state of a CPU in words and numbers, for a guest that triple-faulted and for
+ * debuggers.
  *
  * Names and bits are those of SDM volume 3 chapters 2 (control registers), 3
  * (segments), 4.7 (page-fault error code) and 6 (exceptions). Reads guest memory without
@@ -258,7 +259,9 @@ void report_cpu(FILE *out, struct vcpu *v)
 	fprintf(out, "  CPU %u in %s, %s, CPL %u, interrupts %s\n", v->index,
 		mode_text(v), paging_text(v), v->cpl,
 		v->flags & RFLAGS_IF ? "on" : "off");
-	print_exception(out, v);
+	/* Of a CPU that runs, the one before may be long ago. */
+	if (v->activity == ACT_SHUTDOWN)
+		print_exception(out, v);
 	print_gprs(out, v);
 	print_flags(out, v);
 	print_segments(out, v);

@@ -1,4 +1,4 @@
-/* What a CPU was doing when it shut down, on one screen. */
+/* What a CPU does, or did when it shut down, on one screen. */
 #pragma once
 
 #include <stdio.h>

@@ -14,6 +14,7 @@
 #include "control/agent.h"
 #include "control/console.h"
 #include "control/engines.h"
+#include "control/gdb.h"
 #include "control/report.h"
 #include "control/session.h"
 #include "control/statsprint.h"
@@ -197,6 +198,9 @@ static int run(struct session *s)
 	end = pc_run(s->pc);
 	session_close(s);
 	status = s->signal ? 0 : exit_status(s, end);
+	gdb_exited(s->gdb, s->signal ? 128 + s->signal : status);
+	gdb_close(s->gdb);
+	s->gdb = NULL;
 	print_stats(s, end);
 	if (s->signal)
 		term_die(s->signal);

@@ -22,6 +22,7 @@
 #include "control/agent.h"
 #include "control/console.h"
 #include "control/engines.h"
+#include "control/gdb.h"
 #include "control/term.h"
 #include "control/writer.h"
 #include "cpu/hostcpu.h"
@@ -394,6 +395,8 @@ int session_open(struct session *s, struct error *err)
 	introduce(s);
 	if (events_open(s, err) || start_writers(s, err))
 		return STATUS_FAILED;
+	if (s->o.gdb && gdb_open(&s->gdb, s->o.gdb, s->o.hold, s->pc, err))
+		return STATUS_FAILED;
 	return STATUS_OK;
 }
 
@@ -425,6 +428,7 @@ void session_fini(struct session *s)
 			console_detach(s->console[i]);
 	if (s->agent)
 		agent_detach(s->agent);
+	gdb_close(s->gdb);
 	/* Writers call into the machine. */
 	if (s->err != s->out)
 		writer_free(s->err);

@@ -12,6 +12,7 @@ struct agent;
 struct clock;
 struct console;
 struct feed;
+struct gdb;
 struct input;
 struct loop_fd;
 struct writer;
@@ -49,6 +50,7 @@ struct session {
 	struct agent *agent; /* when there is a command */
 	struct input *input; /* of the command */
 	struct feed *winsize;
+	struct gdb *gdb;
 
 	int signals; /* signalfd */
 	struct loop_fd *watch;

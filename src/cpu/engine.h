@@ -13,6 +13,7 @@ enum vcpu_exit {
 	VCPU_EXIT_EVENT,    /* v->events has something for the run loop, or may have */
 	VCPU_EXIT_HLT,      /* HLT was executed: v->activity is ACT_HLT */
 	VCPU_EXIT_SHUTDOWN, /* triple fault: v->activity is ACT_SHUTDOWN */
+	VCPU_EXIT_DEBUG,    /* a debugger's break, watch or step: v->debug->stop */
 	VCPU_EXIT_ERROR,    /* the engine itself failed; logged */
 	VCPU_EXIT_COUNT,
 };

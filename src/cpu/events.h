@@ -4,7 +4,7 @@
  */
 #pragma once
 
-#include "x86/vcpu.h"
+#include "x86/debugger.h"
 
 /*
  * Must run() be left for these events, or a halted CPU wake? STI and MOV SS hold
@@ -21,6 +21,8 @@ static inline bool vcpu_event_ready(const struct vcpu *v, u32 ev)
 		return false;
 	/* Traps of the last instruction come first (SDM 3 table 6-2). */
 	if (v->pending_db)
+		return false;
+	if (debugger_holds_interrupts(v))
 		return false;
 	if ((ev & EV_NMI) && !v->nmi_blocked && !v->shadow)
 		return true;

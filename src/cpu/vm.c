@@ -21,6 +21,7 @@
 
 #include "base/alloc.h"
 #include "base/log.h"
+#include "cpu/debug.h"
 #include "cpu/events.h"
 #include "cpu/msrmap.h"
 #include "host/lowmem.h"
@@ -52,6 +53,7 @@ struct vm {
 	enum vm_end end;  /* atomic; the first reason stays */
 	unsigned running; /* atomic: vCPU threads that have not left */
 	struct vcpu *fault_vcpu;
+	struct debug *debug; /* NULL: no debugger can come */
 	void (*ended)(void *opaque);
 	void *ended_opaque;
 };
@@ -140,6 +142,16 @@ void vm_free(struct vm *vm)
 unsigned vm_cpus(const struct vm *vm)
 {
 	return vm->cpus;
+}
+
+const struct engine *vm_engine(const struct vm *vm)
+{
+	return vm->cfg.engine;
+}
+
+void vm_set_debug(struct vm *vm, struct debug *d)
+{
+	vm->debug = d;
 }
 
 struct vcpu *vm_vcpu(struct vm *vm, unsigned index)
@@ -234,9 +246,16 @@ void vcpu_apic_base_changed(struct vcpu *v)
 	tlb_flush_all(v);
 }
 
-static enum vm_end vm_why(struct vm *vm)
+enum vm_end vm_why(struct vm *vm)
 {
 	return __atomic_load_n(&vm->end, __ATOMIC_SEQ_CST);
+}
+
+/* As long as the debugger wants this CPU to stay where it is. */
+static void park(struct cpu *c)
+{
+	if (c->vm->debug && debug_holds(c->vm->debug, &c->v))
+		debug_park(c->vm->debug, &c->v);
 }
 
 static void shut_down(struct cpu *c)
@@ -244,6 +263,9 @@ static void shut_down(struct cpu *c)
 	enum vm_end none = VM_RUNNING;
 
 	c->v.activity = ACT_SHUTDOWN;
+	if (c->vm->debug)
+		debug_shutdown(c->vm->debug, &c->v);
+	park(c);
 	if (__atomic_compare_exchange_n(&c->vm->end, &none, VM_TRIPLE_FAULT, false,
 					__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
 		c->vm->fault_vcpu = &c->v;
@@ -373,23 +395,33 @@ static void *cpu_thread(void *arg)
 	struct clock *clk = vm->cfg.clock;
 
 	while (vm_why(vm) == VM_RUNNING) {
-		vns_t start = clock_now(clk);
+		vns_t start;
 
+		park(c);
+		if (vm_why(vm) != VM_RUNNING)
+			break;
+		start = clock_now(clk);
 		if (c->v.activity != ACT_RUNNING) {
 			wait_event(c);
 			c->stats.ns_idle += (u64)(clock_now(clk) - start);
 			take_events(c);
+			if (vm->debug)
+				debug_woken(vm->debug, &c->v);
 			continue;
 		}
 		switch (vm->cfg.engine->run(&c->v)) {
 		case VCPU_EXIT_EVENT: c->stats.exit_event++; break;
 		case VCPU_EXIT_HLT: c->stats.exit_hlt++; break;
 		case VCPU_EXIT_SHUTDOWN: shut_down(c); break;
+		/* Events wait until the debugger lets it go. */
+		case VCPU_EXIT_DEBUG: debug_hit(vm->debug, &c->v); continue;
 		default: vm_end(vm, VM_FAILED); break;
 		}
 		c->stats.ns_run += (u64)(clock_now(clk) - start);
 		take_events(c);
 	}
+	if (vm->debug)
+		debug_left(vm->debug, &c->v);
 	if (!__atomic_sub_fetch(&vm->running, 1, __ATOMIC_SEQ_CST) && vm->ended)
 		vm->ended(vm->ended_opaque);
 	return NULL;
@@ -407,6 +439,8 @@ int vm_start(struct vm *vm, struct error *err)
 {
 	__atomic_store_n(&vm->end, VM_RUNNING, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&vm->running, vm->cpus, __ATOMIC_SEQ_CST);
+	if (vm->debug)
+		debug_started(vm->debug);
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		struct cpu *c = vm->cpu[i];
 		int ret = pthread_create(&c->thread, NULL, cpu_thread, c);
@@ -444,6 +478,8 @@ void vm_end(struct vm *vm, enum vm_end why)
 				    __ATOMIC_SEQ_CST);
 	for (unsigned i = 0; i < vm->cpus; i++)
 		vcpu_kick(&vm->cpu[i]->v, EV_STOP);
+	if (vm->debug)
+		debug_wake(vm->debug);
 }
 
 struct vcpu *vm_fault_vcpu(struct vm *vm)

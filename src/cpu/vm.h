@@ -12,6 +12,7 @@
 #include "x86/stats.h"
 
 struct vm;
+struct debug;
 struct io_ports;
 struct lapic;
 struct phys;
@@ -53,6 +54,11 @@ void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic);
  * for SIPI. */
 void vm_reset_cpus(struct vm *vm);
 
+/* Has the vCPU threads stop where a debugger wants (cpu/debug.h). Borrowed; NULL: none.
+ */
+void vm_set_debug(struct vm *vm, struct debug *d);
+const struct engine *vm_engine(const struct vm *vm);
+
 /* Start the vCPU threads; vm_ended() tells when it is over. */
 int vm_start(struct vm *vm, struct error *err);
 /* Called once, on any thread, when the machine ends for whatever reason. Set before
@@ -65,6 +71,8 @@ enum vm_end vm_join(struct vm *vm);
 /* Any thread. The first reason stays. Returns at once; vCPUs stop at their next safe
  * point. */
 void vm_end(struct vm *vm, enum vm_end why);
+/* VM_RUNNING, or why it ends. Any thread. */
+enum vm_end vm_why(struct vm *vm);
 /* Which vCPU shut down, for VM_TRIPLE_FAULT; NULL otherwise. Machine stopped. */
 struct vcpu *vm_fault_vcpu(struct vm *vm);
 

@@ -10,6 +10,7 @@
 
 #include "mem/phys.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
 #include "x86/trial.h"
@@ -112,6 +113,8 @@ static void watch(struct vcpu *v, gva_t lin, unsigned len, bool write)
 {
 	if (unlikely(v->dr[7] & 0xff))
 		v->pending_db |= debug_match_data(v, lin, len, write);
+	if (unlikely(v->debug != NULL))
+		debugger_access(v, lin, len, write ? DEBUG_WRITE : DEBUG_READ);
 }
 
 /* Translate [lin, lin+len), at most two pages. p[1].len is 0 when one was enough. */
@@ -352,6 +355,8 @@ bool rmw_begin(struct vcpu *v, unsigned sreg, u64 off, unsigned size, struct rmw
 	    !translate_span(v, lin, size, ACC_WRITE, v->mmu_idx, p))
 		return false;
 	watch(v, lin, size, true);
+	if (unlikely(v->debug != NULL))
+		debugger_access(v, lin, size, DEBUG_READ);
 	m->gpa = p[0].hit.gpa;
 	m->size = (u8)size;
 	m->first = (u8)p[0].len;
@@ -398,7 +403,8 @@ void *mem_fast_ptr(struct vcpu *v, unsigned sreg, u64 off, unsigned len, enum ac
 		return NULL;
 	if (in_long_mode(v) && !is_canonical(v, lin))
 		return NULL;
-	if ((v->dr[7] & 0xff) || (v->trial && acc == ACC_WRITE))
+	if ((v->dr[7] & 0xff) || (debugger_watches(v) && debugger_page_watched(v, lin)) ||
+	    (v->trial && acc == ACC_WRITE))
 		return NULL;
 	if (!translate(v, lin, len, acc, v->mmu_idx, &p) || p.hit.code)
 		return NULL;

@@ -46,7 +46,7 @@ bool dr_write(struct vcpu *v, unsigned n, u64 val);
 u64 debug_match_data(const struct vcpu *v, gva_t lin, unsigned len, bool write);
 u64 debug_match_exec(const struct vcpu *v, gva_t lin);
 u64 debug_match_io(const struct vcpu *v, u16 port, unsigned len);
-/* Any data breakpoint in this linear page. */
+/* Any data breakpoint in this linear page, a debugger's included. */
 bool debug_page_watched(const struct vcpu *v, gva_t lin);
 /* Any instruction breakpoint at all. */
 bool debug_exec_enabled(const struct vcpu *v);

@@ -8,6 +8,7 @@
  */
 #include "x86/access.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 
 enum { RW_EXEC, RW_WRITE, RW_IO, RW_DATA };
 
@@ -85,6 +86,8 @@ u64 debug_match_io(const struct vcpu *v, u16 port, unsigned len)
 
 bool debug_page_watched(const struct vcpu *v, gva_t lin)
 {
+	if (unlikely(v->debug != NULL) && debugger_page_watched(v, lin))
+		return true;
 	if (likely(!(v->dr[7] & 0xff)))
 		return false;
 	for (unsigned n = 0; n < 4; n++)

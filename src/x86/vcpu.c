@@ -9,6 +9,7 @@
 #include "x86/access.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 #include "x86/msr.h"
 #include "x86/seg.h"
 #include "x86/xsave.h"
@@ -135,7 +136,8 @@ void vcpu_mode_changed(struct vcpu *v)
 									   : MMU_KERNEL;
 	v->ac_check = v->cpl == 3 && (v->flags & RFLAGS_AC) && (v->cr0 & CR0_AM);
 	/* The trap of a data or I/O breakpoint comes right behind the instruction. */
-	v->step_check = (v->flags & (RFLAGS_TF | RFLAGS_RF)) || (v->dr[7] & 0xff);
+	v->step_check = (v->flags & (RFLAGS_TF | RFLAGS_RF)) || (v->dr[7] & 0xff) ||
+			debugger_steps(v);
 }
 
 void rflags_set(struct vcpu *v, u64 rflags)

@@ -84,6 +84,7 @@ struct cpuid_table;
 struct vcpu_stats;
 struct native;
 struct trial;
+struct vcpu_debug;
 
 struct vcpu {
 	/* ---- architectural ---- */
@@ -127,7 +128,8 @@ struct vcpu {
 	u8 mmu_idx;    /* enum mmu_idx of explicit data accesses now */
 	bool la57;
 	bool ac_check;   /* alignment is checked now: CR0.AM, EFLAGS.AC, CPL 3 */
-	bool step_check; /* TF, code breakpoints or the like: one instruction at a time */
+	bool step_check; /* TF, code breakpoints, a debugger's step: one instruction at a
+			    time */
 	u8 phys_bits;
 	u8 paging;              /* enum paging_mode (x86/walk.h) */
 	u64 phys_reserved;      /* bits above MAXPHYADDR in a table entry */
@@ -159,10 +161,13 @@ struct vcpu {
 	void (*tlb_flushed)(struct vcpu *v, u64 page);
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);
-	struct native *native; /* stubs for vector and x87 instructions
-				  (engine/interp/native.c) */
-	struct trial *trial;   /* NULL, or this is a stand-in whose writes are taken back
-				  (x86/trial.h) */
+	struct native *native;    /* stubs for vector and x87 instructions
+				     (engine/interp/native.c) */
+	struct vcpu_debug *debug; /* NULL, or what a debugger wants (x86/debugger.h) */
+	const u64 *cuts; /* NULL, or offsets in a page where blocks begin: its breakpoints
+			  */
+	struct trial *trial; /* NULL, or this is a stand-in whose writes are taken back
+				(x86/trial.h) */
 	struct tlb tlb;
 };
 
@@ -274,6 +279,9 @@ static inline void vcpu_park(struct vcpu *v)
 	if (v->vec_live)
 		v->vec_park(v);
 }
+
+/* Could the architecture and this CPU's features get into this state? */
+bool vcpu_consistent(const struct vcpu *v);
 
 struct error;
 struct state_buf;

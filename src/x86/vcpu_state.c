@@ -160,6 +160,11 @@ static const char *unsupported(const struct vcpu *v)
 	return NULL;
 }
 
+bool vcpu_consistent(const struct vcpu *v)
+{
+	return vcpu_valid(v) && !unsupported(v);
+}
+
 int vcpu_load(struct vcpu *v, struct state_buf *b, struct error *err)
 {
 	const char *what;

@@ -350,6 +350,81 @@ bool walk_peek(struct vcpu *v, gva_t va, gpa_t *gpa)
 	}
 }
 
+/* The linear address with the given bits from 'bit' on, sign-extended in long mode. */
+static gva_t lin_extend(enum paging_mode mode, gva_t lin)
+{
+	unsigned shift = mode == PAGING_5LEVEL ? 64 - 57 : 64 - 48;
+
+	return mode < PAGING_4LEVEL ? lin : (gva_t)((i64)(lin << shift) >> shift);
+}
+
+/*
+ * Where the walk of 'lin' ends: the page, or how much the missing entry leaves out
+ * (*skip). False: missing.
+ */
+static bool peek_page(struct vcpu *v, enum paging_mode mode, gva_t lin,
+		      struct walk_range *r, u64 *skip, unsigned *budget)
+{
+	const struct format *f = &formats[mode];
+	unsigned shift = f->top_shift;
+	gpa_t table = v->cr3 & (mode == PAGING_32 ? BITS(31, 12) : BITS(51, 12));
+	bool nx = false;
+
+	r->user = r->writable = true;
+	*skip = GiB(1);
+	if (mode == PAGING_PAE) {
+		if (!(v->pdpte[bits_get(lin, 31, 30)] & PTE_P))
+			return false;
+		table = v->pdpte[bits_get(lin, 31, 30)] & BITS(51, 12);
+	}
+	for (;;) {
+		u64 index = (lin >> shift) & (BIT(f->index_bits) - 1);
+		const void *host = phys_host(v->phys, table + index * f->entry_size,
+					     f->entry_size, false);
+		u64 entry = host ? le_load(host, f->entry_size) : 0;
+
+		*skip = BIT(shift);
+		if (!*budget)
+			return false;
+		--*budget;
+		if (!(entry & PTE_P))
+			return false;
+		r->user &= !!(entry & PTE_U);
+		r->writable &= !!(entry & PTE_W);
+		nx |= f->entry_size == 8 && (entry & PTE_NX);
+		if (is_leaf(v, mode, shift, entry)) {
+			r->len = BIT(shift);
+			r->lin = lin & ~(r->len - 1);
+			r->gpa = entry & BITS(51, shift);
+			r->exec = !nx;
+			return true;
+		}
+		table = entry & (mode == PAGING_32 ? BITS(31, 12) : BITS(51, 12));
+		shift -= f->index_bits;
+	}
+}
+
+bool walk_next(struct vcpu *v, gva_t from, struct walk_range *r, unsigned *budget)
+{
+	enum paging_mode mode = paging_mode(v);
+	u64 skip;
+
+	if (mode == PAGING_NONE)
+		return false;
+	for (gva_t lin = from; *budget;) {
+		lin = lin_extend(mode, lin);
+		if (mode < PAGING_4LEVEL && lin >> 32)
+			return false;
+		if (peek_page(v, mode, lin, r, &skip, budget))
+			return true;
+		lin = (lin & ~(skip - 1)) + skip;
+		/* All of it has been looked at. */
+		if (!lin)
+			return false;
+	}
+	return false;
+}
+
 bool pdpte_load(struct vcpu *v, u64 cr3)
 {
 	u64 e[4];

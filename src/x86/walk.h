@@ -34,6 +34,19 @@ bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct wa
  * mapped. */
 bool walk_peek(struct vcpu *v, gva_t va, gpa_t *gpa);
 
+/* A page as the tables map it, whatever its size. */
+struct walk_range {
+	gva_t lin;
+	u64 len;
+	gpa_t gpa;
+	bool user, writable, exec;
+};
+/*
+ * Debuggers: the first page mapped at or behind 'from'; non-canonical addresses are left
+ * out. *budget counts down the entries read. False: there is none, or the budget is 0.
+ */
+bool walk_next(struct vcpu *v, gva_t from, struct walk_range *r, unsigned *budget);
+
 /*
  * PAE: read the four PDPTEs at this CR3 into v->pdpte. False with #GP(0) raised when one
  * has reserved bits set (SDM 3 section 4.4.1).

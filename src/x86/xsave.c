@@ -542,7 +542,7 @@ static unsigned tag_of(u64 mantissa, unsigned exponent)
 	return mantissa >> 63 ? 0 : 2;
 }
 
-static u16 full_tags(const struct vcpu *v)
+u16 xsave_full_tags(const struct vcpu *v)
 {
 	unsigned abridged = (unsigned)get(v, XSAVE_FTW, 1);
 	unsigned top = (unsigned)get(v, XSAVE_FSW, 2) >> 11 & 7;
@@ -559,7 +559,7 @@ static u16 full_tags(const struct vcpu *v)
 	return tags;
 }
 
-static u8 abridged_tags(u64 tags)
+u8 xsave_abridged_tags(u64 tags)
 {
 	u8 abridged = 0;
 
@@ -593,7 +593,7 @@ static void env_format(const struct vcpu *v, u8 env[28], unsigned opsize)
 	unsigned size = opsize == 2 ? 2 : 4;
 	const u64 ones = size == 4 ? 0xffff0000 : 0;
 	u64 w[7] = { get(v, XSAVE_FCW, 2) | ones, get(v, XSAVE_FSW, 2) | ones,
-		     full_tags(v) | ones };
+		     xsave_full_tags(v) | ones };
 
 	if (in_real_or_v86(v)) {
 		fip += fcs << 4;
@@ -636,7 +636,7 @@ static void env_load(struct vcpu *v, const u8 env[28], unsigned opsize)
 	for (unsigned i = 0; i < 7; i++)
 		w[i] = le_load(env + i * size, size);
 	turn_stack(v, w[1]);
-	set_control(v, w[0] & 0xffff, w[1] & 0xffff, abridged_tags(w[2]));
+	set_control(v, w[0] & 0xffff, w[1] & 0xffff, xsave_abridged_tags(w[2]));
 	if (in_real_or_v86(v))
 		set_pointers(v, (w[3] & 0xffff) | (w[4] >> 12 & 0xffff) << 16,
 			     (w[5] & 0xffff) | (w[6] >> 12 & 0xffff) << 16, 0, 0,

@@ -138,6 +138,10 @@ bool stmxcsr(struct vcpu *v, unsigned sreg, u64 off, bool vex);
 bool xgetbv(struct vcpu *v, u32 index, u64 *val);
 bool xsetbv(struct vcpu *v, u32 index, u64 val);
 
+/* The tag word with two bits a register, and the other way round. */
+u16 xsave_full_tags(const struct vcpu *v);
+u8 xsave_abridged_tags(u64 tags);
+
 /* XINUSE as XGETBV and XSAVEC have it: PKRU and a changed MXCSR counted in. */
 u64 xsave_inuse(const struct vcpu *v);
 

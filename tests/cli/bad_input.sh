@@ -35,6 +35,15 @@ refuses missing_nic '-nic user is not supported yet' run -nic user
 refuses missing_display '-display gtk is not supported yet' run -display gtk
 refuses missing_kvm '-enable-kvm is not supported yet' run -enable-kvm
 
+refuses gdb_port "'99999' is no port" run -gdb tcp::99999
+refuses gdb_word "'x' is no port" run -gdb tcp::x
+refuses gdb_scheme '-gdb udp::1234: tcp:HOST:PORT' run -gdb udp::1234
+refuses gdb_empty "-gdb : tcp:HOST:PORT" run -gdb ''
+refuses gdb_path '-gdb unix:: tcp:HOST:PORT' run -gdb unix:
+refuses gdb_path_long 'has at most 107 bytes' run -gdb "unix:$(printf %0200d 0)"
+refuses gdb_twice 'there is one already' run -s -gdb tcp::1
+refuses gdb_stop_alone '-S: nobody could let the machine go' run -S
+
 refuses memory_small 'memory of 1024 KiB is too small' run -m 1 -kernel "$tmp/text"
 refuses memory_zero 'memory of 0 KiB is too small' run -m 0 -kernel "$tmp/text"
 refuses memory_huge '-m: 1048576000 MiB are more than' run -m 1000T

@@ -22,7 +22,7 @@ prints doctor_kvm 0 '/dev/kvm' doctor
 prints doctor_code 0 'can be executed' doctor
 
 # Each option of the help is in the manual page, and the other way round.
-"$umbra" run --help | sed -n 's/^  --*\([a-z_-]*\).*/\1/p' | sort >"$tmp/help"
+"$umbra" run --help | sed -n 's/^  --*\([A-Za-z_-]*\).*/\1/p' | sort >"$tmp/help"
 awk '
 	/^\.SH/ { options = /OPTIONS/ }
 	options && last == ".TP" {

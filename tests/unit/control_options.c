@@ -113,6 +113,19 @@ static void dashes_and_equal_sign_are_one_spelling(void **state)
 	assert_null(o.command);
 }
 
+static void debugger_is_waited_for_where_asked(void **state)
+{
+	struct run_options o;
+
+	(void)state;
+	parse_ok(&o, WORDS(W("-s") W("-S")));
+	assert_string_equal(o.gdb, "tcp::1234");
+	assert_true(o.hold);
+	parse_ok(&o, WORDS(W("-gdb") W("unix:/run/g")));
+	assert_string_equal(o.gdb, "unix:/run/g");
+	assert_false(o.hold);
+}
+
 static void command_keeps_its_own_options(void **state)
 {
 	struct run_options o;
@@ -326,6 +339,7 @@ int main(void)
 		cmocka_unit_test(sizes_have_suffixes_and_fractions),
 		cmocka_unit_test(defaults_are_a_small_machine),
 		cmocka_unit_test(dashes_and_equal_sign_are_one_spelling),
+		cmocka_unit_test(debugger_is_waited_for_where_asked),
 		cmocka_unit_test(command_keeps_its_own_options),
 		cmocka_unit_test(smp_counts_in_all_spellings),
 		cmocka_unit_test(serial_ports_fill_up_in_order),

@@ -17,6 +17,7 @@
 #include "engine/interp/interp.h"
 #include "engine/interp/native.h"
 #include "engine/interp/ops.h"
+#include "x86/debugger.h"
 #include "x86/stats.h"
 
 #define ARENA_SIZE MiB(192) /* of address space; memory comes as it is used */
@@ -391,9 +392,11 @@ static bool fill_from_page(const struct block_cache *c, struct block *b, const u
 	while (b->insns < BLOCK_MAX_INSNS && b->bytes < avail) {
 		const u8 *p = bytes + b->bytes;
 		struct insn in;
-		enum decode_status s =
-			decode(p, avail - b->bytes, b->mode & 15, amd, &in);
+		enum decode_status s;
 
+		if (b->insns && (b->stop || debugger_cuts(v, b->gpa + b->bytes)))
+			return true;
+		s = decode(p, avail - b->bytes, b->mode & 15, amd, &in);
 		if (s == DECODE_MORE)
 			return b->insns > 0;
 		if (s != DECODE_OK) {
@@ -476,6 +479,7 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	b->mode = mode;
 	b->insns = b->bytes = 0;
 	b->once = !bytes;
+	b->stop = debugger_cuts(v, gpa);
 	b->count = 0;
 	b->span = 0;
 	b->lone = false;

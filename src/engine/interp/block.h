@@ -43,6 +43,8 @@ struct block {
 	u8 mode;   /* code size, and 16 for CPL 3; BLOCK_DEAD */
 	bool lone; /* for that engine: accesses are checked one by one */
 	bool once; /* not from RAM: not kept */
+	bool stop; /* a debugger may have a breakpoint here: one instruction, to be
+		      executed by step_one(), never translated */
 	u16 count; /* times it was found, for an engine that translates what is hot */
 	struct code_page *home; /* of the first byte */
 	struct tr_code *code;   /* that engine's translation, or NULL */

@@ -12,6 +12,7 @@
 
 #include "mem/io.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 #include "x86/stats.h"
 
 /* Elements before a look at events. */
@@ -172,6 +173,8 @@ static enum op_result rep(struct vcpu *v, const struct insn *in, string_fn *one)
 		if (!one(v, in))
 			return OP_FAULT;
 		reg_set(v, RCX, in->adsize, --left);
+		if (debugger_was_hit(v))
+			break;
 	}
 	return rep_end(left);
 }
@@ -201,6 +204,8 @@ static enum op_result rep_while(struct vcpu *v, const struct insn *in, string_fn
 		reg_set(v, RCX, in->adsize, --left);
 		if (!!(v->cc & RFLAGS_ZF) != want)
 			return OP_NEXT;
+		if (debugger_was_hit(v))
+			break;
 	}
 	if (left && restore)
 		v->cc = cc;
@@ -341,6 +346,8 @@ static enum op_result rep_runs(struct vcpu *v, const struct insn *in, string_fn 
 		n -= done;
 		left -= done;
 		reg_set(v, RCX, in->adsize, left);
+		if (debugger_was_hit(v))
+			break;
 	}
 	return rep_end(left);
 }

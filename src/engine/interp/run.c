@@ -38,6 +38,8 @@ static enum vcpu_exit interp_loop(struct vcpu *v, struct block_cache *c)
 
 			if (unlikely(!b))
 				s = step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
+			else if (unlikely(b->stop))
+				s = step_one(v, c);
 			else if (likely(v->code_size == 8 ||
 					v->rip + b->bytes - 1 <= v->seg[CS].limit))
 				s = step_block(v, b);
@@ -45,7 +47,9 @@ static enum vcpu_exit interp_loop(struct vcpu *v, struct block_cache *c)
 				s = step_one(v, c);
 		}
 		if (unlikely(s != STEP_ON))
-			return s == STEP_EXIT ? VCPU_EXIT_HLT : VCPU_EXIT_SHUTDOWN;
+			return s == STEP_EXIT    ? VCPU_EXIT_HLT
+			       : s == STEP_DEBUG ? VCPU_EXIT_DEBUG
+						 : VCPU_EXIT_SHUTDOWN;
 	}
 }
 

@@ -11,6 +11,7 @@
 
 #include "engine/interp/interp.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 #include "x86/except.h"
 #include "x86/stats.h"
 
@@ -75,7 +76,8 @@ static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf, bool
 	return step_debug(v);
 }
 
-enum step step_one(struct vcpu *v, struct block_cache *c)
+/* '*again': the instruction is a REP that is not done. */
+static enum step execute(struct vcpu *v, struct block_cache *c, bool *again)
 {
 	bool tf = v->flags & RFLAGS_TF, rf = v->flags & RFLAGS_RF;
 	u8 shadow = v->shadow;
@@ -111,6 +113,7 @@ enum step step_one(struct vcpu *v, struct block_cache *c)
 	if (r == OP_FAULT)
 		return step_fault(v);
 	if (r == OP_AGAIN) {
+		*again = true;
 		/* RF holds until the repeated instruction is done. */
 		if (rf) {
 			v->flags |= RFLAGS_RF;
@@ -133,6 +136,39 @@ enum step step_one(struct vcpu *v, struct block_cache *c)
 	return STEP_ON;
 }
 
+/*
+ * A debugger's step is one instruction, of a REP all iterations, or the delivery of its
+ * fault. What a watchpoint has seen since the last stop is told first.
+ */
+static enum step step_debugged(struct vcpu *v, struct block_cache *c)
+{
+	struct vcpu_debug *d = v->debug;
+	u64 rip = v->rip;
+	bool again = false;
+	enum step s;
+
+	if (d->stop != DEBUG_NONE)
+		return STEP_DEBUG;
+	/* A trap that is due comes before the instruction. */
+	if ((!v->pending_db || (v->shadow & SHADOW_MOVSS)) &&
+	    !(d->over && d->past == linear_rip(v)) && debugger_stops_at(v, linear_rip(v)))
+		return STEP_DEBUG;
+	d->over = false;
+	s = execute(v, c, &again);
+	if (s == STEP_SHUTDOWN)
+		return s;
+	if (d->stop == DEBUG_NONE && d->step && !(again && v->rip == rip))
+		d->stop = DEBUG_STEP;
+	return d->stop == DEBUG_NONE ? s : STEP_DEBUG;
+}
+
+enum step step_one(struct vcpu *v, struct block_cache *c)
+{
+	bool again;
+
+	return unlikely(v->debug != NULL) ? step_debugged(v, c) : execute(v, c, &again);
+}
+
 void step_repeats(struct vcpu *v)
 {
 	if (likely(!vcpu_events(v)))
@@ -141,13 +177,29 @@ void step_repeats(struct vcpu *v)
 	vcpu_mode_changed(v);
 }
 
+/* Instructions from *in on, up to one that hits a watchpoint. */
+static enum op_result run_watched(struct vcpu *v, const struct insn **in)
+{
+	for (;; (*in)++) {
+		enum op_result r = (*in)->fn(v, *in);
+
+		if (r != OP_NEXT)
+			return r;
+		if (debugger_was_hit(v))
+			return OP_END;
+	}
+}
+
 enum step step_block(struct vcpu *v, struct block *b)
 {
 	const struct insn *in = b->insn;
 	enum op_result r;
 
-	while (likely((r = in->fn(v, in)) == OP_NEXT))
-		in++;
+	if (unlikely(v->debug != NULL))
+		r = run_watched(v, &in);
+	else
+		while (likely((r = in->fn(v, in)) == OP_NEXT))
+			in++;
 	v->stats->insns += (u64)(in - b->insn);
 	switch (r) {
 	case OP_JUMP:

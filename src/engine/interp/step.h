@@ -12,13 +12,17 @@ enum step {
 	STEP_ON,
 	STEP_EXIT,     /* HLT */
 	STEP_SHUTDOWN, /* triple fault */
+	STEP_DEBUG,    /* v->debug wants to stop here */
 	STEP_FAILED,   /* the engine itself */
 };
 
 /* Deliver v->fault at v->rip. False: shutdown. */
 bool step_deliver(struct vcpu *v);
 
-/* The instruction at CS:RIP, with breakpoints, single-step and shadows. */
+/*
+ * The instruction at CS:RIP, with breakpoints, single-step and shadows, and what a
+ * debugger wants.
+ */
 enum step step_one(struct vcpu *v, struct block_cache *c);
 
 /*

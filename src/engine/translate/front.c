@@ -227,7 +227,7 @@ static const struct block *falls_into(const struct front *f, const struct block 
 	    ((next ^ b->gpa) & PAGE_MASK))
 		return NULL;
 	n = block_at(&f->t->cache, next, b->mode);
-	if (!n || n->once || n->page2 != GPA_NONE || n->lone ||
+	if (!n || n->once || n->page2 != GPA_NONE || n->lone || n->stop ||
 	    (!f->t->options.eager && n->count < TRACE_COUNT) ||
 	    f->insns + n->insns > TRACE_MAX)
 		return NULL;

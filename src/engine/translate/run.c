@@ -27,6 +27,7 @@
 #include "host/sig.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
+#include "x86/debugger.h"
 #include "x86/except.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
@@ -561,7 +562,8 @@ static enum step run_one(struct translator *t)
 	struct block *b;
 
 	t->f->link = NULL;
-	if (unlikely(v->shadow || v->step_check || v->pending_db)) {
+	if (unlikely(v->shadow || v->step_check || v->pending_db ||
+		     (t->options.run_block && debugger_watches(v)))) {
 		t->strayed = true;
 		return step_one(v, &t->cache);
 	}
@@ -569,6 +571,11 @@ static enum step run_one(struct translator *t)
 	if (unlikely(!b)) {
 		t->strayed = true;
 		return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
+	}
+	if (unlikely(b->stop)) {
+		t->lone = false;
+		t->strayed = true;
+		return step_one(v, &t->cache);
 	}
 	if (unlikely(t->lone)) {
 		t->lone = false;
@@ -650,6 +657,7 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		s = run_one(t);
 		if (unlikely(s != STEP_ON))
 			return s == STEP_EXIT       ? VCPU_EXIT_HLT
+			       : s == STEP_DEBUG    ? VCPU_EXIT_DEBUG
 			       : s == STEP_SHUTDOWN ? VCPU_EXIT_SHUTDOWN
 						    : VCPU_EXIT_ERROR;
 	}

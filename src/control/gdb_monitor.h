@@ -1,0 +1,19 @@
+/* What gdb's `monitor` command can ask. */
+#pragma once
+
+#include <stdio.h>
+
+#include "base/types.h"
+
+struct vm;
+
+/* What a monitor command can change. */
+struct gdb_monitor {
+	struct vm *vm;
+	unsigned cpu;        /* the one that `info` looks at */
+	bool physical, mmio; /* how memory is accessed */
+	enum { MONITOR_GO_ON, MONITOR_RESET, MONITOR_QUIT } then;
+};
+
+/* All CPUs are stopped. What is to be shown goes to 'out'. */
+void gdb_monitor(struct gdb_monitor *m, char *line, FILE *out);
