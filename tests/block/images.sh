@@ -193,4 +193,27 @@ agree repair_counts "$tmp/d.qcow2" "$tmp/copy"
 printf '\0\0\0\177\0\0\0\0' | dd of="$tmp/d.qcow2" bs=65536 seek=1 conv=notrunc 2>"$tmp/err"
 "$umbra" image check -q -r all "$tmp/d.qcow2" >"$tmp/out" 2>"$tmp/err" || :
 agree repair_table "$tmp/d.qcow2" "$tmp/copy"
+
+# A server of disks: qcow2 in it, and raw; it goes away under us.
+if command -v qemu-nbd >/dev/null; then
+	truncate -s $size "$tmp/served"
+	qemu-nbd -k "$tmp/socket" -f raw -e 8 --persistent --fork --pid-file="$tmp/pid" "$tmp/served"
+	uri="nbd+unix:///?socket=$tmp/socket"
+	rc=0
+	timeout 120 "$randio" "$uri" raw 7 800 "$tmp/copy" discard >"$tmp/out" 2>"$tmp/err" || rc=$?
+	[ $rc -eq 0 ] && case_ok nbd_io || case_bad nbd_io "status $rc"
+	run image compare -f raw -F raw "$uri" "$tmp/copy"
+	[ "$status" -eq 0 ] && case_ok nbd_compare || case_bad nbd_compare "status $status"
+	(sleep 1; kill "$(cat "$tmp/pid")") &
+	rc=0
+	timeout 60 "$randio" "$uri" raw 7 100000000 - >"$tmp/out" 2>"$tmp/err" || rc=$?
+	if [ $rc -eq 1 ] && grep -q 'Input/output error' "$tmp/err"; then
+		case_ok nbd_lost
+	else
+		case_bad nbd_lost "status $rc"
+	fi
+	wait
+else
+	echo 'skip nbd: no qemu-nbd'
+fi
 finish

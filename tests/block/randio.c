@@ -148,7 +148,7 @@ static void run(struct block *b, unsigned long n, unsigned queue, bool die)
 {
 	unsigned long end = die ? rnd(n) : n;
 
-	for (unsigned long i = 0; i < n; i++) {
+	for (unsigned long i = 0; i < n && failures < 100; i++) {
 		struct block_req *one;
 		struct job *j;
 

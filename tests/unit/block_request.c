@@ -214,8 +214,10 @@ static void what_is_no_file_is_refused(void **state)
 		{ "/dev/null", "raw", "neither a regular file nor a block device" },
 		{ "/nonexistent/x", "raw", "No such file" },
 		{ "", "raw", "empty file name" },
-		{ "nbd://localhost/x", NULL, "only files and block devices" },
-		{ "json:{}", NULL, "only files and block devices" },
+		{ "nbd://localhost/x", NULL, "its format is needed" },
+		{ "nbd+unix:///?socket=/nonexistent", "raw", "connect" },
+		{ "http://localhost/x", NULL, "only files, block devices" },
+		{ "json:{}", NULL, "only files, block devices" },
 		{ "/dev/null", "vmdk", "'vmdk' is not supported" },
 	};
 
