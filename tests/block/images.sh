@@ -164,18 +164,21 @@ else
 	case_bad snapshot_leaves_the_image 'it changed'
 fi
 
-# Killed at any moment: leaks at most.
+# Killed at any moment: leaks at most, and what a flush acknowledged is there.
 n=0
 bad=
+kills=${KILLS:-40}
 qemu-img create -q -f qcow2 -o cluster_size=4k "$tmp/k.qcow2" 20M
-while [ $n -lt 40 ] && [ -z "$bad" ]; do
+while [ $n -lt "$kills" ] && [ -z "$bad" ]; do
 	n=$((n + 1))
-	io "$tmp/k.qcow2" $((n + 1000)) 400 - discard kill unsafe || :
+	# The shell would say "Killed".
+	{ io "$tmp/k.qcow2" $((n + 1000)) 1000000 "$tmp/two" discard kill; } 2>/dev/null || :
 	rc=0
 	qemu-img check -U -q "$tmp/k.qcow2" >"$tmp/out" 2>"$tmp/err" || rc=$?
 	[ $rc -eq 0 ] || [ $rc -eq 3 ] || bad="kill $n: qemu-img check: $rc"
+	io "$tmp/k.qcow2" 0 0 "$tmp/two" verify || bad="kill $n: $(cat "$tmp/err")"
 done
-if [ -z "$bad" ]; then case_ok killed_40_times; else case_bad killed_40_times "$bad"; fi
+if [ -z "$bad" ]; then case_ok "killed_${kills}_times"; else case_bad "killed_${kills}_times" "$bad"; fi
 "$umbra" image check -q -r leaks "$tmp/k.qcow2" || :
 agree leaks_repaired "$tmp/k.qcow2" -
 

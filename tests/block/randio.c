@@ -9,11 +9,13 @@
  * differ is not known, so only check is of use).
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/bits.h"
@@ -31,7 +33,8 @@ struct job {
 static struct job jobs[QUEUE_MAX];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t wake = PTHREAD_COND_INITIALIZER;
-static u8 *copy;
+static u8 *copy, *acked;
+static bool *touched; /* sectors written since the last flush; for kill */
 static u64 size, seed;
 static unsigned failures;
 
@@ -144,19 +147,49 @@ static void after_discard(struct block *b, const struct block_req *r)
 		failures++;
 }
 
-static void run(struct block *b, unsigned long n, unsigned queue, bool die)
+static bool was_touched(const struct block_req *r)
 {
-	unsigned long end = die ? rnd(n) : n;
+	if (!touched || r->op == BLOCK_READ || r->op == BLOCK_FLUSH)
+		return false;
+	for (u64 s = r->off / 512; s < (r->off + r->len) / 512; s++)
+		if (touched[s])
+			return true;
+	memset(touched + r->off / 512, true, r->len / 512);
+	return false;
+}
+
+static void acknowledge(struct block *b)
+{
+	block_drain(b);
+	if (block_sync(b))
+		failures++;
+	memcpy(acked, copy, size);
+	memset(touched, false, size / 512);
+}
+
+static void *killer(void *arg)
+{
+	usleep((useconds_t)(uintptr_t)arg);
+	kill(getpid(), SIGKILL);
+	return NULL;
+}
+
+static void run(struct block *b, unsigned long n, unsigned queue)
+{
 
 	for (unsigned long i = 0; i < n && failures < 100; i++) {
 		struct block_req *one;
 		struct job *j;
 
-		if (i == end && die)
-			kill(getpid(), SIGKILL);
+		if (touched && i % 40 == 39)
+			acknowledge(b);
 		pthread_mutex_lock(&lock);
 		j = free_job(queue);
-		choose(j);
+		do
+			choose(j);
+		while (was_touched(&j->r));
+		if (touched && j->r.op == BLOCK_DISCARD)
+			j->r.op = BLOCK_ZERO;
 		while (overlaps(&j->r))
 			pthread_cond_wait(&wake, &lock);
 		apply(j);
@@ -185,7 +218,44 @@ static int write_copy(const char *path)
 	return f && fclose(f) ? -1 : ret;
 }
 
-static int option(struct block_config *cfg, const char *word, unsigned *queue, bool *die)
+/* Both copies in a file, which outlives us. */
+static int map_copies(const char *path)
+{
+	int fd = open(path, O_RDWR | O_CREAT, 0666);
+
+	if (fd < 0 || ftruncate(fd, (off_t)size * 2))
+		return -1;
+	copy = mmap(NULL, size * 2, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	acked = copy + size;
+	return copy == MAP_FAILED ? -1 : 0;
+}
+
+static int verify(struct block *b)
+{
+	for (u64 off = 0; off < size; off += 512) {
+		u8 buf[512];
+
+		if (block_read(b, off, buf, 512))
+			return -1;
+		if (memcmp(buf, copy + off, 512) && memcmp(buf, acked + off, 512)) {
+			fprintf(stderr, "sector %llu is lost\n",
+				(unsigned long long)off / 512);
+			return -1;
+		}
+	}
+	return 0;
+}
+
+static int load_copy(struct block *b)
+{
+	for (u64 off = 0; off < size; off += LEN_MAX)
+		if (block_read(b, off, copy + off, MIN(size - off, (u64)LEN_MAX)))
+			return -1;
+	return 0;
+}
+
+static int option(struct block_config *cfg, const char *word, unsigned *queue, bool *die,
+		  bool *check)
 {
 	static const char *const caches[] = { "writeback", "none", "writethrough",
 					      "directsync", "unsafe" };
@@ -202,6 +272,8 @@ static int option(struct block_config *cfg, const char *word, unsigned *queue, b
 		cfg->snapshot = true;
 	else if (!strcmp(word, "kill"))
 		*die = true;
+	else if (!strcmp(word, "verify"))
+		*check = true;
 	else if (sscanf(word, "queue=%u", queue) != 1 || !*queue || *queue > QUEUE_MAX)
 		return -1;
 	return 0;
@@ -212,7 +284,8 @@ int main(int argc, char **argv)
 	struct block_config cfg = { 0 };
 	struct error err = { 0 };
 	unsigned queue = 16;
-	bool die = false;
+	bool die = false, check = false;
+	pthread_t thread;
 	struct block *b;
 	int ret;
 
@@ -224,24 +297,35 @@ int main(int argc, char **argv)
 	cfg.format = argv[2];
 	seed = strtoull(argv[3], NULL, 10) * 2654435761u + 1;
 	for (int i = 6; i < argc; i++)
-		if (option(&cfg, argv[i], &queue, &die))
+		if (option(&cfg, argv[i], &queue, &die, &check))
 			return 2;
 	if (block_open(&b, &cfg, &err)) {
 		fprintf(stderr, "%s\n", err.msg);
 		return 1;
 	}
 	size = block_size(b);
-	copy = malloc(size);
+	if (die || check) {
+		if (map_copies(argv[5]))
+			return 1;
+		if (check)
+			return verify(b) || block_close(b);
+		touched = calloc(size / 512, 1);
+	} else {
+		copy = malloc(size);
+	}
 	for (unsigned i = 0; i < QUEUE_MAX; i++)
 		jobs[i].buf = aligned_alloc(4096, LEN_MAX);
-	for (u64 off = 0; off < size; off += LEN_MAX)
-		if (block_read(b, off, copy + off, MIN(size - off, (u64)LEN_MAX)))
-			return 1;
-	run(b, strtoul(argv[4], NULL, 10), queue, die);
+	if (load_copy(b))
+		return 1;
+	if (die) {
+		memcpy(acked, copy, size);
+		pthread_create(&thread, NULL, killer, (void *)(uintptr_t)rnd(150000));
+	}
+	run(b, strtoul(argv[4], NULL, 10), queue);
 	ret = block_close(b);
 	if (ret)
 		fprintf(stderr, "close: %s\n", strerror(-ret));
-	if (strcmp(argv[5], "-") && write_copy(argv[5]))
+	if (!die && strcmp(argv[5], "-") && write_copy(argv[5]))
 		return 1;
 	return ret || failures;
 }
