@@ -296,6 +296,87 @@ static void power_fails_within_a_request(void **state)
 	fake_reset();
 }
 
+/* Every sector of the disk has one of these numbers. */
+static void shows(const char *path, u32 one, u32 other)
+{
+	static u8 buf[SECTORS * 512];
+	struct qcow2_check c = { .found = NULL };
+	/* For writing: a dirty image is repaired. */
+	struct block *b = open_image(path, false);
+
+	assert_int_equal(block_read(b, 0, buf, sizeof(buf)), 0);
+	for (unsigned s = 0; s < SECTORS; s++) {
+		u32 v = (u32)le_load(buf + s * 512, 4);
+
+		if (v != one && v != other)
+			fail_msg("sector %u is %u", s, v);
+	}
+	assert_int_equal(block_close(b), 0);
+	b = open_image(path, true);
+	assert_int_equal(qcow2_check(block_node_of(b), &c), 0);
+	assert_int_equal(c.corruptions, 0);
+	block_close(b);
+}
+
+static void fill(struct block *b, u32 v)
+{
+	static u8 buf[SECTORS * 512];
+
+	for (unsigned i = 0; i < sizeof(buf); i += 4)
+		le_store(buf + i, v, 4);
+	assert_int_equal(block_write(b, 0, buf, sizeof(buf), 0), 0);
+}
+
+enum snapshot_step { SNAPSHOT_CREATE, SNAPSHOT_APPLY, SNAPSHOT_DELETE };
+
+/* The disk shows 2, snapshot "old" has 1. False: it took fewer calls. */
+static bool snapshot_dies_at(enum snapshot_step step, u64 call)
+{
+	struct error err = { 0 };
+	struct block_node *n;
+	struct block *b;
+	int ret;
+
+	fake_reset();
+	create("disk", 4096, 16, 3);
+	b = open_image("disk", false);
+	n = block_node_of(b);
+	fill(b, 1);
+	assert_int_equal(qcow2_snapshot_create(n, "old", 0, 0, &err), 0);
+	fill(b, 2);
+	assert_int_equal(block_sync(b), 0);
+	fake.keep_log = true;
+	fake_settle(fake_find("disk"));
+	fake.calls = 0;
+	fake.fail_from = call;
+	fake.fail_with = -EIO;
+	ret = step == SNAPSHOT_CREATE  ? qcow2_snapshot_create(n, "new", 0, 0, &err)
+	      : step == SNAPSHOT_APPLY ? qcow2_snapshot_apply(n, "old", &err)
+				       : qcow2_snapshot_delete(n, "old", &err);
+	fake.fail_from = 0;
+	fake.keep_log = false;
+	for (unsigned i = 0; i < 5; i++) {
+		fake_power_cut("disk", "cut", i ? call * 77 + i : 0);
+		shows("cut", 2, step == SNAPSHOT_APPLY ? 1 : 2);
+	}
+	(void)block_close(b);
+	return ret != 0;
+}
+
+static void power_fails_during_a_snapshot(void **state)
+{
+	(void)state;
+	log_set_level(LOG_ERROR);
+	for (enum snapshot_step step = SNAPSHOT_CREATE; step <= SNAPSHOT_DELETE; step++) {
+		u64 call = 1;
+
+		while (snapshot_dies_at(step, call))
+			call++;
+		assert_true(call > 5);
+	}
+	fake_reset();
+}
+
 static void one_call_fails(void **state)
 {
 	static const int how[] = { -EIO, -ENOSPC, 1 };
@@ -318,6 +399,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(power_fails_between_requests),
 		cmocka_unit_test(power_fails_within_a_request),
+		cmocka_unit_test(power_fails_during_a_snapshot),
 		cmocka_unit_test(one_call_fails),
 	};
 
