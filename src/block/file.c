@@ -484,6 +484,18 @@ static int check_kind(struct block_node *n, unsigned flags, struct error *err)
 	return 0;
 }
 
+/* What direct I/O wants of offsets is not always told: try. */
+static void probe_alignment(struct block_node *n)
+{
+	struct file *f = n->impl;
+	struct iovec iov = { aligned_alloc(4096, 4096), BLOCK_SECTOR };
+
+	if (iov.iov_base &&
+	    n->env->host->preadv(f->fd, &iov, 1, BLOCK_SECTOR, 0) == -EINVAL)
+		f->info.off_align = MAX(f->info.off_align, 4096u);
+	free(iov.iov_base);
+}
+
 int file_open(struct block_node **node, const struct block_env *env, const char *path,
 	      unsigned flags, struct error *err)
 {
@@ -525,6 +537,8 @@ int file_open(struct block_node **node, const struct block_env *env, const char 
 		node_close(n);
 		return ret;
 	}
+	if (direct)
+		probe_alignment(n);
 	f->order_rmw = direct && f->info.off_align > BLOCK_SECTOR;
 	n->size = align_up(f->info.size, BLOCK_SECTOR);
 	*node = n;

@@ -162,6 +162,37 @@ static void written_data_is_read_by_every_way(void **state)
 	}
 }
 
+/* A disk with sectors of 4096 bytes and O_DIRECT: neighbours of a small write survive. */
+static void small_writes_to_large_sectors(void **state)
+{
+	struct block_config cfg = { .file = "big",
+				    .cache = BLOCK_CACHE_NONE,
+				    .host = &fake_host };
+	static u8 copy[65536], buf[65536];
+	u64 seed = 42;
+	struct block *b;
+
+	(void)state;
+	fake_reset();
+	fake.align = 4096;
+	fake_make("big", NULL, sizeof(copy));
+	b = open_file(cfg);
+	for (unsigned i = 0; i < 300; i++) {
+		u64 off = fake_random(&seed) % 128 * 512;
+		u64 len = 512 * (1 + fake_random(&seed) % 20);
+
+		len = MIN(len, sizeof(copy) - off);
+		memset(copy + off, (int)i, len);
+		assert_int_equal(block_write(b, off, copy + off, len, 0), 0);
+		assert_int_equal(block_read(b, off, buf, len), 0);
+		assert_memory_equal(buf, copy + off, len);
+	}
+	assert_int_equal(block_read(b, 0, buf, sizeof(buf)), 0);
+	assert_memory_equal(buf, copy, sizeof(buf));
+	assert_int_equal(block_close(b), 0);
+	fake_reset();
+}
+
 static void a_guessed_raw_does_not_become_qcow2(void **state)
 {
 	struct block_config cfg = { .file = path };
@@ -355,6 +386,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(bad_requests_end_with_an_error),
 		cmocka_unit_test(written_data_is_read_by_every_way),
+		cmocka_unit_test(small_writes_to_large_sectors),
 		cmocka_unit_test(a_guessed_raw_does_not_become_qcow2),
 		cmocka_unit_test(an_image_is_opened_once_for_writing),
 		cmocka_unit_test(what_is_no_file_is_refused),

@@ -39,6 +39,7 @@ static struct {
 	struct fake_file files[FAKE_FILES];
 	int fds[FAKE_FDS]; /* index + 1 */
 	bool keep_log;
+	unsigned align; /* what direct I/O wants; 0: a sector */
 	/* Every call from number 'fail_from' on, or only that one, fails. */
 	u64 calls, fail_from;
 	bool fail_once;
@@ -66,6 +67,7 @@ static inline void fake_reset(void)
 	fake.calls = fake.fail_from = 0;
 	fake.fail_with = 0;
 	fake.fail_once = fake.keep_log = false;
+	fake.align = 0;
 }
 
 static inline struct fake_file *fake_find(const char *path)
@@ -199,8 +201,17 @@ static inline int fake_stat(int fd, struct host_file *h)
 				 .dev = 1,
 				 .ino = (u64)(f - fake.files),
 				 .mem_align = 512,
-				 .off_align = 512 };
+				 .off_align = fake.align ? fake.align : 512 };
 	return 0;
+}
+
+static inline bool fake_aligned(const struct iovec *iov, unsigned n, u64 off)
+{
+	u64 mask = fake.align ? fake.align - 1 : 0;
+
+	for (unsigned i = 0; i < n; i++)
+		off |= iov[i].iov_len | ((uintptr_t)iov[i].iov_base & 511 & mask);
+	return !(off & mask);
 }
 
 static inline i64 fake_preadv(int fd, const struct iovec *iov, unsigned n, u64 off,
@@ -212,7 +223,7 @@ static inline i64 fake_preadv(int fd, const struct iovec *iov, unsigned n, u64 o
 
 	(void)flags;
 	pthread_mutex_lock(&fake.lock);
-	fail = fake_call();
+	fail = fake_aligned(iov, n, off) ? fake_call() : -EINVAL;
 	for (unsigned i = 0; i < n && fail >= 0 && off < f->size; i++) {
 		u64 len = MIN(iov[i].iov_len, f->size - off);
 
@@ -254,7 +265,7 @@ static inline i64 fake_pwritev(int fd, const struct iovec *iov, unsigned n, u64 
 
 	(void)flags;
 	pthread_mutex_lock(&fake.lock);
-	fail = fake_call();
+	fail = fake_aligned(iov, n, off) ? fake_call() : -EINVAL;
 	for (unsigned i = 0; i < n && fail >= 0; i++) {
 		u64 len = fail > 0 ? (iov[i].iov_len + 1) / 2 : iov[i].iov_len;
 
