@@ -278,7 +278,8 @@ static bool plan_extend(struct plan *p)
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_MOVZX:
 	case ZYDIS_MNEMONIC_MOVSX: size = in->opcode & 1 ? 2 : 1; break;
-	case ZYDIS_MNEMONIC_MOVSXD: size = in->opsize == 2 ? 2 : 4; break;
+	/* AMD's CPUs read four bytes even where the register has 16 bits. */
+	case ZYDIS_MNEMONIC_MOVSXD: size = 4; break;
 	default: return false;
 	}
 	p->modrm = p->reg_gpr = p->reg_written = true;
