@@ -62,7 +62,8 @@ static u64 inuse(const struct vcpu *v)
 		bv |= XCR0_X87;
 	if (v->pkru)
 		bv |= XCR0_PKRU;
-	/* Registers 16 to 31 do not exist there: SDM 1 section 13.6. AMD's say what is. */
+	/* Registers 16 to 31 do not exist there: SDM 1 section 13.6. AMD's say what is.
+	 */
 	if (!in_64bit(v) && !cpu_is_amd(v))
 		bv &= ~XCR0_HI16_ZMM;
 	return bv;

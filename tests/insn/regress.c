@@ -62,6 +62,23 @@ static const struct regress cases[] = {
 	{ "limit_before_next_page_32", MODE32, "b8 01 00 00 00", "cs=1f at:2" },
 	{ "into_not_taken_traps", MODE32, "ce", "cc=0 +tf" },
 	{ "pop_ss_holds_back_single_step", MODE32, "17", "rsp=RW+1000 mem:RW+1000=2b000000 +tf" },
+	/* Where Intel's and AMD's processors differ; names above that claim something are of Intel's. */
+	{ "near_jump_with_66", MODE64, "66 eb 05", "" },
+	{ "near_ret_with_66", MODE64, "66 c3", "rsp=RW+1000 mem:RW+1000=0001001000000000" },
+	{ "indirect_call_with_66", MODE64, "66 ff d0", "rax=CODE+20 rsp=RW+1000" },
+	{ "loopne_with_repe", MODE64, "f3 e0 05", "rcx=5 cc=40" },
+	{ "far_pointer_with_rexw", MODE64, "48 0f b4 03", "rbx=RW mem:RW=11223344550000000000" },
+	{ "movsxd_of_16_bits_at_the_end", MODE64, "66 63 03", "rbx=END-2" },
+	{ "nop_0d_with_a_register", MODE64, "0f 0d c0", "" },
+	{ "ud1_has_a_modrm_byte", MODE64, "0f b9 c0", "at:2" },
+	{ "flags_of_div", MODE64, "f7 f1", "rax=100 rdx=0 rcx=3 cc=8d5" },
+	{ "flags_of_div_none", MODE64, "48 f7 f9", "rax=100 rdx=0 rcx=3 cc=0" },
+	{ "overflow_flag_of_daa", MODE32, "27", "rax=7f cc=0" },
+	{ "flags_of_aas", MODE32, "3f", "rax=8506 cc=10" },
+	{ "push_fs_of_32_bits", MODE32, "0f a0", "" },
+	{ "bound_reads_both", MODE32, "62 03", "rbx=END-4 mem:END-4=00010000 rax=0" },
+	{ "sha_unaligned", MODE64, "0f 38 c8 03", "rbx=RW+1" },
+	{ "vcvtps2ph_fault_and_exception", MODE64, "c4 e3 79 1d 03 00", "rbx=RO mxcsr=1e80 xmm0=7f7fffff" },
 	/* x87 and MMX */
 	{ "fdisi_is_no_x87_operation", MODE64, "db e1", "" },
 	{ "mmx_store_fault_leaves_tags", MODE64, "0f 7f 03", "rbx=RO ftw=55 fsw=0" },
@@ -170,6 +187,8 @@ static void set(struct test *t, const char *name, const char *val)
 		s->fs_base = v;
 	else if (!strcmp(name, "gs"))
 		s->gs_base = v;
+	else if (!strcmp(name, "mxcsr"))
+		memcpy(s->xsave + XSAVE_MXCSR, &v, 4);
 	else if (!strcmp(name, "cc"))
 		s->flags = (s->flags & ~(u64)RFLAGS_STATUS) | v;
 	else if (!strcmp(name, "fcw"))
