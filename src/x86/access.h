@@ -162,5 +162,8 @@ bool fetch_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
 void tlb_flush_all(struct vcpu *v);
 void tlb_flush_nonglobal(struct vcpu *v);
 void tlb_flush_page(struct vcpu *v, gva_t lin);
-/* A physical page now holds decoded code: writes to it must be seen. Any linear alias. */
+/*
+ * A physical page now holds decoded code: writes to it must be seen. Any linear alias.
+ * Also on another thread while the owner is known to wait (cpu/vm.c).
+ */
 void tlb_protect_code(struct vcpu *v, gpa_t page);

@@ -569,8 +569,6 @@ static void power_off_while_spinning(void)
 		pause();
 }
 
-#define CODE_CACHES "a store by one CPU is not seen by the code caches of the others"
-
 const struct test_case cases[] = {
 	CASE(all_start, "SDM 3 9.4.4"),
 	CASE(ipis, "SDM 3 11.6"),
@@ -581,8 +579,8 @@ const struct test_case cases[] = {
 	CASE(message_passing, "SDM 3 8.2.3.2"),
 	CASE(store_buffer, "SDM 3 8.2.3.4, 8.2.5"),
 	CASE(shootdown, "SDM 3 4.10.5"),
-	CASE_KNOWN(cross_modifying_code, "SDM 3 8.1.3", CODE_CACHES),
-	CASE_KNOWN(byte_patching, "SDM 3 8.1.3", CODE_CACHES),
+	CASE(cross_modifying_code, "SDM 3 8.1.3"),
+	CASE(byte_patching, "SDM 3 8.1.3"),
 	CASE(accessed_dirty, "SDM 3 4.8"),
 	CASE(tsc_in_step, "SDM 3 17.17"),
 	CASE_ALONE(triple_fault_of_another, "SDM 3 6.15 #DF"),

@@ -114,8 +114,7 @@ static bool integer_copied(unsigned mnemonic)
 	case ZYDIS_MNEMONIC_XADD:
 	case ZYDIS_MNEMONIC_LFENCE:
 	case ZYDIS_MNEMONIC_MFENCE:
-	case ZYDIS_MNEMONIC_SFENCE:
-	case ZYDIS_MNEMONIC_PAUSE: return true;
+	case ZYDIS_MNEMONIC_SFENCE: return true;
 	default: return false;
 	}
 }
@@ -129,6 +128,8 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 		return (in->opcode >= 0x88 && in->opcode <= 0x8b) ||
 		       (in->opcode >= 0xb0 && in->opcode <= 0xbf) || in->opcode == 0xc6 ||
 		       in->opcode == 0xc7;
+	/* With other CPUs to wait for, the interpreter counts them. */
+	case ZYDIS_MNEMONIC_PAUSE: return !v->relax;
 	/* A bit string in memory may reach anywhere. */
 	case ZYDIS_MNEMONIC_BT:
 	case ZYDIS_MNEMONIC_BTS:
