@@ -43,7 +43,8 @@ struct run_options {
 	const char *kernel, *initrd, *append; /* NULL: not given */
 	const char *cpu, *engine, *name;      /* NULL: not given */
 	u64 ram_size;                         /* bytes */
-	unsigned cpus;                        /* asked for */
+	unsigned cpus;
+	unsigned sockets, cores, threads; /* 0: not given */
 	struct port_option serial[PC_SERIALS];
 	unsigned serials; /* how many were given */
 	struct port_option debugcon;
