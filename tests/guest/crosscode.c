@@ -125,6 +125,28 @@ static void other_mapping(void)
 	want_equal(violations, 0);
 }
 
+/*
+ * The page has code of both: that the writer's own goes, which is all it has there, must
+ * not make him forget that of others.
+ */
+#define MINE (code[0] + 2048)
+
+static void two_functions_in_a_page(void)
+{
+	if (!start())
+		return;
+	others(run_versions, 200);
+	for (u32 i = 1; i <= 200; i++) {
+		put_mov(MINE, i);
+		want_equal(call(MINE), i);
+		put_mov(MINE, 0);
+		put_mov(code[0], i);
+		publish(i);
+	}
+	join();
+	want_equal(violations, 0);
+}
+
 /* The page is data of each CPU too, which never stops writing there. */
 #define OWN(n) (*(volatile u64 *)(void *)&code[0][2048 + 64 * (n)])
 #define COMMON (*(volatile u64 *)(void *)&code[0][1024])
@@ -390,6 +412,7 @@ static void endless_loop(void)
 const struct test_case cases[] = {
 	CASE(same_mapping, "SDM 3 8.1.3"),
 	CASE(other_mapping, "SDM 3 8.1.3"),
+	CASE(two_functions_in_a_page, "SDM 3 8.1.3"),
 	CASE(code_and_data_in_a_page, "SDM 3 8.1.3"),
 	CASE(all_write_all_run, "SDM 3 8.1.3"),
 	CASE(many_pages, "SDM 3 8.1.3"),
