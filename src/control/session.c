@@ -143,6 +143,18 @@ static int check_memory(const struct run_options *o, struct error *err)
 			 (unsigned long long)most >> 20);
 }
 
+static int check_cpus(const struct session *s, struct error *err)
+{
+	unsigned most = s->engine->cpus_max;
+
+	if (!most || s->o.cpus <= most)
+		return 0;
+	return error_set(err, -EINVAL,
+			 "-smp %u: the %s engine runs %u CPU only; -smp %u or another "
+			 "-engine is needed",
+			 s->o.cpus, s->engine->name, most, most);
+}
+
 /* ---- the machine ---- */
 
 /* Seconds by which local time is ahead of UTC now. */
@@ -249,7 +261,8 @@ int session_init(struct session *s, struct error *err)
 	term_init();
 	default_ports(&s->o);
 	s->engine = engines_choose(s->o.engine, &s->engine_why, err);
-	if (!s->engine || check_memory(&s->o, err) || build_cpuid(s, err))
+	if (!s->engine || check_cpus(s, err) || check_memory(&s->o, err) ||
+	    build_cpuid(s, err))
 		return STATUS_USAGE;
 	look_at_terminal(s);
 	if (guest_find(&s->guest, &s->o, &s->terminal, err))

@@ -26,6 +26,7 @@ struct engine {
 	 * v->engine_area.
 	 */
 	size_t stack, area;
+	unsigned cpus_max; /* 0: as many as a machine can have */
 	/* Does it work on this host? 0, or -errno with the reason. Any thread. */
 	int (*probe)(struct error *err);
 	int (*vcpu_open)(struct vcpu *v, struct error *err);

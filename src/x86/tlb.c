@@ -46,7 +46,9 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 		return true;
 	hit->host = r->host + (w.gpa - r->base);
 	flags = r->page_flags + ((w.gpa - r->base) >> PAGE_SHIFT);
-	hit->code = acc == ACC_WRITE ? !phys_page_writer(flags) : *flags & PAGE_CODE;
+	hit->code = acc == ACC_WRITE
+			    ? !phys_page_writer(flags)
+			    : __atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_CODE;
 
 	t->addend[slot] = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
 	t->gpa[slot] = w.gpa & PAGE_MASK;

@@ -326,6 +326,7 @@ static void check_vcpu_close(struct vcpu *v)
 
 const struct engine engine_check = {
 	.name = "check",
+	.cpus_max = 1, /* memory that another one writes to cannot be compared */
 	.stack = TRANSLATE_STACK,
 	.area = sizeof(struct frame),
 	.probe = translate_probe,
