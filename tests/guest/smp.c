@@ -775,6 +775,50 @@ static void tsc_in_step(void)
 	smp_wait(1);
 }
 
+/* The last of all, as there is no way back but by switching the APIC off. */
+static void enter_x2apic(word arg)
+{
+	(void)arg;
+	wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | APIC_X2);
+}
+
+static void x2apic(void)
+{
+	unsigned all;
+
+	if (!start())
+		return;
+	if (!(cpuid(1, 0).c & BIT(21))) {
+		skip("no x2APIC");
+		return;
+	}
+	all = (1u << cpus) - 1;
+	everywhere(enter_x2apic, 0);
+	taken_clear(0x43);
+	go = false;
+	others(take_ipis, 0);
+	for (unsigned n = 0; n < cpus; n++) {
+		send_ipi(n, 0x4043);
+		want_taken(0x43, 1u << n);
+	}
+	/* Cluster 0 has a bit for each of 16. */
+	want_equal(lapic_read(LAPIC_LDR), 1);
+	for (unsigned set = 1; set <= all; set++) {
+		send_ipi(set, 0x4843);
+		want_taken(0x43, set);
+	}
+	send_ipi(0xffffffff, 0x4043);
+	want_taken(0x43, all);
+	send_ipi(0xffffffff, 0x4843);
+	want_taken(0x43, all);
+	send_ipi(0, 0xc4043);
+	want_taken(0x43, all & ~1u);
+	lapic_write(LAPIC_SELF_IPI, 0x43);
+	want_taken(0x43, 1);
+	go = true;
+	join();
+}
+
 /* ---- the end ---- */
 
 static void triple(word arg)
@@ -793,6 +837,26 @@ static void triple_fault_of_another(void)
 	smp_run(1, triple, 0);
 	wait_ms(1000);
 	not_ended();
+}
+
+static void reset_by_another(word arg)
+{
+	(void)arg;
+	outb(0xcf9, 6);
+	for (;;)
+		pause();
+}
+
+static void reset_while_spinning(void)
+{
+	if (!start())
+		return;
+	for (unsigned n = 2; n < cpus; n++)
+		smp_run(n, count_for_ever, n);
+	ends_with("reset");
+	smp_run(1, reset_by_another, 0);
+	for (;;)
+		pause();
 }
 
 static void power_off_by_another(word arg)
@@ -831,6 +895,8 @@ const struct test_case cases[] = {
 	CASE(accessed_dirty, "SDM 3 4.8"),
 	CASE(descriptor_accessed, "SDM 3 8.1.2.1"),
 	CASE(tsc_in_step, "SDM 3 17.17"),
+	CASE(x2apic, "SDM 3 11.12"),
+	CASE_ALONE(reset_while_spinning, "ICH9 13.7.5"),
 	CASE_ALONE(triple_fault_of_another, "SDM 3 6.15 #DF"),
 	CASE_ALONE(power_off_while_spinning, "ACPI 4.8.3.2"),
 	CASES_END,

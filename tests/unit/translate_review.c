@@ -152,11 +152,13 @@ static void vectors_behind_a_store_to_a_device(void **state)
 }
 
 /* CR0.TS comes and goes and comes while the registers stay live. */
-PROGRAM(switched, "mov ecx, 60\n mov rdx, cr0\n or edx, 8\n 1: mov cr0, rdx\n test ecx, ecx\n jz 2f\n"
+PROGRAM(switched, "mov ecx, 60\n mov rdx, cr0\n or edx, 8\n 1: mov cr0, rdx\n test ecx, "
+		  "ecx\n jz 2f\n"
 		  "clts\n jmp 2f\n 2: movd xmm3, ecx\n dec ecx\n jns 1b\n int3");
 /* FWAIT does not ask for TS without MP, but uses the registers. */
 PROGRAM(waited, "mov ecx, 60\n mov rax, cr0\n mov edx, eax\n or edx, 8\n and edx, ~2\n"
-		"1: mov cr0, rdx\n fwait\n test ecx, ecx\n jz 2f\n clts\n jmp 2f\n 2: movd xmm3, ecx\n"
+		"1: mov cr0, rdx\n fwait\n test ecx, ecx\n jz 2f\n clts\n jmp 2f\n 2: "
+		"movd xmm3, ecx\n"
 		"mov cr0, rax\n dec ecx\n jns 1b\n int3");
 
 static void task_switched_is_seen_with_live_registers(void **state)

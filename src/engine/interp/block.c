@@ -99,6 +99,7 @@ static void guard(void *opaque, gpa_t page)
 {
 	struct block_cache *c = opaque;
 
+	c->v->stats->pages_guarded++;
 	tlb_protect_code(c->v, page);
 	if (c->v->guard_others)
 		c->v->guard_others(c->v, page);
@@ -248,8 +249,10 @@ void block_catch_up_slow(struct block_cache *c)
 
 		if (e)
 			e = __atomic_exchange_n(&c->queue[i], 0, __ATOMIC_SEQ_CST);
-		if (e)
-			entry_apply(c, e);
+		if (!e)
+			continue;
+		c->v->stats->writes_told++;
+		entry_apply(c, e);
 	}
 }
 
