@@ -49,7 +49,7 @@ static inline u64 size_mask(unsigned size)
 
 /*
  * Little-endian loads and stores of 1, 2, 4 or 8 bytes at any alignment. One
- * host access each, so an aligned access is atomic as the guest expects.
+ * host access each (hence volatile), so an aligned access is atomic as the guest expects.
  */
 typedef u16 __attribute__((may_alias, aligned(1))) ua16;
 typedef u32 __attribute__((may_alias, aligned(1))) ua32;
@@ -58,19 +58,19 @@ typedef u64 __attribute__((may_alias, aligned(1))) ua64;
 static inline u64 le_load(const void *p, unsigned size)
 {
 	switch (size) {
-	case 1: return *(const u8 *)p;
-	case 2: return *(const ua16 *)p;
-	case 4: return *(const ua32 *)p;
-	default: return *(const ua64 *)p;
+	case 1: return *(const volatile u8 *)p;
+	case 2: return *(const volatile ua16 *)p;
+	case 4: return *(const volatile ua32 *)p;
+	default: return *(const volatile ua64 *)p;
 	}
 }
 
 static inline void le_store(void *p, u64 v, unsigned size)
 {
 	switch (size) {
-	case 1: *(u8 *)p = (u8)v; break;
-	case 2: *(ua16 *)p = (u16)v; break;
-	case 4: *(ua32 *)p = (u32)v; break;
-	default: *(ua64 *)p = v; break;
+	case 1: *(volatile u8 *)p = (u8)v; break;
+	case 2: *(volatile ua16 *)p = (u16)v; break;
+	case 4: *(volatile ua32 *)p = (u32)v; break;
+	default: *(volatile ua64 *)p = v; break;
 	}
 }

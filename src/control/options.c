@@ -171,6 +171,9 @@ static int set_smp(struct run_options *o, const char *val, struct error *err)
 		return error_set(
 			err, -EINVAL,
 			"-smp %s: CPUs cannot be added later, so maxcpus is cpus", val);
+	o->sockets = n[1];
+	o->cores = n[2];
+	o->threads = n[3];
 	return 0;
 }
 

@@ -57,7 +57,8 @@ struct run_options {
 	const char *cpu, *engine, *name;      /* NULL: not given */
 	const char *gdb;                      /* where to wait for it; NULL: do not */
 	u64 ram_size;                         /* bytes */
-	unsigned cpus;                        /* asked for */
+	unsigned cpus;
+	unsigned sockets, cores, threads; /* 0: not given */
 	struct port_option serial[PC_SERIALS];
 	unsigned serials;            /* how many were given */
 	struct port_option debugcon; /* what isa-debugcon prints to */

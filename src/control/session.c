@@ -33,8 +33,6 @@
 /* A kernel that speaks a lot to a slow terminal does not have to wait for it. */
 #define CONSOLE_BUFFER MiB(1)
 #define OUTPUT_BUFFER  65536
-/* SMP is not there yet; see check_cpus(). */
-#define CPUS_MAX       1
 /* The TSC counts nanoseconds. */
 #define TSC_KHZ        1000000
 /* When a signal ends us, a reader that does not read is not waited for any longer. */
@@ -116,7 +114,10 @@ static int build_cpuid(struct session *s, struct error *err)
 {
 	struct cpuid_request req = {
 		.cpu = s->o.cpu,
-		.cpus = MIN(s->o.cpus, (unsigned)CPUS_MAX),
+		.cpus = s->o.cpus,
+		.sockets = s->o.sockets,
+		.cores = s->o.cores,
+		.threads = s->o.threads,
 		.tsc_khz = TSC_KHZ,
 	};
 	struct host_cpu host;
@@ -141,6 +142,18 @@ static int check_memory(const struct run_options *o, struct error *err)
 			 "-m: %llu MiB are more than the %llu MiB that this host has",
 			 (unsigned long long)o->ram_size >> 20,
 			 (unsigned long long)most >> 20);
+}
+
+static int check_cpus(const struct session *s, struct error *err)
+{
+	unsigned most = s->engine->cpus_max;
+
+	if (!most || s->o.cpus <= most)
+		return 0;
+	return error_set(err, -EINVAL,
+			 "-smp %u: the %s engine runs %u CPU only; -smp %u or another "
+			 "-engine is needed",
+			 s->o.cpus, s->engine->name, most, most);
 }
 
 /* ---- the machine ---- */
@@ -219,7 +232,7 @@ static int make_pc(struct session *s, struct error *err)
 {
 	struct pc_config cfg = {
 		.ram_size = s->o.ram_size,
-		.cpus = MIN(s->o.cpus, (unsigned)CPUS_MAX),
+		.cpus = s->o.cpus,
 		.engine = s->engine,
 		.cpuid = &s->cpuid,
 		.kernel = s->guest.kernel,
@@ -266,7 +279,8 @@ int session_init(struct session *s, struct error *err)
 	term_init();
 	default_ports(&s->o);
 	s->engine = engines_choose(s->o.engine, &s->engine_why, err);
-	if (!s->engine || check_memory(&s->o, err) || build_cpuid(s, err))
+	if (!s->engine || check_cpus(s, err) || check_memory(&s->o, err) ||
+	    build_cpuid(s, err))
 		return STATUS_USAGE;
 	look_at_terminal(s);
 	if (guest_find(&s->guest, &s->o, &s->terminal, err) ||
@@ -372,14 +386,13 @@ static void introduce(const struct session *s)
 {
 	char size[32];
 
-	if (s->o.cpus > CPUS_MAX)
-		log_warn("-smp: this version runs 1 CPU, not %u", s->o.cpus);
 	if (s->o.command && !s->o.verbose)
 		return;
 	size_text(size, sizeof(size), s->o.ram_size);
-	fprintf(stderr, "umbra: %s%s%s engine (%s), %s, 1 CPU, %s%s\n",
+	fprintf(stderr, "umbra: %s%s%s engine (%s), %s, %u CPU%s, %s%s\n",
 		s->o.name ? s->o.name : "", s->o.name ? ": " : "", s->engine->name,
-		s->engine_why, size, s->guest.describe,
+		s->engine_why, size, s->o.cpus, s->o.cpus == 1 ? "" : "s",
+		s->guest.describe,
 		s->terminal.terminal && s->terminal.console
 			? "; Ctrl-a x leaves, Ctrl-a h helps"
 			: "");

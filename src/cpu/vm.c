@@ -7,14 +7,23 @@
  * HLT waits, or the machine ends.
  *
  * Threads: a struct cpu belongs to its thread; events are posted by any thread with
- * vcpu_kick(). 'wake_lock' covers only sleeping and being woken: a kicker takes it
- * only when 'asleep' is set, which the sleeper sets before it looks at the events a
- * last time; both sides are sequentially consistent.
+ * vcpu_kick(). 'wake_lock' covers sleeping and being woken: a kicker takes it only when
+ * 'asleep' is set, which the sleeper sets before it looks at the events a last time; both
+ * sides are sequentially consistent. It also covers what follows.
+ *
+ * Before a CPU decodes the first code of a page, all others lose what lets them write
+ * there unseen (guard_others()). A CPU between two blocks is at a safe point: nothing
+ * that it found in its TLB is still to be used. One that stays there says so by 'quiet',
+ * and whoever holds its wake_lock may then act on its TLB; that is one that sleeps, one
+ * that has no thread, and one that waits for others in guard_others() itself, so two that
+ * wait for each other do not wait for ever. Of one that runs it is asked, and answered
+ * when run() is left, soon. No other lock is held meanwhile.
  */
 #include "cpu/vm.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,6 +42,9 @@
 #include "x86/except.h"
 #include "x86/xsave.h"
 
+/* Pages that may wait to be guarded; more cost the whole TLB. */
+#define GUARDS 16
+
 struct cpu {
 	struct vcpu v; /* first: vcpu_kick() finds the cpu by it */
 	struct vm *vm;
@@ -44,6 +56,12 @@ struct cpu {
 	pthread_mutex_t wake_lock;
 	pthread_cond_t wake;
 	bool asleep; /* atomic */
+	/* With wake_lock. */
+	bool quiet;
+	unsigned guards; /* asked for and not done; may be above GUARDS */
+	gpa_t guard[GUARDS];
+	u64 asked, answered;   /* how often */
+	pthread_cond_t answer; /* 'answered' has changed */
 };
 
 struct vm {
@@ -63,6 +81,87 @@ static struct cpu *cpu_of(struct vcpu *v)
 	return container_of(v, struct cpu, v);
 }
 
+/* ---- one CPU asks the others ---- */
+
+/* Do what was asked for. At a safe point, with wake_lock. */
+static void answer(struct cpu *c)
+{
+	if (c->answered == c->asked)
+		return;
+	if (c->guards > GUARDS)
+		tlb_flush_all(&c->v);
+	for (unsigned i = 0; i < c->guards && i < GUARDS; i++)
+		tlb_protect_code(&c->v, c->guard[i]);
+	c->guards = 0;
+	c->answered = c->asked;
+	pthread_cond_broadcast(&c->answer);
+}
+
+/* From here to leave_quiet() this CPU does nothing that needs its TLB. */
+static void enter_quiet(struct cpu *c)
+{
+	pthread_mutex_lock(&c->wake_lock);
+	answer(c);
+	c->quiet = true;
+	pthread_mutex_unlock(&c->wake_lock);
+}
+
+static void leave_quiet(struct cpu *c)
+{
+	pthread_mutex_lock(&c->wake_lock);
+	c->quiet = false;
+	pthread_mutex_unlock(&c->wake_lock);
+}
+
+/* 0: it is done. Else what 'answered' will be then. */
+static u64 ask(struct cpu *c, gpa_t page)
+{
+	u64 ticket = 0;
+
+	pthread_mutex_lock(&c->wake_lock);
+	if (c->quiet) {
+		tlb_protect_code(&c->v, page);
+	} else {
+		if (c->guards < GUARDS)
+			c->guard[c->guards] = page;
+		c->guards++;
+		ticket = ++c->asked;
+	}
+	pthread_mutex_unlock(&c->wake_lock);
+	if (ticket)
+		vcpu_kick(&c->v, EV_FLUSH);
+	return ticket;
+}
+
+static void guard_others(struct vcpu *v, u64 page)
+{
+	struct cpu *me = cpu_of(v);
+	struct vm *vm = me->vm;
+	u64 ticket[VM_MAX_VCPUS] = { 0 };
+
+	enter_quiet(me);
+	for (unsigned i = 0; i < vm->cpus; i++)
+		if (vm->cpu[i] != me)
+			ticket[i] = ask(vm->cpu[i], page);
+	for (unsigned i = 0; i < vm->cpus; i++) {
+		struct cpu *c = vm->cpu[i];
+
+		if (!ticket[i])
+			continue;
+		pthread_mutex_lock(&c->wake_lock);
+		while (c->answered < ticket[i])
+			pthread_cond_wait(&c->answer, &c->wake_lock);
+		pthread_mutex_unlock(&c->wake_lock);
+	}
+	leave_quiet(me);
+}
+
+static void relax(struct vcpu *v)
+{
+	(void)v;
+	sched_yield();
+}
+
 /* ---- set-up ---- */
 
 static void cpu_free(struct cpu *c)
@@ -72,6 +171,7 @@ static void cpu_free(struct cpu *c)
 	if (c->opened)
 		c->vm->cfg.engine->vcpu_close(&c->v);
 	msrmap_detach(&c->v);
+	pthread_cond_destroy(&c->answer);
 	pthread_cond_destroy(&c->wake);
 	pthread_mutex_destroy(&c->wake_lock);
 	munmap(c, sizeof(*c));
@@ -100,12 +200,18 @@ static int cpu_new(struct vm *vm, unsigned index, struct error *err)
 	c->vm = vm;
 	pthread_mutex_init(&c->wake_lock, NULL);
 	pthread_cond_init(&c->wake, NULL);
+	pthread_cond_init(&c->answer, NULL);
+	c->quiet = true;
 	tsc_init(&c->tsc, vm->cfg.tsc_khz, clock_now(vm->cfg.clock));
 	v->index = index;
 	v->apic_page = ~UINT64_C(0);
 	v->phys = vm->cfg.phys;
 	v->ports = vm->cfg.ports;
 	v->stats = &c->stats;
+	if (vm->cpus > 1) {
+		v->guard_others = guard_others;
+		v->relax = relax;
+	}
 	cpuid_attach(v, vm->cfg.cpuid);
 	ret = vm->cfg.engine->vcpu_open(v, err);
 	if (ret)
@@ -177,12 +283,14 @@ void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic)
 
 void vm_reset_cpus(struct vm *vm)
 {
+	vns_t now = clock_now(vm->cfg.clock); /* one for all, so the TSCs are in step */
+
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		struct cpu *c = vm->cpu[i];
 
 		vcpu_reset(&c->v, false);
 		__atomic_store_n(&c->v.events, 0, __ATOMIC_SEQ_CST);
-		tsc_init(&c->tsc, vm->cfg.tsc_khz, clock_now(vm->cfg.clock));
+		tsc_init(&c->tsc, vm->cfg.tsc_khz, now);
 		if (c->lapic)
 			lapic_reset(c->lapic);
 		if (i)
@@ -254,8 +362,11 @@ enum vm_end vm_why(struct vm *vm)
 /* As long as the debugger wants this CPU to stay where it is. */
 static void park(struct cpu *c)
 {
-	if (c->vm->debug && debug_holds(c->vm->debug, &c->v))
-		debug_park(c->vm->debug, &c->v);
+	if (!c->vm->debug || !debug_holds(c->vm->debug, &c->v))
+		return;
+	enter_quiet(c);
+	debug_park(c->vm->debug, &c->v);
+	leave_quiet(c);
 }
 
 static void shut_down(struct cpu *c)
@@ -359,7 +470,9 @@ static void take_events(struct cpu *c)
 		event_clear(v, EV_STOP);
 	if (ev & EV_FLUSH) {
 		event_clear(v, EV_FLUSH);
-		vcpu_sync(v);
+		pthread_mutex_lock(&c->wake_lock);
+		answer(c);
+		pthread_mutex_unlock(&c->wake_lock);
 	}
 	if (ev & EV_SMI)
 		event_clear(v, EV_SMI);
@@ -381,10 +494,13 @@ static void wait_event(struct cpu *c)
 	struct vcpu *v = &c->v;
 
 	pthread_mutex_lock(&c->wake_lock);
+	answer(c);
+	c->quiet = true;
 	__atomic_store_n(&c->asleep, true, __ATOMIC_SEQ_CST);
 	while (!vcpu_event_ready(v, vcpu_events(v)))
 		pthread_cond_wait(&c->wake, &c->wake_lock);
 	__atomic_store_n(&c->asleep, false, __ATOMIC_SEQ_CST);
+	c->quiet = false;
 	pthread_mutex_unlock(&c->wake_lock);
 }
 
@@ -394,6 +510,7 @@ static void *cpu_thread(void *arg)
 	struct vm *vm = c->vm;
 	struct clock *clk = vm->cfg.clock;
 
+	leave_quiet(c);
 	while (vm_why(vm) == VM_RUNNING) {
 		vns_t start;
 
@@ -422,6 +539,7 @@ static void *cpu_thread(void *arg)
 	}
 	if (vm->debug)
 		debug_left(vm->debug, &c->v);
+	enter_quiet(c);
 	if (!__atomic_sub_fetch(&vm->running, 1, __ATOMIC_SEQ_CST) && vm->ended)
 		vm->ended(vm->ended_opaque);
 	return NULL;
@@ -441,6 +559,9 @@ int vm_start(struct vm *vm, struct error *err)
 	__atomic_store_n(&vm->running, vm->cpus, __ATOMIC_SEQ_CST);
 	if (vm->debug)
 		debug_started(vm->debug);
+	/* What decoded code there is belongs to threads that are gone. */
+	for (unsigned i = 0; i < vm->cpus && vm->cfg.engine->push; i++)
+		vm->cfg.engine->push(&vm->cpu[i]->v);
 	for (unsigned i = 0; i < vm->cpus; i++) {
 		struct cpu *c = vm->cpu[i];
 		int ret = pthread_create(&c->thread, NULL, cpu_thread, c);

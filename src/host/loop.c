@@ -442,6 +442,6 @@ int loop_run(struct loop *l)
 		dispatch(l, ev, MAX(n, 0));
 	}
 	set_running(l, false);
-	l->code = -1;
+	__atomic_store_n(&l->code, -1, __ATOMIC_SEQ_CST);
 	return code;
 }

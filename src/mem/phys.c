@@ -10,7 +10,8 @@
  * I3 Maps kept: at most PHYS_MAX_MAPS made by adding, as many again made by
  *    removing, and from there on nothing can be added, so each window costs one more.
  *
- * Lock: 'lock' covers 'all', the list of snapshots and the listener list. Lookups
+ * Lock: 'lock' covers 'all', the list of snapshots and the listener list, 'code_lock' who
+ * holds code; neither is held while another is taken or anybody is called. Lookups
  * and accesses take none. The generation changes after 'cur', so that whoever reads the
  * generation first and the map second never takes an old map for a new one.
  */
@@ -60,6 +61,7 @@ struct phys {
 	u32 map_count;
 	bool barrier; /* membarrier() works here */
 	struct code_listener *listeners;
+	pthread_mutex_t code_lock; /* see "code pages" */
 	pthread_mutex_t lock;
 };
 
@@ -198,6 +200,8 @@ static void mem_free(struct mem *e)
 {
 	if (e->r.page_flags)
 		munmap(e->r.page_flags, e->r.len / PAGE_SIZE);
+	if (e->r.code_users)
+		munmap(e->r.code_users, e->r.len / PAGE_SIZE * sizeof(u64));
 	if (e->mapping)
 		munmap(e->mapping, e->mapping_len);
 	if (e->fd >= 0)
@@ -220,6 +224,7 @@ struct phys *phys_new(void)
 	struct phys *p = xzalloc(sizeof(*p));
 
 	pthread_mutex_init(&p->lock, NULL);
+	pthread_mutex_init(&p->code_lock, NULL);
 	p->barrier =
 		!syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	publish(p, false);
@@ -238,6 +243,7 @@ void phys_free(struct phys *p)
 		p->maps = m->older;
 		free(m);
 	}
+	pthread_mutex_destroy(&p->code_lock);
 	pthread_mutex_destroy(&p->lock);
 	free(p);
 }
@@ -272,12 +278,19 @@ static struct mem *mem_new(const char *name, gpa_t base, u64 len, enum phys_kind
 }
 
 /* Zeroed on demand: for a byte a page of a guest that may have terabytes. */
-static u8 *map_lazy(u64 len)
+static void *map_lazy(u64 len)
 {
 	void *m = mmap(NULL, len, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return m == MAP_FAILED ? NULL : m;
+}
+
+static bool map_flags(struct mem *e)
+{
+	e->r.page_flags = map_lazy(e->r.len / PAGE_SIZE);
+	e->r.code_users = map_lazy(e->r.len / PAGE_SIZE * sizeof(u64));
+	return e->r.page_flags && e->r.code_users;
 }
 
 /* Map e->fd at a host address that allows huge pages. */
@@ -331,8 +344,7 @@ int phys_add_ram(struct phys *p, const char *name, gpa_t base, u64 len, struct e
 		ret = -ENOMEM;
 		goto fail;
 	}
-	e->r.page_flags = map_lazy(len / PAGE_SIZE);
-	if (!e->r.page_flags) {
+	if (!map_flags(e)) {
 		ret = error_set(err, -ENOMEM, "%s: no memory for page flags", name);
 		goto fail;
 	}
@@ -356,8 +368,7 @@ int phys_add_rom(struct phys *p, const char *name, gpa_t base, const void *data,
 	e = mem_new(name, base, len, PHYS_ROM);
 	e->mapping = e->r.host = map_lazy(len);
 	e->mapping_len = len;
-	e->r.page_flags = map_lazy(len / PAGE_SIZE);
-	if (!e->r.host || !e->r.page_flags) {
+	if (!e->r.host || !map_flags(e)) {
 		ret = error_set(err, -ENOMEM, "%s: the host refuses %llu KiB", name,
 				(unsigned long long)(len >> 10));
 		goto fail;
@@ -536,25 +547,91 @@ int phys_ram_fd(struct phys *p, gpa_t base)
 	return fd;
 }
 
-/* ---- code pages ---- */
+/* ---- code pages ----
+ *
+ * C1 A listener's bit in code_users is set before PAGE_CODE, and cleared with it when it
+ *    was the last. 'code_lock' covers both, and PAGE_GUARDED.
+ *
+ * C2 PAGE_GUARDED is set when since PAGE_CODE all other threads have passed a barrier,
+ *    and all CPUs that had write entries a safe point. Only then may the page be
+ *    decoded. PAGE_CODE cannot have been away in between, as the caller's own bit is
+ *    set. Two that mark a page at the same time may both do that work.
+ *
+ * C3 Writers that look (note_write()) store and then load the flag, without a fence
+ *    between. A write that misses PAGE_CODE was in the store buffer when the barrier
+ *    came, so it is in memory afterwards, and seen by the decoding.
+ *
+ * C4 One who finds PAGE_CODE set runs a fence before he looks who holds code: a listener
+ *    that joins a page that others have already guarded runs no barrier on other
+ *    threads, but its own locked instruction stands between its bit and the decoding.
+ *    Either the writer sees the bit or the decoding sees the write.
+ */
 
-bool phys_mark_code(struct phys *p, gpa_t gpa)
+static u64 *users_of(const struct phys_region *r, gpa_t gpa)
 {
-	u8 *flags = phys_page_flags(p, gpa);
+	return &r->code_users[(gpa - r->base) >> PAGE_SHIFT];
+}
 
-	if (!flags)
+static const struct phys_region *find_memory(struct phys *p, gpa_t gpa)
+{
+	const struct phys_region *r = phys_find(p, gpa);
+
+	return r && r->page_flags ? r : NULL;
+}
+
+bool phys_mark_code(struct phys *p, struct code_listener *l, gpa_t gpa)
+{
+	const struct phys_region *r = find_memory(p, gpa);
+	u8 *flags, was;
+
+	if (!r)
 		return false;
-	if (__atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_CODE)
+	flags = &r->page_flags[(gpa - r->base) >> PAGE_SHIFT];
+	if ((__atomic_load_n(users_of(r, gpa), __ATOMIC_RELAXED) & l->user) &&
+	    (__atomic_load_n(flags, __ATOMIC_ACQUIRE) & PAGE_GUARDED))
 		return true;
-	__atomic_fetch_or(flags, PAGE_CODE, __ATOMIC_SEQ_CST);
+	pthread_mutex_lock(&p->code_lock);
+	__atomic_fetch_or(users_of(r, gpa), l->user, __ATOMIC_SEQ_CST); /* C1, C4 */
+	was = __atomic_fetch_or(flags, PAGE_CODE, __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&p->code_lock);
+	if (was & PAGE_GUARDED)
+		return true;
 	/*
-	 * Pairs with "store, then look at the flag" of the writers. Without
-	 * membarrier() a write that is in another CPU's store buffer just now
+	 * Without membarrier() a write that is in another CPU's store buffer just now
 	 * can be missed; guests do not modify code that way (SDM vol. 3, 8.1.3).
 	 */
 	if (p->barrier)
-		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0); /* C3 */
+	if ((was & PAGE_WRITERS) && l->guard)
+		l->guard(l->opaque, gpa & PAGE_MASK);
+	pthread_mutex_lock(&p->code_lock);
+	/* New writers have found PAGE_CODE and been refused, but leave the bit behind. */
+	__atomic_fetch_and(flags, (u8)~PAGE_WRITERS, __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(flags, PAGE_GUARDED, __ATOMIC_SEQ_CST); /* C2 */
+	pthread_mutex_unlock(&p->code_lock);
 	return true;
+}
+
+void phys_unmark_code(struct phys *p, struct code_listener *l, gpa_t gpa)
+{
+	const struct phys_region *r = find_memory(p, gpa);
+
+	if (!r)
+		return;
+	pthread_mutex_lock(&p->code_lock);
+	if (!__atomic_and_fetch(users_of(r, gpa), ~l->user, __ATOMIC_SEQ_CST))
+		__atomic_fetch_and(&r->page_flags[(gpa - r->base) >> PAGE_SHIFT],
+				   (u8) ~(PAGE_CODE | PAGE_GUARDED), __ATOMIC_SEQ_CST);
+	pthread_mutex_unlock(&p->code_lock);
+}
+
+static void tell(struct phys *p, u64 users, gpa_t gpa, u64 len)
+{
+	struct code_listener *l = __atomic_load_n(&p->listeners, __ATOMIC_ACQUIRE);
+
+	for (; l; l = l->next)
+		if (users & l->user)
+			l->written(l->opaque, gpa, len);
 }
 
 /* [gpa, gpa + len) of region r was written. */
@@ -562,20 +639,20 @@ static void note_write(struct phys *p, const struct phys_region *r, gpa_t gpa, u
 {
 	u64 first = (gpa - r->base) >> PAGE_SHIFT;
 	u64 last = (gpa - r->base + len - 1) >> PAGE_SHIFT;
+	u64 users = 0;
 
 	/* The compiler must not look at the flags before the write is done. */
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	for (u64 i = first; i <= last; i++) {
-		struct code_listener *l;
-
-		if (likely(!(__atomic_load_n(&r->page_flags[i], __ATOMIC_RELAXED) &
+		if (likely(!(__atomic_load_n(&r->page_flags[i], __ATOMIC_ACQUIRE) &
 			     PAGE_CODE)))
 			continue;
-		l = __atomic_load_n(&p->listeners, __ATOMIC_ACQUIRE);
-		for (; l; l = l->next)
-			l->written(l->opaque, gpa, len);
-		return;
+		if (!users)
+			__atomic_thread_fence(__ATOMIC_SEQ_CST); /* C4 */
+		users |= __atomic_load_n(&r->code_users[i], __ATOMIC_ACQUIRE);
 	}
+	if (unlikely(users))
+		tell(p, users, gpa, len);
 }
 
 void phys_note_write(struct phys *p, gpa_t gpa, u64 len)
@@ -594,12 +671,23 @@ void phys_note_write(struct phys *p, gpa_t gpa, u64 len)
 	}
 }
 
-void phys_add_code_listener(struct phys *p, struct code_listener *l)
+int phys_add_code_listener(struct phys *p, struct code_listener *l)
 {
+	u64 taken = 0;
+	int ret = 0;
+
 	pthread_mutex_lock(&p->lock);
-	l->next = p->listeners;
-	__atomic_store_n(&p->listeners, l, __ATOMIC_RELEASE);
+	for (const struct code_listener *o = p->listeners; o; o = o->next)
+		taken |= o->user;
+	if (~taken) {
+		l->user = ~taken & (taken + 1);
+		l->next = p->listeners;
+		__atomic_store_n(&p->listeners, l, __ATOMIC_RELEASE);
+	} else {
+		ret = -ENOSPC;
+	}
 	pthread_mutex_unlock(&p->lock);
+	return ret;
 }
 
 void phys_remove_code_listener(struct phys *p, struct code_listener *l)

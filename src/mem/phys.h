@@ -14,7 +14,8 @@
  * RAM pages carry a byte of flags each. PAGE_CODE says that some engine holds
  * decoded or translated instructions of this page: whoever writes to it, CPU or
  * DMA, must call phys_note_write() with the page still marked; phys_write() and
- * phys_store() do.
+ * phys_store() do. PAGE_WRITERS says that some CPU may write to it without a
+ * look at the flags, by an entry of its TLB, until that is taken from it.
  *
  * Threads: everything may be called on any thread, except phys_free() and
  * phys_remove_code_listener(), which need the machine stopped.
@@ -31,7 +32,13 @@
 
 #define PHYS_MAX_MAPS 4096
 
-enum { PAGE_CODE = 1 };
+enum {
+	PAGE_CODE = 1,
+	PAGE_WRITERS = 2,
+	PAGE_GUARDED = 4, /* PAGE_CODE, and since then nobody writes without looking */
+};
+
+#define PHYS_MAX_LISTENERS 64
 
 enum phys_kind { PHYS_NONE, PHYS_RAM, PHYS_ROM, PHYS_MMIO };
 
@@ -42,6 +49,7 @@ struct phys_region {
 	const char *name;
 	u8 *host;                 /* RAM and ROM: host address of 'base' */
 	u8 *page_flags;           /* RAM and ROM: one byte a page */
+	u64 *code_users;          /* RAM and ROM: by page, which listeners hold code */
 	const struct io_ops *ops; /* MMIO */
 	void *dev;
 };
@@ -129,28 +137,56 @@ void phys_store(struct phys *p, gpa_t gpa, u64 val, unsigned size);
 /* Flags byte of the page that holds gpa, NULL when it is not RAM or ROM. */
 u8 *phys_page_flags(struct phys *p, gpa_t gpa);
 
-/*
- * Mark the page that holds gpa PAGE_CODE, before its bytes are decoded. Writers only
- * store and then look at the flag, without a fence between; the first marking
- * therefore runs a barrier on every thread of the process, so that each write is either
- * seen by the decoding that follows or sees the mark. False when it is not RAM or ROM.
- */
-bool phys_mark_code(struct phys *p, gpa_t gpa);
+/* Who holds decoded code. */
+struct code_listener {
+	/* Called on the writing thread, after the write. */
+	void (*written)(void *opaque, gpa_t gpa, u64 len);
+	/*
+	 * Called by phys_mark_code(): take from all CPUs what lets them write to this
+	 * page without a look at its flags. When it returns, what they wrote that way
+	 * can be read. NULL: there is no CPU.
+	 */
+	void (*guard)(void *opaque, gpa_t page);
+	void *opaque;
+	struct code_listener *next; /* phys.c only, and the next one */
+	u64 user;                   /* its bit in code_users */
+};
+/* -ENOSPC when there are PHYS_MAX_LISTENERS. */
+int phys_add_code_listener(struct phys *p, struct code_listener *l);
+void phys_remove_code_listener(struct phys *p, struct code_listener *l);
 
 /*
- * Somebody wrote [gpa, gpa+len): tell the listeners if a page of it is marked
- * PAGE_CODE.
+ * l will hold code of the page that holds gpa: to be called before its bytes are
+ * decoded. From then on l hears of every write that the decoding does not see. May
+ * wait for other CPUs, so no lock is held. False when it is not RAM or ROM.
+ */
+bool phys_mark_code(struct phys *p, struct code_listener *l, gpa_t gpa);
+/* l holds no code of this page any more. */
+void phys_unmark_code(struct phys *p, struct code_listener *l, gpa_t gpa);
+
+/*
+ * A CPU is about to write to the page with these flags, now or by an entry of its TLB as
+ * long as nobody takes that away. False: it must report each write.
+ */
+static inline bool phys_page_writer(u8 *flags)
+{
+	u8 f = __atomic_load_n(flags, __ATOMIC_ACQUIRE);
+
+	if (f & PAGE_CODE)
+		return false;
+	/*
+	 * Set already: if PAGE_CODE comes right now its setter finds PAGE_WRITERS, and
+	 * waits for this CPU's next safe point.
+	 */
+	if (f & PAGE_WRITERS)
+		return true;
+	return !(__atomic_fetch_or(flags, PAGE_WRITERS, __ATOMIC_SEQ_CST) & PAGE_CODE);
+}
+
+/*
+ * Somebody wrote [gpa, gpa+len): tell the listeners that hold code of a page of it.
  */
 void phys_note_write(struct phys *p, gpa_t gpa, u64 len);
-
-/* Who holds decoded code. Called on the writing thread, after the write. */
-struct code_listener {
-	void (*written)(void *opaque, gpa_t gpa, u64 len);
-	void *opaque;
-	struct code_listener *next; /* phys.c only */
-};
-void phys_add_code_listener(struct phys *p, struct code_listener *l);
-void phys_remove_code_listener(struct phys *p, struct code_listener *l);
 
 /* The memfd of the RAM region that starts at 'base' (owned by the map), -1 if none. */
 int phys_ram_fd(struct phys *p, gpa_t base);

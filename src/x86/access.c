@@ -433,6 +433,34 @@ bool sys_write(struct vcpu *v, gva_t lin, unsigned size, u64 val)
 	return lin_write_slow(v, DS, lin, size, MMU_KERNEL, val);
 }
 
+bool sys_bits(struct vcpu *v, gva_t lin, u8 set, u8 clear)
+{
+	struct piece p;
+	u64 val;
+
+	if (!check_canonical(v, DS, lin, 1) ||
+	    !translate(v, lin, 1, ACC_WRITE, MMU_KERNEL, &p))
+		return false;
+	watch(v, lin, 1, true);
+	if (unlikely(!p.hit.host)) {
+		val = bus_load(v, p.hit.gpa, 1);
+		bus_store(v, p.hit.gpa, (val | set) & (u8)~clear, 1);
+		return true;
+	}
+	if (unlikely(v->trial)) {
+		trial_read(v->trial, p.hit.host, p.hit.gpa, 1);
+		if (!trial_write(v->trial, p.hit.host, p.hit.gpa, 1, false))
+			return true;
+	}
+	if (set)
+		__atomic_fetch_or(p.hit.host, set, __ATOMIC_SEQ_CST);
+	if (clear)
+		__atomic_fetch_and(p.hit.host, (u8)~clear, __ATOMIC_SEQ_CST);
+	if (p.hit.code)
+		phys_note_write(v->phys, p.hit.gpa, 1);
+	return true;
+}
+
 bool sys_read_bytes(struct vcpu *v, gva_t lin, void *buf, unsigned len)
 {
 	return read_bytes(v, DS, lin, MMU_KERNEL, buf, len);

@@ -144,6 +144,8 @@ void *mem_fast_ptr(struct vcpu *v, unsigned sreg, u64 off, unsigned len, enum ac
 bool sys_read(struct vcpu *v, gva_t lin, unsigned size, u64 *val);
 bool sys_write(struct vcpu *v, gva_t lin, unsigned size, u64 val);
 bool sys_read_bytes(struct vcpu *v, gva_t lin, void *buf, unsigned len);
+/* Set and clear bits of a byte, locked as processors do it with descriptors. */
+bool sys_bits(struct vcpu *v, gva_t lin, u8 set, u8 clear);
 /* Check for writing without writing; sets A and D. */
 bool sys_probe_write(struct vcpu *v, gva_t lin, unsigned len);
 /* As user or supervisor by choice: stacks of another privilege level during transfers. */
@@ -162,5 +164,8 @@ bool fetch_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
 void tlb_flush_all(struct vcpu *v);
 void tlb_flush_nonglobal(struct vcpu *v);
 void tlb_flush_page(struct vcpu *v, gva_t lin);
-/* A physical page now holds decoded code: writes to it must be seen. Any linear alias. */
+/*
+ * A physical page now holds decoded code: writes to it must be seen. Any linear alias.
+ * Also on another thread while the owner is known to wait (cpu/vm.c).
+ */
 void tlb_protect_code(struct vcpu *v, gpa_t page);

@@ -69,7 +69,7 @@ bool desc_set_accessed(struct vcpu *v, struct desc *d)
 
 	if (d->attr & bit)
 		return true;
-	if (!sys_write(v, d->lin + 5, 1, (d->attr | bit) & 0xff))
+	if (!sys_bits(v, d->lin + 5, (u8)bit, 0))
 		return false;
 	d->attr |= bit;
 	d->raw |= (u64)bit << 40;

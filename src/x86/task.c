@@ -123,7 +123,6 @@ static bool commit_memory(struct vcpu *v, struct switching *s, u64 next, u64 rfl
 	const struct tss_layout *l = s->from;
 	const struct seg *tr = &v->seg[TR];
 	gva_t base = tr->base;
-	u64 type;
 
 	if (s->why == TASK_IRET)
 		rflags &= ~(u64)RFLAGS_NT;
@@ -140,10 +139,8 @@ static bool commit_memory(struct vcpu *v, struct switching *s, u64 next, u64 rfl
 	if (is_nesting(s)) {
 		if (!sys_write(v, s->tss.base, 2, tr->sel))
 			return false;
-	} else {
-		if (!sys_read(v, s->old_busy, 1, &type) ||
-		    !sys_write(v, s->old_busy, 1, type & ~UINT64_C(2)))
-			return false;
+	} else if (!sys_bits(v, s->old_busy, 0, 2)) {
+		return false;
 	}
 	return s->why == TASK_IRET || desc_set_accessed(v, &s->tss);
 }

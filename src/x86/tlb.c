@@ -86,7 +86,9 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 		return true;
 	hit->host = r->host + (w.gpa - r->base);
 	flags = r->page_flags + ((w.gpa - r->base) >> PAGE_SHIFT);
-	hit->code = *flags & PAGE_CODE;
+	hit->code = acc == ACC_WRITE
+			    ? !phys_page_writer(flags)
+			    : __atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_CODE;
 
 	e = &t->entry[slot];
 	e->addend = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
@@ -98,7 +100,9 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 		return true;
 	if (w.rights & BIT(ACC_READ))
 		e->read = tlb_tag(page);
-	if ((w.rights & BIT(ACC_WRITE)) && w.dirty && !hit->code && r->kind == PHYS_RAM)
+	/* Not with a fetch, as what is code cannot keep it. */
+	if ((w.rights & BIT(ACC_WRITE)) && w.dirty && !hit->code && acc != ACC_EXEC &&
+	    r->kind == PHYS_RAM && (acc == ACC_WRITE || phys_page_writer(flags)))
 		e->write = tlb_tag(page);
 	return true;
 }

@@ -56,8 +56,10 @@ enum vcpu_event {
 	EV_SMI = 1 << 2,
 	EV_INIT = 1 << 3,
 	EV_SIPI = 1 << 4,
-	EV_STOP = 1 << 5,  /* leave run(): pause, reset, exit */
-	EV_FLUSH = 1 << 6, /* another CPU changed something this one caches */
+	EV_STOP = 1 << 5, /* leave run(): pause, reset, exit */
+	EV_FLUSH =
+		1
+		<< 6, /* another CPU changed something this one caches, or is going to */
 };
 
 enum activity { ACT_RUNNING, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI };
@@ -159,6 +161,15 @@ struct vcpu {
 	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May
 	 * be NULL. */
 	void (*tlb_flushed)(struct vcpu *v, u64 page);
+	/*
+	 * Board: this page becomes code, so take from all other CPUs what lets them write
+	 * to it unseen. Owning thread, at a safe point: between blocks, holding nothing.
+	 * NULL: there are none.
+	 */
+	void (*guard_others)(struct vcpu *v, u64 page);
+	/* Board: somebody spins; let another thread run. Vectors parked. May be NULL. */
+	void (*relax)(struct vcpu *v);
+	u32 pauses; /* PAUSE instructions since then */
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);
 	struct native *native;    /* stubs for vector and x87 instructions

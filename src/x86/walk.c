@@ -94,7 +94,8 @@ static bool entry_set(struct vcpu *v, gpa_t gpa, void *host, unsigned size, u64 
 	}
 	*entry = want;
 	flags = phys_page_flags(v->phys, gpa);
-	if (unlikely(flags && (*flags & PAGE_CODE) && !v->trial))
+	if (unlikely(flags && (__atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_CODE) &&
+		     !v->trial))
 		phys_note_write(v->phys, gpa, size);
 	return true;
 }

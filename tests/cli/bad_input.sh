@@ -62,6 +62,7 @@ refuses smp_key "'dies' is not one of" run -smp 4,dies=2
 refuses smp_product 'does not make 4 CPUs' run -smp 4,cores=3
 refuses smp_many '-smp 1000' run -smp 1000
 refuses smp_hundred_thousand '-smp 100000: cpus is a number from 1 to 64' run -smp 100000
+refuses smp_check 'the check engine runs 1 CPU' run -smp 2 -engine check
 refuses cpu_model "'nosuch'" run -cpu nosuch
 refuses cpu_feature "'nosuch'" run -cpu max,+nosuch
 refuses cpu_comma 'empty item' run -cpu max,,+avx

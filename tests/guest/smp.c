@@ -1,8 +1,8 @@
 /*
- * Several processors: starting, IPIs, atomicity, memory order, translations and code that
- * another one changes.
+ * Several processors: starting, IPIs, atomicity, memory order, translations that another
+ * one changes. Code that another one changes: crosscode.c.
  * SDM volume 3 chapters 8 (multiprocessing, memory order), 9.4 (INIT and SIPI), 11.6
- * (IPIs), 4.10.5 (TLB shootdown), 8.1.3 (cross-modifying code).
+ * (IPIs), 4.10.5 (TLB shootdown).
  */
 #include "smp.h"
 #include "page.h"
@@ -114,6 +114,120 @@ static void halted(void)
 	}
 }
 
+/* Logical destinations: each CPU has a bit of the flat model, or a cluster of two. */
+static void set_logical(word cluster)
+{
+	unsigned n = me();
+	u32 flat = 1u << n << 24, pair = (n / 2) << 28 | 1u << (n & 1) << 24;
+
+	lapic_write(LAPIC_DFR, cluster ? 0x0fffffff : 0xffffffff);
+	lapic_write(LAPIC_LDR, cluster ? pair : flat);
+}
+
+static void everywhere(void (*fn)(word), word arg)
+{
+	others(fn, arg);
+	fn(arg);
+	join();
+}
+
+static void taken_clear(unsigned vector)
+{
+	for (unsigned n = 0; n < cpus; n++)
+		taken[n][vector] = 0;
+}
+
+static unsigned taken_sum(unsigned vector)
+{
+	unsigned sum = 0;
+
+	for (unsigned n = 0; n < cpus; n++)
+		sum += taken[n][vector];
+	return sum;
+}
+
+/* It comes to these CPUs, once, and to no other. */
+static void want_taken(unsigned vector, unsigned set)
+{
+	for (unsigned n = 0; n < cpus; n++)
+		while ((set >> n & 1) && !taken[n][vector]) {
+			sti_nop();
+			pause();
+		}
+	wait_ms(1);
+	sti_nop();
+	for (unsigned n = 0; n < cpus; n++)
+		want_equal(taken[n][vector], set >> n & 1);
+	taken_clear(vector);
+}
+
+static void logical_and_shorthands(void)
+{
+	unsigned all;
+
+	if (!start())
+		return;
+	all = (1u << cpus) - 1;
+	taken_clear(0x43);
+	everywhere(set_logical, false);
+	go = false;
+	others(take_ipis, 0);
+	for (unsigned set = 1; set <= all; set++) {
+		send_ipi(set, 0x4843);
+		want_taken(0x43, set);
+	}
+	send_ipi(0xff, 0x4843);
+	want_taken(0x43, all);
+	send_ipi(0xff, 0x4043); /* physical: broadcast too */
+	want_taken(0x43, all);
+	send_ipi(0, 0x44043); /* self */
+	want_taken(0x43, 1);
+	send_ipi(0, 0x84043); /* all */
+	want_taken(0x43, all);
+	send_ipi(0, 0xc4043); /* all but self */
+	want_taken(0x43, all & ~1u);
+	go = true;
+	join();
+	everywhere(set_logical, true);
+	go = false;
+	others(take_ipis, 0);
+	send_ipi(0x03, 0x4843); /* cluster 0, both */
+	want_taken(0x43, 3);
+	send_ipi(0x02, 0x4843);
+	want_taken(0x43, 2);
+	if (cpus > 2) {
+		send_ipi(0x11, 0x4843);
+		want_taken(0x43, 4);
+	}
+	send_ipi(0xff, 0x4843);
+	want_taken(0x43, all);
+	go = true;
+	join();
+	everywhere(set_logical, false);
+}
+
+/* One of those named gets it, and not one that is busy with something higher. */
+static void lowest_priority(void)
+{
+	if (!start())
+		return;
+	taken_clear(0x44);
+	everywhere(set_logical, false);
+	go = false;
+	others(take_ipis, 0);
+	lapic_write(LAPIC_TPR, 0xf0);
+	for (unsigned i = 1; i <= 50; i++) {
+		send_ipi((1u << cpus) - 1, 0x4944);
+		while (taken_sum(0x44) != i)
+			pause();
+	}
+	want_equal(taken[0][0x44], 0);
+	lapic_write(LAPIC_TPR, 0);
+	go = true;
+	join();
+	want_equal(taken_sum(0x44), 50);
+}
+
 static volatile unsigned nmis[CPUS_MAX];
 
 static void on_nmi(struct frame *f)
@@ -183,6 +297,32 @@ static void init_again(void)
 	smp_wait(1);
 }
 
+/* SIPI at any page of the first MiB, page 0 too: from there a far jump to the usual
+ * start. */
+static void start_anywhere(void)
+{
+	static const u8 vectors[] = { 0x00, 0x01, 0x00, 0x2f, 0x8f, 0x30 };
+	static const u8 jump[5] = { 0xea, 0, 0, 0, SMP_START };
+
+	if (!start())
+		return;
+	for (unsigned i = 0; i < ARRAY_SIZE(vectors); i++) {
+		volatile u8 *at = PHYS(vectors[i] << 12);
+		u8 old[5];
+
+		for (unsigned k = 0; k < 5 && vectors[i] != SMP_START; k++) {
+			old[k] = at[k];
+			at[k] = jump[k];
+		}
+		want(smp_restart_at(1, vectors[i]));
+		nmis[1] = 1;
+		smp_run(1, spin_for_nmi, 0);
+		smp_wait(1);
+		for (unsigned k = 0; k < 5 && vectors[i] != SMP_START; k++)
+			at[k] = old[k];
+	}
+}
+
 /* ---- atomic operations and memory order ---- */
 
 static volatile u32 shared __attribute__((aligned(64)));
@@ -227,6 +367,155 @@ static void atomic(void)
 	want_equal(shared, cpus * ROUNDS);
 	want_equal(((volatile u64 *)wide)[2], 0xffffff00 + (u64)cpus * ROUNDS);
 	want_equal(*(volatile u32 *)CROSSING, cpus * ROUNDS);
+}
+
+/* By each locked instruction; and locks made of them. */
+static struct {
+	u64 xadd, cmpxchg, adc, sbb, neg, not, dec, by_xchg, by_bts, parity;
+	volatile u32 xchg_lock, bts_lock;
+	u64 wide[2] __attribute__((aligned(16)));
+} counters __attribute__((aligned(64)));
+
+#define LOCKED(insn, field, ...)                                                         \
+	__asm__ volatile("lock " insn                                                    \
+			 : "+m"(counters.field)                                          \
+			 : __VA_ARGS__                                                   \
+			 : "memory", "cc")
+
+static void count_all_ways(word arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		u64 one = 1, old, lo, hi;
+		u32 held;
+		bool ok;
+
+		__asm__ volatile("lock xaddq %0, %1"
+				 : "+r"(one), "+m"(counters.xadd)
+				 :
+				 : "memory", "cc");
+		old = counters.cmpxchg;
+		while (!__atomic_compare_exchange_n(&counters.cmpxchg, &old, old + 1,
+						    false, __ATOMIC_SEQ_CST,
+						    __ATOMIC_SEQ_CST))
+			;
+		__asm__ volatile("stc; lock adcq $0, %0"
+				 : "+m"(counters.adc)
+				 :
+				 : "memory", "cc");
+		__asm__ volatile("stc; lock sbbq $0, %0"
+				 : "+m"(counters.sbb)
+				 :
+				 : "memory", "cc");
+		LOCKED("negq %0", neg, "r"(0));
+		LOCKED("notq %0", not, "r"(0));
+		LOCKED("decq %0", dec, "r"(0));
+		LOCKED("btcq %1, %0", parity, "r"((u64)(i & 63)));
+		do {
+			held = 1;
+			__asm__ volatile("xchgl %0, %1"
+					 : "+r"(held), "+m"(counters.xchg_lock)
+					 :
+					 : "memory");
+			if (held)
+				pause();
+		} while (held);
+		(*(volatile u64 *)&counters.by_xchg)++;
+		counters.xchg_lock = 0;
+		do {
+			__asm__ volatile("lock btsl $5, %1"
+					 : "=@ccc"(ok), "+m"(counters.bts_lock)
+					 :
+					 : "memory");
+			if (ok)
+				pause();
+		} while (ok);
+		(*(volatile u64 *)&counters.by_bts)++;
+		__asm__ volatile("lock btrl $5, %0"
+				 : "+m"(counters.bts_lock)
+				 :
+				 : "memory", "cc");
+		lo = counters.wide[0];
+		hi = counters.wide[1];
+		do {
+			__asm__ volatile("lock cmpxchg16b %1"
+					 : "=@ccz"(ok), "+m"(counters.wide), "+a"(lo),
+					   "+d"(hi)
+					 : "b"(lo + 1), "c"(hi - 1)
+					 : "memory");
+		} while (!ok);
+	}
+}
+
+static void locked_instructions(void)
+{
+	u64 n, flips = 0;
+
+	if (!start())
+		return;
+	for (u64 *p = &counters.xadd; p <= &counters.parity; p++)
+		*(volatile u64 *)p = 0;
+	counters.xchg_lock = counters.bts_lock = 0;
+	counters.neg = 5;
+	counters.not = 6;
+	counters.wide[0] = counters.wide[1] = 0;
+	others(count_all_ways, 0);
+	count_all_ways(0);
+	join();
+	n = (u64)cpus * ROUNDS;
+	/* How often each bit was complemented, all CPUs alike. */
+	for (unsigned i = 0; i < 64; i++)
+		if (((ROUNDS + 63 - i) / 64) * cpus & 1)
+			flips |= BIT(i);
+	want_equal(counters.xadd, n);
+	want_equal(counters.cmpxchg, n);
+	want_equal(counters.adc, n);
+	want_equal(counters.sbb, -n);
+	want_equal(counters.neg, n & 1 ? (u64)-5 : 5);
+	want_equal(counters.not, n & 1 ? ~UINT64_C(6) : 6);
+	want_equal(counters.dec, -n);
+	want_equal(counters.parity, flips);
+	want_equal(counters.by_xchg, n);
+	want_equal(counters.by_bts, n);
+	want_equal(counters.wide[0], n);
+	want_equal(counters.wide[1], -n);
+}
+
+/* An aligned load or store is one, of each size. */
+static volatile u64 torn[3] __attribute__((aligned(64)));
+static volatile bool enough;
+
+static void store_patterns(word arg)
+{
+	(void)arg;
+	while (!enough) {
+		torn[0] = 0;
+		torn[0] = ~UINT64_C(0);
+		*(volatile u32 *)&torn[1] = 0;
+		*(volatile u32 *)&torn[1] = 0xffffffff;
+		*(volatile u16 *)&torn[2] = 0;
+		*(volatile u16 *)&torn[2] = 0xffff;
+	}
+}
+
+static void aligned_accesses_are_whole(void)
+{
+	unsigned bad = 0;
+
+	if (!start())
+		return;
+	enough = false;
+	smp_run(1, store_patterns, 0);
+	for (unsigned i = 0; i < 10 * ROUNDS; i++) {
+		u64 a = torn[0];
+		u32 b = *(volatile u32 *)&torn[1];
+		u16 c = *(volatile u16 *)&torn[2];
+
+		bad += (a && ~a) || (b && ~b) || (c && c != 0xffff);
+	}
+	enough = true;
+	smp_wait(1);
+	want_equal(bad, 0);
 }
 
 /* Stores are seen in order: the flag never before the data. */
@@ -307,7 +596,7 @@ static void store_buffer(void)
 	}
 }
 
-/* ---- translations and code ---- */
+/* ---- translations and descriptors ---- */
 
 static volatile u32 acknowledged[CPUS_MAX];
 static volatile word shot_va;
@@ -373,90 +662,6 @@ static void shootdown(void)
 	hook[0x45] = on_ipi;
 }
 
-static PAGED u8 code[4096];
-static volatile u32 version __attribute__((aligned(64)));
-
-static void put_mov(u32 imm)
-{
-	volatile u8 *at = code;
-
-	for (unsigned i = 0; i < 4; i++)
-		at[1 + i] = (u8)(imm >> (8 * i));
-	at[0] = 0xb8;
-	at[5] = 0xc3;
-}
-
-/* The protocol of the manual: wait for the flag, serialize, run. */
-static void run_code(word arg)
-{
-	u32 done = 0;
-
-	(void)arg;
-	while (done != 300) {
-		u32 v = version, got;
-
-		if (v == done) {
-			pause();
-			continue;
-		}
-		cpuid(0, 0);
-		got = ((u32(*)(void))(word)code)();
-		if (got != v)
-			violations++;
-		done = v;
-		acknowledged[me()] = v;
-	}
-}
-
-static void cross_modifying_code(void)
-{
-	if (!start())
-		return;
-	violations = 0;
-	version = 0;
-	for (unsigned n = 0; n < CPUS_MAX; n++)
-		acknowledged[n] = 0;
-	others(run_code, 0);
-	for (u32 i = 1; i <= 300; i++) {
-		put_mov(i);
-		version = i;
-		for (unsigned n = 1; n < cpus; n++)
-			while (acknowledged[n] != i)
-				pause();
-	}
-	join();
-	want_equal(violations, 0);
-}
-
-/* One aligned byte changed under a running loop, as kernels do it with INT3. */
-static volatile bool stop_loop;
-
-static void loop_code(word arg)
-{
-	(void)arg;
-	while (!stop_loop) {
-		u32 v = ((u32(*)(void))(word)code)();
-
-		if (v != 0x11111111 && v != 0x11112211)
-			violations++;
-	}
-}
-
-static void byte_patching(void)
-{
-	if (!start())
-		return;
-	put_mov(0x11111111);
-	violations = 0;
-	stop_loop = false;
-	others(loop_code, 0);
-	for (unsigned i = 0; i < 2000; i++)
-		((volatile u8 *)code)[2] = i & 1 ? 0x22 : 0x11;
-	stop_loop = true;
-	join();
-	want_equal(violations, 0);
-}
-
 /* A and D bits by several CPUs at once: none is lost, and no other bit changes. */
 static void touch(word arg)
 {
@@ -496,6 +701,45 @@ static void accessed_dirty(void)
 	want_equal(e & (A | D), A | D);
 }
 
+/* The accessed bit of a descriptor is set with LOCK: what another CPU does to the other
+ * bits of the byte stays. */
+static void toggle_dpl(word arg)
+{
+	volatile u8 *type = (volatile u8 *)&gdt[FREE_SEL / 8] + 5;
+
+	for (unsigned i = 1; i <= 20 * ROUNDS; i++) {
+		__asm__ volatile("lock xorb $0x60, %0" : "+m"(*type) : : "cc");
+		if ((*type & 0x60) != (i & 1 ? 0x60 : 0)) {
+			violations++;
+			*type = (u8)((*type & ~0x60) | (i & 1 ? 0x60 : 0));
+		}
+	}
+	(void)arg;
+	enough = true;
+}
+
+static void descriptor_accessed(void)
+{
+	volatile u8 *type = (volatile u8 *)&gdt[FREE_SEL / 8] + 5;
+
+	if (!start())
+		return;
+	set_gdt(FREE_SEL, descriptor(0, 0xfffff, (D_KDATA & ~D_A) | D_G | D_DB));
+	enough = false;
+	violations = 0;
+	smp_run(1, toggle_dpl, 0);
+	while (!enough) {
+		__asm__ volatile("lock andb $0xfe, %0" : "+m"(*type) : : "cc");
+		__asm__ volatile("mov %0, %%fs" : : "r"(FREE_SEL));
+		if (!(*type & 1))
+			fail("the accessed bit is not set");
+	}
+	smp_wait(1);
+	__asm__ volatile("mov %0, %%fs" : : "r"(0));
+	want_equal(violations, 0);
+	want_equal(*type, 0x93);
+}
+
 /* The TSC is one for all. */
 static volatile u64 tsc_there;
 static volatile u32 tsc_turn;
@@ -531,6 +775,50 @@ static void tsc_in_step(void)
 	smp_wait(1);
 }
 
+/* The last of all, as there is no way back but by switching the APIC off. */
+static void enter_x2apic(word arg)
+{
+	(void)arg;
+	wrmsr(IA32_APIC_BASE, rdmsr(IA32_APIC_BASE) | APIC_X2);
+}
+
+static void x2apic(void)
+{
+	unsigned all;
+
+	if (!start())
+		return;
+	if (!(cpuid(1, 0).c & BIT(21))) {
+		skip("no x2APIC");
+		return;
+	}
+	all = (1u << cpus) - 1;
+	everywhere(enter_x2apic, 0);
+	taken_clear(0x43);
+	go = false;
+	others(take_ipis, 0);
+	for (unsigned n = 0; n < cpus; n++) {
+		send_ipi(n, 0x4043);
+		want_taken(0x43, 1u << n);
+	}
+	/* Cluster 0 has a bit for each of 16. */
+	want_equal(lapic_read(LAPIC_LDR), 1);
+	for (unsigned set = 1; set <= all; set++) {
+		send_ipi(set, 0x4843);
+		want_taken(0x43, set);
+	}
+	send_ipi(0xffffffff, 0x4043);
+	want_taken(0x43, all);
+	send_ipi(0xffffffff, 0x4843);
+	want_taken(0x43, all);
+	send_ipi(0, 0xc4043);
+	want_taken(0x43, all & ~1u);
+	lapic_write(LAPIC_SELF_IPI, 0x43);
+	want_taken(0x43, 1);
+	go = true;
+	join();
+}
+
 /* ---- the end ---- */
 
 static void triple(word arg)
@@ -551,6 +839,26 @@ static void triple_fault_of_another(void)
 	not_ended();
 }
 
+static void reset_by_another(word arg)
+{
+	(void)arg;
+	outb(0xcf9, 6);
+	for (;;)
+		pause();
+}
+
+static void reset_while_spinning(void)
+{
+	if (!start())
+		return;
+	for (unsigned n = 2; n < cpus; n++)
+		smp_run(n, count_for_ever, n);
+	ends_with("reset");
+	smp_run(1, reset_by_another, 0);
+	for (;;)
+		pause();
+}
+
 static void power_off_by_another(word arg)
 {
 	(void)arg;
@@ -569,22 +877,26 @@ static void power_off_while_spinning(void)
 		pause();
 }
 
-#define CODE_CACHES "a store by one CPU is not seen by the code caches of the others"
-
 const struct test_case cases[] = {
 	CASE(all_start, "SDM 3 9.4.4"),
 	CASE(ipis, "SDM 3 11.6"),
 	CASE(halted, "SDM 2 HLT"),
+	CASE(logical_and_shorthands, "SDM 3 11.6.2"),
+	CASE(lowest_priority, "SDM 3 11.6.2.4"),
 	CASE(nmi, "SDM 3 11.6"),
 	CASE(init_again, "SDM 3 9.4"),
+	CASE(start_anywhere, "SDM 3 9.4.4"),
 	CASE(atomic, "SDM 3 8.1"),
+	CASE(locked_instructions, "SDM 3 8.1.2.2"),
+	CASE(aligned_accesses_are_whole, "SDM 3 8.1.1"),
 	CASE(message_passing, "SDM 3 8.2.3.2"),
 	CASE(store_buffer, "SDM 3 8.2.3.4, 8.2.5"),
 	CASE(shootdown, "SDM 3 4.10.5"),
-	CASE_KNOWN(cross_modifying_code, "SDM 3 8.1.3", CODE_CACHES),
-	CASE_KNOWN(byte_patching, "SDM 3 8.1.3", CODE_CACHES),
 	CASE(accessed_dirty, "SDM 3 4.8"),
+	CASE(descriptor_accessed, "SDM 3 8.1.2.1"),
 	CASE(tsc_in_step, "SDM 3 17.17"),
+	CASE(x2apic, "SDM 3 11.12"),
+	CASE_ALONE(reset_while_spinning, "ICH9 13.7.5"),
 	CASE_ALONE(triple_fault_of_another, "SDM 3 6.15 #DF"),
 	CASE_ALONE(power_off_while_spinning, "ACPI 4.8.3.2"),
 	CASES_END,

@@ -26,8 +26,10 @@
 #include "mem/io.h"
 #include "mem/phys.h"
 #include "time/clock.h"
+#include "x86/access.h"
 #include "x86/cpuid.h"
 #include "x86/seg.h"
+#include "x86/stats.h"
 
 /* ---- programs, in real mode with 4 GiB limits: what they count is at COUNT(n) ---- */
 
@@ -89,6 +91,32 @@ PROGRAM(wait_then_sti, "cli\n"
 		       "jmp 2b\n");
 PROGRAM(bad_opcode, "lidt cs:[0x1100]\n" /* a limit of 0 */
 		    "ud2\n");
+
+/*
+ * Writes NOP and a far RET to each of 128 pages in turn, and calls it: two of these keep
+ * asking each other not to write.
+ */
+#define CODE_MAKER(count, stack)                                                         \
+	"cli\n"                                                                          \
+	"xor ax, ax\n"                                                                   \
+	"mov ds, ax\n"                                                                   \
+	"mov ss, ax\n"                                                                   \
+	"mov sp, " stack "\n"                                                            \
+	"1: inc dword ptr [" count "]\n"                                                 \
+	"mov cx, [" count "]\n"                                                          \
+	"and cx, 0x7f\n"                                                                 \
+	"shl cx, 8\n"                                                                    \
+	"add cx, 0x2000\n"                                                               \
+	"mov es, cx\n"                                                                   \
+	"mov word ptr es:[0], 0xcb90\n"                                                  \
+	"push es\n"                                                                      \
+	"push ax\n"                                                                      \
+	"mov bp, sp\n"                                                                   \
+	".byte 0xff, 0x5e, 0x00\n" /* call far [bp] */                                   \
+	"add sp, 4\n"                                                                    \
+	"jmp 1b\n"
+PROGRAM(make_code, CODE_MAKER("0x3000", "0x7f00"));
+PROGRAM(make_code_too, CODE_MAKER("0x300c", "0x7d00"));
 
 /* ---- the machine ---- */
 
@@ -596,6 +624,49 @@ FOR_ALL(sipi_to_a_running_cpu_is_forgotten, 2)
 	stop(r);
 }
 
+/* Is the TLB asked in vain for this access to 3000h? */
+static bool misses(struct vcpu *v, bool write)
+{
+	u64 before = v->stats->tlb_misses, val;
+
+	assert_true(write ? mem_write(v, DS, 0x3000, 4, 1)
+			  : mem_read(v, DS, 0x3000, 4, &val));
+	return v->stats->tlb_misses != before;
+}
+
+/* Whoever decodes the first code of a page takes a CPU that does not run its write entry
+ * of it itself. */
+FOR_ALL(write_entry_of_a_stopped_cpu_is_taken, 2)
+{
+	struct vcpu *v = vm_vcpu(r->vm, 0), *other = vm_vcpu(r->vm, 1);
+
+	ENTER(r, spin);
+	assert_true(mem_write(other, DS, 0x3000, 4, 1));
+	v->guard_others(v, 0x2000);
+	assert_false(misses(other, true));
+	v->guard_others(v, 0x3000);
+	assert_false(misses(other, false));
+	assert_true(misses(other, true));
+}
+
+/* Two that keep asking each other, while one of them is stopped or both are. */
+FOR_ALL(cpus_that_ask_each_other_end, 2)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		ENTER(r, make_code);
+		put_code(r, SIPI_PAGE, make_code_too, make_code_too_end);
+		go(r);
+		send_to(r, 1, APIC_DM_STARTUP, 5);
+		until(r, 0, 200);
+		until(r, 3, 200);
+		send_to(r, 1, APIC_DM_INIT, 0);
+		until(r, 0, count(r, 0) + 200);
+		send_to(r, 1, APIC_DM_STARTUP, 5);
+		usleep(i * 100);
+		stop(r);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -616,6 +687,8 @@ int main(void)
 		cmocka_unit_test(second_cpu_waits_for_sipi),
 		cmocka_unit_test(init_and_sipi_back_to_back),
 		cmocka_unit_test(sipi_to_a_running_cpu_is_forgotten),
+		cmocka_unit_test(write_entry_of_a_stopped_cpu_is_taken),
+		cmocka_unit_test(cpus_that_ask_each_other_end),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -99,8 +99,8 @@ static void flush_reaches_those_who_hold_code(void **state)
 	(void)state;
 	rig_init(&r);
 	l.opaque = &r;
-	phys_add_code_listener(r.phys, &l);
-	assert_true(phys_mark_code(r.phys, 0x3000));
+	assert_int_equal(phys_add_code_listener(r.phys, &l), 0);
+	assert_true(phys_mark_code(r.phys, &l, 0x3000));
 	io_write(&testdev_flush_ops, r.t, 0, 0x3456, 4);
 	assert_int_equal(r.written, 0x3000);
 	/* Where nothing is, and accesses it does not have. */

@@ -316,6 +316,63 @@ static void write_beside_code_keeps_the_block(void **state)
 	engine_box_free(e, b);
 }
 
+/* The same of a write by another thread, to the 64 bytes. */
+static void write_by_another_thread_drops_what_it_hits(void **state)
+{
+	const struct engine *e = &engine_interp;
+	struct box *b = START(e, call_and_stop);
+	u64 dropped, decoded;
+
+	(void)state;
+	run_to_stop(e, b);
+	run_to_stop(e, b);
+	dropped = b->stats.blocks_dropped;
+	decoded = b->stats.blocks_decoded;
+	write_elsewhere(b, CODE2 + 64, 0);
+	write_elsewhere(b, CODE2 + 4096 - 6, 0);
+	assert_int_equal(run_to_stop(e, b), 1);
+	assert_int_equal(b->stats.blocks_dropped, dropped);
+	write_elsewhere(b, CODE2, 2);
+	/* Twice is once. */
+	write_elsewhere(b, CODE2, 3);
+	assert_int_equal(run_to_stop(e, b), 3);
+	assert_int_equal(b->stats.blocks_dropped, dropped + 1);
+	assert_int_equal(b->stats.blocks_decoded, decoded + 1);
+	engine_box_free(e, b);
+}
+
+static void *write_all_thread(void *arg)
+{
+	struct box *b = arg;
+	static u8 zero[8192];
+
+	for (u32 off = 0; off < 4096; off += 64)
+		phys_dma_write(b->phys, CODE2 + off, zero, 1);
+	/* Two that are one entry each, and over the boundary. */
+	phys_dma_write(b->phys, CODE2 - 1, zero, 2);
+	phys_dma_write(b->phys, CODE2 - 4096, zero, 8192);
+	put_mov(b->ram + CODE2, 9);
+	phys_note_write(b->phys, CODE2, 6);
+	return NULL;
+}
+
+/* More than there is room for: nothing that was decoded counts any more. */
+FOR_ALL(many_writes_by_another_thread_are_seen)
+{
+	struct box *b = START(e, call_and_stop);
+	pthread_t thread;
+
+	for (u32 i = 0; i < 40; i++) {
+		assert_int_equal(run_to_stop(e, b), i % 20 ? 9 : 1);
+		assert_int_equal(pthread_create(&thread, NULL, write_all_thread, b), 0);
+		pthread_join(thread, NULL);
+		assert_int_equal(run_to_stop(e, b), 9);
+		if (i == 19)
+			write_elsewhere(b, CODE2, 1);
+	}
+	engine_box_free(e, b);
+}
+
 /* When its last block is gone a page is plain data, and writes to it are no longer told.
  */
 static void page_without_code_is_plain_again(void **state)
@@ -398,6 +455,8 @@ int main(void)
 		cmocka_unit_test(remapped_code_page_is_seen_after_invlpg),
 		cmocka_unit_test(second_page_of_an_instruction_is_looked_up_again),
 		cmocka_unit_test(write_beside_code_keeps_the_block),
+		cmocka_unit_test(write_by_another_thread_drops_what_it_hits),
+		cmocka_unit_test(many_writes_by_another_thread_are_seen),
 		cmocka_unit_test(page_without_code_is_plain_again),
 		cmocka_unit_test(code_in_a_device_is_fetched_each_time),
 		cmocka_unit_test(code_in_rom_runs),

@@ -390,6 +390,73 @@ static void written(void *opaque, gpa_t gpa, u64 len)
 	h->len = len;
 }
 
+/* Several hold code: who does hears of a write, and nobody else. */
+static void only_holders_of_code_are_told(void **state)
+{
+	struct phys *p = map_new();
+	struct heard h[PHYS_MAX_LISTENERS + 1] = { 0 };
+
+	(void)state;
+	for (unsigned i = 0; i <= PHYS_MAX_LISTENERS; i++) {
+		h[i].l = (struct code_listener){ .written = written, .opaque = &h[i] };
+		assert_int_equal(phys_add_code_listener(p, &h[i].l),
+				 i < PHYS_MAX_LISTENERS ? 0 : -ENOSPC);
+	}
+	assert_true(phys_mark_code(p, &h[0].l, 0x2000));
+	assert_true(phys_mark_code(p, &h[63].l, 0x2000));
+	assert_true(phys_mark_code(p, &h[1].l, 0x3000));
+	phys_store(p, 0x2004, 1, 4);
+	assert_int_equal(h[0].n, 1);
+	assert_int_equal(h[1].n, 0);
+	assert_int_equal(h[63].n, 1);
+	/* Code as long as one holds some. */
+	phys_unmark_code(p, &h[0].l, 0x2000);
+	phys_store(p, 0x2004, 1, 4);
+	assert_int_equal(h[0].n, 1);
+	assert_int_equal(h[63].n, 2);
+	phys_unmark_code(p, &h[63].l, 0x2000);
+	assert_int_equal(*phys_page_flags(p, 0x2000), 0);
+	/* A place that is free again is taken. */
+	phys_remove_code_listener(p, &h[5].l);
+	assert_int_equal(phys_add_code_listener(p, &h[64].l), 0);
+	phys_free(p);
+}
+
+static void guarded(void *opaque, gpa_t gpa)
+{
+	struct heard *h = opaque;
+
+	assert_int_equal(gpa, 0x2000);
+	h->n += 100;
+}
+
+/* CPUs are asked only where one may write, and refused where there is code. */
+static void writers_are_guarded_against(void **state)
+{
+	struct phys *p = map_new();
+	struct heard h = {
+		.l = { .written = written, .guard = guarded, .opaque = &h },
+	};
+	u8 *flags = phys_page_flags(p, 0x2000);
+
+	(void)state;
+	assert_int_equal(phys_add_code_listener(p, &h.l), 0);
+	assert_true(phys_mark_code(p, &h.l, 0x2abc));
+	assert_int_equal(h.n, 0);
+	assert_false(phys_page_writer(flags));
+	assert_int_equal(*flags, PAGE_CODE | PAGE_GUARDED);
+	phys_unmark_code(p, &h.l, 0x2000);
+	assert_true(phys_page_writer(flags));
+	assert_true(phys_page_writer(flags));
+	assert_int_equal(*flags, PAGE_WRITERS);
+	assert_true(phys_mark_code(p, &h.l, 0x2abc));
+	assert_int_equal(h.n, 100);
+	assert_int_equal(*flags, PAGE_CODE | PAGE_GUARDED);
+	assert_true(phys_mark_code(p, &h.l, 0x2abc));
+	assert_int_equal(h.n, 100);
+	phys_free(p);
+}
+
 static void write_to_code_page_is_told(void **state)
 {
 	struct phys *p = map_new();
@@ -397,11 +464,11 @@ static void write_to_code_page_is_told(void **state)
 	u8 buf[3 * 4096] = { 0 };
 
 	(void)state;
-	phys_add_code_listener(p, &h.l);
+	assert_int_equal(phys_add_code_listener(p, &h.l), 0);
 	phys_store(p, 0x2000, 1, 8);
 	assert_int_equal(h.n, 0);
-	assert_true(phys_mark_code(p, 0x2abc));
-	assert_int_equal(*phys_page_flags(p, 0x2000), PAGE_CODE);
+	assert_true(phys_mark_code(p, &h.l, 0x2abc));
+	assert_int_equal(*phys_page_flags(p, 0x2000), PAGE_CODE | PAGE_GUARDED);
 	phys_store(p, 0x2004, 1, 4);
 	assert_int_equal(h.n, 1);
 	assert_int_equal(h.gpa, 0x2004);
@@ -419,14 +486,15 @@ static void write_to_code_page_is_told(void **state)
 	phys_note_write(p, UINT64_MAX - 1, 100); /* nowhere */
 	phys_note_write(p, 0x2000, 0);
 	assert_int_equal(h.n, 4);
-	*phys_page_flags(p, 0x2000) = 0;
+	phys_unmark_code(p, &h.l, 0x2fff);
+	assert_int_equal(*phys_page_flags(p, 0x2000), 0);
 	phys_store(p, 0x2004, 1, 4);
 	assert_int_equal(h.n, 4);
-	assert_true(phys_mark_code(p, 0x2abc));
+	assert_true(phys_mark_code(p, &h.l, 0x2abc));
 	phys_remove_code_listener(p, &h.l);
 	phys_store(p, 0x2004, 1, 4);
 	assert_int_equal(h.n, 4);
-	assert_false(phys_mark_code(p, MiB(64)));
+	assert_false(phys_mark_code(p, &h.l, MiB(64)));
 	assert_null(phys_page_flags(p, MiB(64)));
 	phys_free(p);
 }
@@ -526,6 +594,8 @@ int main(void)
 			too_many_different_maps_are_refused_and_removing_still_works),
 		cmocka_unit_test(dma_does_not_reach_mmio),
 		cmocka_unit_test(write_to_code_page_is_told),
+		cmocka_unit_test(only_holders_of_code_are_told),
+		cmocka_unit_test(writers_are_guarded_against),
 		cmocka_unit_test(lookups_go_on_while_windows_move),
 		cmocka_unit_test(aligned_access_is_not_torn),
 	};

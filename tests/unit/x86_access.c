@@ -877,20 +877,26 @@ static void written(void *opaque, gpa_t gpa, u64 len)
 	told_len = len;
 }
 
+static void guard(void *opaque, gpa_t page)
+{
+	struct box *b = opaque;
+
+	tlb_protect_code(b->v, page);
+}
+
 static void write_to_a_code_page_is_told(void **state)
 {
-	struct code_listener l = { .written = written };
 	struct box *b = *state;
+	struct code_listener l = { .written = written, .guard = guard, .opaque = b };
 	struct rmw m;
 
 	box_long(b, 0);
-	phys_add_code_listener(b->phys, &l);
+	assert_int_equal(phys_add_code_listener(b->phys, &l), 0);
 	/* It is writable by the TLB before it becomes code. */
 	assert_true(mem_write(b->v, DS, PAGE, 4, 0));
 	assert_true(mem_write(b->v, DS, 0xffffffffc0000000 + PAGE, 4, 0));
 	told = 0;
-	assert_true(phys_mark_code(b->phys, PAGE));
-	tlb_protect_code(b->v, PAGE);
+	assert_true(phys_mark_code(b->phys, &l, PAGE));
 	assert_true(mem_write(b->v, DS, PAGE + 8, 4, 0));
 	assert_int_equal(told, 1);
 	assert_int_equal(told_gpa, PAGE + 8);

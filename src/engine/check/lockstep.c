@@ -327,6 +327,7 @@ static void check_vcpu_close(struct vcpu *v)
 
 const struct engine engine_check = {
 	.name = "check",
+	.cpus_max = 1, /* memory that another one writes to cannot be compared */
 	.low = true,
 	.probe = translate_probe,
 	.vcpu_open = check_vcpu_open,

@@ -4,7 +4,7 @@
  * The invariants I1 to I4 are in block.h. SDM volume 3 section 8.1.3 asks for
  * self-modified code to be seen after the next jump; here it is seen by the next
  * instruction, as processors do. Thread: the owner of the vCPU; another thread's write
- * only asks for a flush.
+ * is only put into the queue.
  */
 #include "engine/interp/block.h"
 
@@ -89,16 +89,23 @@ static unsigned page_link(const struct block *b, gpa_t page)
 	return (b->gpa & PAGE_MASK) == page ? 0 : 1;
 }
 
-/* Mark the page (I1), before its bytes are read: a write that comes meanwhile must see
- * that. */
-static void page_mark(struct vcpu *v, gpa_t page)
+/*
+ * Mark the page (I1), before its bytes are read: a write that comes meanwhile must see
+ * that. May wait for the other CPUs, which is a safe point of this one.
+ */
+static void page_mark(struct block_cache *c, gpa_t page)
 {
-	u8 *flags = phys_page_flags(v->phys, page);
+	phys_mark_code(c->v->phys, &c->listener, page);
+}
 
-	if (!flags || (*flags & PAGE_CODE))
-		return;
-	tlb_protect_code(v, page);
-	phys_mark_code(v->phys, page);
+static void guard(void *opaque, gpa_t page)
+{
+	struct block_cache *c = opaque;
+
+	c->v->stats->pages_guarded++;
+	tlb_protect_code(c->v, page);
+	if (c->v->guard_others)
+		c->v->guard_others(c->v, page);
 }
 
 /* Put a block on the list of a page. */
@@ -155,10 +162,12 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 {
 	struct code_page *p = page_find(c, page);
 	struct block **link;
-	u8 *flags;
 
-	if (!p)
+	if (!p) {
+		/* Marked, and then nothing came of it. */
+		phys_unmark_code(c->v->phys, &c->listener, page);
 		return;
+	}
 	link = &p->first;
 	while (*link) {
 		struct block *b = *link;
@@ -172,21 +181,92 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 	}
 	if (p->first)
 		return;
-	/* Plain data from now on. */
-	flags = phys_page_flags(c->v->phys, page);
-	if (flags)
-		__atomic_and_fetch(flags, (u8)~PAGE_CODE, __ATOMIC_SEQ_CST);
+	/* Plain data from now on, as far as this CPU goes. */
+	phys_unmark_code(c->v->phys, &c->listener, page);
+}
+
+/*
+ * The queue. An entry is a word, so that putting and taking one needs no lock: a page's
+ * address, the first and the last 64 bytes of it that were written, and bit 0 so that it
+ * is never 0, which is a free place.
+ */
+#define ENTRY_LINE 64u
+
+static u64 entry_make(gpa_t page, gpa_t gpa, gpa_t last)
+{
+	u64 lo = gpa > page ? (gpa - page) / ENTRY_LINE : 0;
+	u64 hi = last - page < PAGE_SIZE ? (last - page) / ENTRY_LINE : 63;
+
+	return page | lo << 6 | 1 | hi << 58;
+}
+
+/* Addresses have 52 bits at most, and those of pages leave 12. */
+static void entry_apply(struct block_cache *c, u64 e)
+{
+	gpa_t page = e & BITS(51, 12);
+	u64 lo = bits_get(e, 11, 6) * ENTRY_LINE;
+	u64 hi = bits_get(e, 63, 58) * ENTRY_LINE + ENTRY_LINE;
+
+	page_written(c, page, page + lo, hi - lo);
+}
+
+/*
+ * The same is not put twice. Whoever takes it does so after we have seen it, so after the
+ * write (phys.c, C4), and decodes later still.
+ */
+static bool entry_put(struct block_cache *c, u64 e)
+{
+	for (unsigned i = 0; i < BLOCK_QUEUE; i++) {
+		u64 was = __atomic_load_n(&c->queue[i], __ATOMIC_ACQUIRE);
+
+		if (!was &&
+		    __atomic_compare_exchange_n(&c->queue[i], &was, e, false,
+						__ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE))
+			return true;
+		if (was == e)
+			return true;
+	}
+	return false;
+}
+
+static void written_by_another(struct block_cache *c, gpa_t gpa, u64 len)
+{
+	gpa_t page = gpa & PAGE_MASK, last = gpa + len - 1;
+	bool fits = last - page < BLOCK_QUEUE * PAGE_SIZE;
+
+	for (; fits && page <= last; page += PAGE_SIZE)
+		fits = entry_put(c, entry_make(page, gpa, last));
+	if (!fits)
+		__atomic_store_n(&c->overflow, true, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&c->queued, true, __ATOMIC_SEQ_CST);
+	vcpu_post(c->v, EV_FLUSH);
+	if (c->asked)
+		c->asked(c->dropped_opaque);
+}
+
+void block_catch_up_slow(struct block_cache *c)
+{
+	/* What is put from here on sets it again. */
+	__atomic_store_n(&c->queued, false, __ATOMIC_SEQ_CST);
+	for (unsigned i = 0; i < BLOCK_QUEUE; i++) {
+		u64 e = __atomic_load_n(&c->queue[i], __ATOMIC_RELAXED);
+
+		if (e)
+			e = __atomic_exchange_n(&c->queue[i], 0, __ATOMIC_SEQ_CST);
+		if (!e)
+			continue;
+		c->v->stats->writes_told++;
+		entry_apply(c, e);
+	}
 }
 
 static void block_written(void *opaque, gpa_t gpa, u64 len)
 {
 	struct block_cache *c = opaque;
 
-	if (!pthread_equal(pthread_self(), c->owner)) {
-		__atomic_store_n(&c->flush_asked, true, __ATOMIC_SEQ_CST);
-		vcpu_post(c->v, EV_FLUSH);
-		if (c->asked)
-			c->asked(c->dropped_opaque);
+	if (!pthread_equal(pthread_self(),
+			   __atomic_load_n(&c->owner, __ATOMIC_RELAXED))) {
+		written_by_another(c, gpa, len);
 		return;
 	}
 	for (gpa_t page = gpa & PAGE_MASK; page < gpa + len; page += PAGE_SIZE)
@@ -237,26 +317,21 @@ void block_unlink_jumps(struct block_cache *c, u64 page)
 void block_flush(struct block_cache *c)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(c->pages); i++) {
-		for (struct code_page *p = c->pages[i]; p; p = p->next) {
-			u8 *flags = phys_page_flags(c->v->phys, p->page);
-
-			if (flags)
-				__atomic_and_fetch(flags, (u8)~PAGE_CODE,
-						   __ATOMIC_SEQ_CST);
-		}
+		for (struct code_page *p = c->pages[i]; p; p = p->next)
+			phys_unmark_code(c->v->phys, &c->listener, p->page);
 		c->pages[i] = NULL;
 	}
 	memset(c->hash, 0, sizeof(c->hash));
 	jumps_clear(c);
 	c->used = 0;
-	__atomic_store_n(&c->flush_asked, false, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&c->overflow, false, __ATOMIC_SEQ_CST);
 	native_flush(c->v);
 }
 
 bool block_cache_full(const struct block_cache *c)
 {
 	return c->size - c->used < BLOCK_ROOM || native_full(c->v) ||
-	       __atomic_load_n(&c->flush_asked, __ATOMIC_ACQUIRE);
+	       __atomic_load_n(&c->overflow, __ATOMIC_ACQUIRE);
 }
 
 int block_cache_init(struct block_cache *c, struct vcpu *v)
@@ -275,8 +350,14 @@ int block_cache_init(struct block_cache *c, struct vcpu *v)
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(c->jump); i++)
 		c->jump[i].block = &no_block;
-	c->listener = (struct code_listener){ .written = block_written, .opaque = c };
-	phys_add_code_listener(v->phys, &c->listener);
+	c->listener = (struct code_listener){ .written = block_written,
+					      .guard = guard,
+					      .opaque = c };
+	if (phys_add_code_listener(v->phys, &c->listener)) {
+		munmap(c->arena, c->size);
+		free(c->once);
+		return -ENOSPC;
+	}
 	return 0;
 }
 
@@ -341,7 +422,16 @@ bool block_insn_ends(const struct insn *in)
 	case ZYDIS_MNEMONIC_INVPCID:
 	case ZYDIS_MNEMONIC_WRMSR:
 	case ZYDIS_MNEMONIC_LMSW:
-	case ZYDIS_MNEMONIC_OUT: return true;
+	case ZYDIS_MNEMONIC_OUT:
+	/* Serializing: behind them stands what another CPU may have written (I1). */
+	case ZYDIS_MNEMONIC_CPUID:
+	case ZYDIS_MNEMONIC_SERIALIZE:
+	case ZYDIS_MNEMONIC_LGDT:
+	case ZYDIS_MNEMONIC_LIDT:
+	case ZYDIS_MNEMONIC_LLDT:
+	case ZYDIS_MNEMONIC_LTR:
+	case ZYDIS_MNEMONIC_INVD:
+	case ZYDIS_MNEMONIC_WBINVD: return true;
 	/* To control, debug and segment registers. */
 	case ZYDIS_MNEMONIC_MOV:
 		return in->opcode == 0x22 || in->opcode == 0x23 || in->opcode == 0x8e;
@@ -413,8 +503,9 @@ static bool fill_from_page(const struct block_cache *c, struct block *b, const u
 }
 
 /* One instruction that reaches into the next page, or is not in RAM at all. */
-static bool fill_single(struct vcpu *v, struct block *b, gva_t lin, u8 *bytes)
+static bool fill_single(struct block_cache *c, struct block *b, gva_t lin, u8 *bytes)
 {
+	struct vcpu *v = c->v;
 	const unsigned most = 15;
 	unsigned first = (unsigned)MIN(most, PAGE_SIZE - (b->gpa & ~PAGE_MASK));
 	bool amd = cpu_is_amd(v);
@@ -434,7 +525,7 @@ static bool fill_single(struct vcpu *v, struct block *b, gva_t lin, u8 *bytes)
 			return raise_gp0(v);
 		if (!fetch_translate(v, next, &gpa2))
 			return false;
-		page_mark(v, gpa2);
+		page_mark(c, gpa2);
 		phys_read_all(v->phys, gpa2, bytes + first, most - first);
 		b->page2 = gpa2 & PAGE_MASK;
 		s = decode(bytes, most, b->mode & 15, amd, &in);
@@ -485,11 +576,11 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	b->lone = false;
 	b->code = NULL;
 	b->text = text;
-	page_mark(v, gpa);
+	page_mark(c, gpa);
 	if (bytes)
 		memcpy(text, bytes, avail);
 	if ((!bytes || !fill_from_page(c, b, text, avail)) &&
-	    !fill_single(v, b, lin, text))
+	    !fill_single(c, b, lin, text))
 		return NULL;
 	terminate(b);
 	v->stats->blocks_decoded++;

@@ -5,8 +5,12 @@
  *                                ^--list-- code page
  *
  * I1 A block's instructions are what memory holds: each page with a block is marked
- * PAGE_CODE, and a write to it kills the blocks it overlaps before the next instruction
- * starts.
+ * PAGE_CODE, and a write to it by this CPU kills the blocks it overlaps before the next
+ * instruction starts. One by another thread is queued, and this CPU told to look
+ * (EV_FLUSH): it kills them before it starts another block. What the other thread does
+ * after its write, be it an IPI or another write, is seen here no earlier than the
+ * queue; serializing instructions end blocks, so behind one the code is new (SDM volume 3
+ * section 8.1.3).
  *
  * I2 A dead block has mode BLOCK_DEAD, so no lookup finds it, and all its instructions
  * lead out of it; its memory stays until block_flush().
@@ -18,7 +22,7 @@
  * I5 Bytes are fetched from memory once. Somebody else may be writing to them, and what
  * is looked at a second time would not be what was checked.
  *
- * Thread: the owner of the vCPU; block_written() any thread.
+ * Thread: the owner of the vCPU; block_written() any thread, without a lock.
  */
 #pragma once
 
@@ -61,6 +65,9 @@ struct code_page {
 	struct block *first;
 	struct code_page *next;
 };
+
+/* Writes by others that may wait to be looked at; more cost the whole cache. */
+#define BLOCK_QUEUE 64
 
 #define JUMP_BITS       14
 #define BLOCK_HASH_BITS 17
@@ -113,8 +120,12 @@ struct block_cache {
 	struct block *once; /* a buffer for code outside RAM */
 	struct vcpu *v;
 	struct code_listener listener;
-	pthread_t owner;
-	bool flush_asked; /* by another thread; atomic */
+	pthread_t owner; /* atomic: the thread that is or was in run() */
+	/* By other threads, atomic: which bytes they wrote (see block.c), and that there
+	 * were too many. 'queued' is set last. */
+	u64 queue[BLOCK_QUEUE];
+	bool overflow;
+	bool queued;
 	/* That has just happened: make the engine look at its events. Any thread; may be
 	 * NULL. */
 	void (*asked)(void *opaque);
@@ -129,6 +140,13 @@ void block_cache_fini(struct block_cache *c);
 
 /* Forget everything. Between blocks only (I4). */
 void block_flush(struct block_cache *c);
+/* Drop what other threads wrote to. Between blocks only, before each one. */
+void block_catch_up_slow(struct block_cache *c);
+static inline void block_catch_up(struct block_cache *c)
+{
+	if (__builtin_expect(__atomic_load_n(&c->queued, __ATOMIC_ACQUIRE), 0))
+		block_catch_up_slow(c);
+}
 /* There may be no room for another block: flush first. */
 bool block_cache_full(const struct block_cache *c);
 /* Linear addresses may translate differently now. */

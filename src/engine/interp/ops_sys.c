@@ -445,6 +445,9 @@ enum op_result op_hlt(struct vcpu *v, const struct insn *in)
 	return OP_EXIT;
 }
 
+/* Who spins for long waits for a CPU that may not run: its thread gets a chance. */
+#define PAUSES_A_RELAX 16
+
 enum op_result op_pause(struct vcpu *v, const struct insn *in)
 {
 	/* With REX.B, to AMD's processors, it is XCHG R8, RAX. */
@@ -456,6 +459,11 @@ enum op_result op_pause(struct vcpu *v, const struct insn *in)
 		return OP_NEXT;
 	}
 	__builtin_ia32_pause();
+	if (v->relax && ++v->pauses >= PAUSES_A_RELAX) {
+		v->pauses = 0;
+		vcpu_park(v);
+		v->relax(v);
+	}
 	return OP_NEXT;
 }
 

@@ -5,6 +5,7 @@
  */
 #include "engine/interp/run.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #include "base/alloc.h"
@@ -27,6 +28,7 @@ static enum vcpu_exit interp_loop(struct vcpu *v, struct block_cache *c)
 
 		if (unlikely(ev) && vcpu_event_ready(v, ev))
 			return VCPU_EXIT_EVENT;
+		block_catch_up(c);
 		if (unlikely(block_cache_full(c))) {
 			vcpu_park(v);
 			block_flush(c);
@@ -58,7 +60,7 @@ static enum vcpu_exit interp_run(struct vcpu *v)
 	struct block_cache *c = cache_of(v);
 	enum vcpu_exit why;
 
-	c->owner = pthread_self();
+	__atomic_store_n(&c->owner, pthread_self(), __ATOMIC_RELAXED);
 	why = interp_loop(v, c);
 	vcpu_park(v);
 	return why;
@@ -84,7 +86,9 @@ static int interp_vcpu_open(struct vcpu *v, struct error *err)
 		goto free_cache;
 	ret = block_cache_init(c, v);
 	if (ret) {
-		error_set(err, ret, "no memory for decoded code");
+		error_set(err, ret,
+			  ret == -ENOSPC ? "too many CPUs"
+					 : "no memory for decoded code");
 		goto close_native;
 	}
 	v->engine = c;

@@ -388,8 +388,9 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 	case ZYDIS_MNEMONIC_LFENCE:
 	case ZYDIS_MNEMONIC_MFENCE:
 	case ZYDIS_MNEMONIC_SFENCE: return true;
-	/* With REX.B it may be XCHG. */
-	case ZYDIS_MNEMONIC_PAUSE: return in->rm != 8;
+	/* With REX.B it may be XCHG; with other CPUs to wait for, the interpreter counts
+	 * them. */
+	case ZYDIS_MNEMONIC_PAUSE: return in->rm != 8 && !v->relax;
 	/* A bit string in memory may reach anywhere. */
 	case ZYDIS_MNEMONIC_BT:
 	case ZYDIS_MNEMONIC_BTS:

@@ -345,8 +345,8 @@ static bool needs_vectors(const struct vcpu *v, const struct insn *in)
 	return in->aux && stub_of(v, in)->cls >= NC_MMX;
 }
 
-/* May translated code use the registers, without asking CR0? FWAIT makes them live whatever it says, and
- * CLTS may come and go without check_assumptions(). */
+/* May translated code use the registers, without asking CR0? FWAIT makes them live
+ * whatever it says, and CLTS may come and go without check_assumptions(). */
 static bool vectors_usable(const struct vcpu *v)
 {
 	return v->vec_live && !(v->cr0 & (CR0_TS | CR0_EM));
@@ -650,6 +650,7 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		if (unlikely(ev) && vcpu_event_ready(v, ev))
 			return VCPU_EXIT_EVENT;
 		check_assumptions(t);
+		block_catch_up(&t->cache);
 		if (unlikely(t->full || block_cache_full(&t->cache))) {
 			vcpu_park(v);
 			forget_code(t);
@@ -682,7 +683,7 @@ enum vcpu_exit translate_run(struct vcpu *v)
 	struct translator *t = translator_of(v);
 	enum vcpu_exit why;
 
-	t->cache.owner = pthread_self();
+	__atomic_store_n(&t->cache.owner, pthread_self(), __ATOMIC_RELAXED);
 	t->f->link = NULL;
 	t->strayed = true;
 	if (!signal_stack())

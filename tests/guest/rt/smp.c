@@ -98,7 +98,7 @@ static bool came_up(unsigned n, unsigned ms)
 	return slot[n].up;
 }
 
-static bool start(unsigned n)
+bool smp_restart_at(unsigned n, u8 vector)
 {
 	slot[n].up = false;
 	slot[n].fn = NULL;
@@ -106,11 +106,11 @@ static bool start(unsigned n)
 	smp_cr3 = (u32)read_cr3();
 	send_ipi(smp_id(n), 0x4500);
 	wait_ms(1);
-	send_ipi(smp_id(n), 0x4630);
+	send_ipi(smp_id(n), 0x4600 | vector);
 	/* One is enough; a second must not matter to one that runs. */
 	if (came_up(n, 500))
 		return true;
-	send_ipi(smp_id(n), 0x4630);
+	send_ipi(smp_id(n), 0x4600 | vector);
 	return came_up(n, 500);
 }
 
@@ -119,14 +119,15 @@ unsigned smp_start(void)
 	if (cpus > 1)
 		return cpus;
 	lapic_write(LAPIC_SVR, SVR_ENABLE | 0xff);
-	while (cpus < CPUS_MAX && cpus < (cpuid(1, 0).b >> 16 & 0xff) && start(cpus))
+	while (cpus < CPUS_MAX && cpus < (cpuid(1, 0).b >> 16 & 0xff) &&
+	       smp_restart_at(cpus, SMP_START))
 		cpus++;
 	return cpus;
 }
 
 void smp_restart(unsigned n)
 {
-	start(n);
+	smp_restart_at(n, SMP_START);
 }
 
 void smp_run(unsigned n, void (*fn)(word arg), word arg)

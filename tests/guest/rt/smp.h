@@ -20,6 +20,9 @@ u32 smp_id(unsigned n);
 /* What an INIT does to a CPU that is started, and starting it again: smp_run() as before.
  */
 void smp_restart(unsigned n);
+/* The same with this SIPI vector, where code leads to SMP_START in real mode. */
+bool smp_restart_at(unsigned n, u8 vector);
+#define SMP_START 0x30 /* the usual one */
 
 static inline void pause(void)
 {
