@@ -21,6 +21,7 @@
 #include "x86/stats.h"
 
 #define ARENA_SIZE MiB(192) /* of address space; memory comes as it is used */
+#define IDLE_WRITES 8
 #define TEXT_MAX   (BLOCK_MAX_INSNS * 15)
 /* The most one block and two code pages can take. */
 #define BLOCK_ROOM                                                                       \
@@ -121,6 +122,7 @@ static void page_add(struct block_cache *c, gpa_t page, struct block *b)
 	}
 	if (page == (b->gpa & PAGE_MASK))
 		b->home = p;
+	p->idle = 0;
 	b->page_next[page_link(b, page)] = p->first;
 	p->first = b;
 }
@@ -168,6 +170,8 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 		phys_unmark_code(c->v->phys, &c->listener, page);
 		return;
 	}
+	if (!p->first)
+		p->idle++;
 	link = &p->first;
 	while (*link) {
 		struct block *b = *link;
@@ -179,9 +183,11 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 		else
 			link = &b->page_next[page_link(b, page)];
 	}
-	if (p->first)
+	/* Code that is written again and again stays marked: marking costs more than some
+	 * writes that find none. Then it is plain data, as far as this CPU goes. */
+	if (p->first || p->idle < IDLE_WRITES)
 		return;
-	/* Plain data from now on, as far as this CPU goes. */
+	p->idle = 0;
 	phys_unmark_code(c->v->phys, &c->listener, page);
 }
 

@@ -64,6 +64,7 @@ struct code_page {
 	u32 epoch[2];
 	struct block *first;
 	struct code_page *next;
+	unsigned idle; /* writes since there was no block any more */
 };
 
 /* Writes by others that may wait to be looked at; more cost the whole cache. */
