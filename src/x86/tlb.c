@@ -41,9 +41,9 @@ static void note_filled(struct tlb_way *t, unsigned slot, const struct walk *w, 
 	i->gpa = w->gpa & PAGE_MASK;
 	i->global = w->global;
 	i->shift = w->page_shift;
-	if (!i->listed) {
-		i->listed = true;
-		t->taken[t->count++] = (u16)slot;
+	if (!i->listed[w->global]) {
+		i->listed[w->global] = true;
+		t->list[w->global].slot[t->list[w->global].count++] = (u16)slot;
 	}
 	if (w->page_shift > PAGE_SHIFT) {
 		/* A page of 4 MiB has two of the bits. */
@@ -135,23 +135,28 @@ static void make_ready(struct tlb *tlb)
 	tlb->ready = true;
 }
 
+/* Drop the entries of a list that are still of its kind, and the list. */
+static void list_flush(struct tlb_way *t, bool global)
+{
+	struct tlb_list *l = &t->list[global];
+
+	for (unsigned n = 0; n < l->count; n++) {
+		unsigned s = l->slot[n];
+
+		if (t->info[s].global == global)
+			drop(t, s);
+		t->info[s].listed[global] = false;
+	}
+	l->count = 0;
+}
+
 static void way_flush(struct tlb_way *t, bool keep_global)
 {
-	unsigned kept = 0;
-
-	for (unsigned n = 0; n < t->count; n++) {
-		unsigned s = t->taken[n];
-
-		if (keep_global && t->info[s].global) {
-			t->taken[kept++] = (u16)s;
-			continue;
-		}
-		drop(t, s);
-		t->info[s].listed = false;
-	}
-	t->count = kept;
+	list_flush(t, false);
+	if (!keep_global)
+		list_flush(t, true);
 	/* Of the global ones it is not known which are large. */
-	if (!kept)
+	if (!t->list[1].count)
 		t->large = (struct tlb_large){ 0 };
 }
 
@@ -203,9 +208,10 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 		if (likely(!may_be_large(t, lin)))
 			continue;
 		large = true;
-		for (unsigned n = 0; n < t->count; n++)
-			if (covers(t, t->taken[n], lin))
-				drop(t, t->taken[n]);
+		for (unsigned k = 0; k < 2; k++)
+			for (unsigned n = 0; n < t->list[k].count; n++)
+				if (covers(t, t->list[k].slot[n], lin))
+					drop(t, t->list[k].slot[n]);
 	}
 	/* Code of a large page may be cached under other linear pages. */
 	flushed(v, large ? TLB_FLUSHED_ALL : lin & PAGE_MASK);
@@ -213,11 +219,12 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 
 void tlb_protect_code(struct vcpu *v, gpa_t page)
 {
-	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
-		struct tlb_way *t = &v->tlb.way[i];
+	for (unsigned i = 0; i < 2 * MMU_IDX_COUNT; i++) {
+		struct tlb_way *t = &v->tlb.way[i / 2];
+		const struct tlb_list *l = &t->list[i & 1];
 
-		for (unsigned n = 0; n < t->count; n++)
-			if (t->info[t->taken[n]].gpa == (page & PAGE_MASK))
-				t->entry[t->taken[n]].write = tlb_none(t->taken[n]);
+		for (unsigned n = 0; n < l->count; n++)
+			if (t->info[l->slot[n]].gpa == (page & PAGE_MASK))
+				t->entry[l->slot[n]].write = tlb_none(l->slot[n]);
 	}
 }

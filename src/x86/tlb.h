@@ -35,9 +35,9 @@ struct tlb_entry {
 struct tlb_info {
 	u64 gpa;     /* guest-physical page */
 	bool global; /* survives a CR3 load */
-	bool listed; /* is in 'taken' */
+	bool listed[2]; /* is in a list of slots: by 'global' */
 	u8 shift;    /* page size the entry is a piece of */
-	u8 pad[5];
+	u8 pad[4];
 };
 
 /* Which large pages may have pieces in the TLB: bits by a hash of the page. */
@@ -50,9 +50,12 @@ struct tlb_way {
 	struct tlb_entry entry[TLB_SIZE];
 	struct tlb_info info[TLB_SIZE];
 	/* The slots that were filled since the last flush, so that a flush costs what was
-	 * put in. */
-	u16 taken[TLB_SIZE];
-	unsigned count;
+	 * put in: those of pages that a CR3 load flushes, and global ones. One whose entry
+	 * was of both kinds is in both. */
+	struct tlb_list {
+		u16 slot[TLB_SIZE];
+		unsigned count;
+	} list[2];
 	struct tlb_large large;
 };
 

@@ -70,6 +70,8 @@ static void jumps_clear(struct translator *t, int keep)
 		struct tr_taken *k = &t->taken[m];
 		unsigned kept = 0;
 
+		if (keep == KEEP_GLOBAL && !m && !t->kernel_local)
+			continue;
 		for (unsigned n = 0; n < k->count; n++) {
 			unsigned i = k->slot[n];
 
