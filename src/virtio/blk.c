@@ -124,11 +124,10 @@ static void request_end(struct request *r, u8 status)
 	unsigned i = c->out + c->in - 1;
 
 	/* 2.7.8.2: the length counts what was written from the beginning on, without gap. */
-	if (virtio_runs(&r->d->v, r->queue)) {
-		vq_write(c, last, &status, 1);
-		phys_note_write(r->d->v.phys, c->gpa[i] + c->iov[i].iov_len - 1, 1);
-		virtio_push(&r->d->v, r->queue, c, written == last ? last + 1 : written);
-	}
+	/* Also when a reset waits for it: until it is put, the memory is ours. */
+	vq_write(c, last, &status, 1);
+	phys_note_write(r->d->v.phys, c->gpa[i] + c->iov[i].iov_len - 1, 1);
+	virtio_push(&r->d->v, r->queue, c, written == last ? last + 1 : written);
 	request_put(r->d, r);
 }
 

@@ -5,7 +5,7 @@
  * memory regions, device groups, VIRTIO_F_NOTIFICATION_DATA.
  *
  * I1 Nothing is popped from or pushed to a queue unless DRIVER_OK is set, DEVICE_NEEDS_RESET
- *    is not, and no reset of the device or queue is pending: virtio_runs().
+ *    is not, and no reset of the device or queue is pending: is_live().
  * I2 A reset completes only when 'busy' is 0, so after the driver has read status 0 (or
  *    queue_reset 0) nobody touches its memory.
  *
@@ -73,6 +73,7 @@ void virtio_init(struct virtio *v, const struct virtio_class *class, struct phys
 	v->class = class;
 	v->phys = phys;
 	v->config_size = config_size;
+	v->paused = true;
 	v->features = features | BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
 		      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_RING_PACKED) |
 		      BIT(VIRTIO_F_RING_RESET);
@@ -94,12 +95,18 @@ void virtio_fini(struct virtio *v)
 
 /* ---- queues ---- */
 
-bool virtio_runs(const struct virtio *v, unsigned n)
+/* I1: the queue is the driver's, what was popped may be pushed. */
+static bool is_live(const struct virtio *v, unsigned n)
 {
 	u8 must = VIRTIO_DRIVER_OK | VIRTIO_NEEDS_RESET;
 
 	return (v->s.status & must) == VIRTIO_DRIVER_OK && !v->resetting &&
 	       n < v->queues && v->vq[n].s.enabled && !v->vq[n].resetting;
+}
+
+bool virtio_runs(const struct virtio *v, unsigned n)
+{
+	return !v->paused && is_live(v, n);
 }
 
 void virtio_break(struct virtio *v, const char *why)
@@ -127,13 +134,13 @@ bool virtio_pop(struct virtio *v, unsigned n, struct vq_chain *c)
 
 void virtio_push(struct virtio *v, unsigned n, const struct vq_chain *c, u32 written)
 {
-	if (virtio_runs(v, n))
+	if (is_live(v, n))
 		vq_push(&v->vq[n], c, written);
 }
 
 void virtio_publish(struct virtio *v, unsigned n)
 {
-	if (virtio_runs(v, n) && vq_publish(&v->vq[n]) && v->transport.queue_irq)
+	if (is_live(v, n) && vq_publish(&v->vq[n]) && v->transport.queue_irq)
 		v->transport.queue_irq(v->transport.opaque, n);
 }
 
@@ -312,6 +319,25 @@ void virtio_config_write(struct virtio *v, u64 off, u32 val, unsigned size)
 		v->class->config_write(v, (u32)off, val, size);
 }
 
+/* ---- the board ---- */
+
+void virtio_pause(struct virtio *v)
+{
+	pthread_mutex_lock(&v->lock);
+	v->paused = true;
+	virtio_drain(v);
+	pthread_mutex_unlock(&v->lock);
+}
+
+void virtio_resume(struct virtio *v)
+{
+	pthread_mutex_lock(&v->lock);
+	v->paused = false;
+	for (unsigned i = 0; i < v->queues; i++)
+		virtio_notified(v, i);
+	pthread_mutex_unlock(&v->lock);
+}
+
 /* ---- machine stopped ---- */
 
 void virtio_drain(struct virtio *v)
@@ -379,12 +405,4 @@ int virtio_load(struct virtio *v, struct state_buf *b, u32 instance, struct erro
 		v->class->start(v);
 	pthread_mutex_unlock(&v->lock);
 	return ret;
-}
-
-void virtio_resume(struct virtio *v)
-{
-	pthread_mutex_lock(&v->lock);
-	for (unsigned i = 0; i < v->queues; i++)
-		virtio_notified(v, i);
-	pthread_mutex_unlock(&v->lock);
 }

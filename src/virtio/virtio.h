@@ -89,6 +89,7 @@ struct virtio {
 	unsigned queues;
 	unsigned busy;       /* sum of the queues' */
 	bool resetting;      /* a reset waits for busy == 0 */
+	bool paused;         /* nothing is popped; true at first */
 	bool generation_seen; /* the driver looked at the generation since it last changed */
 	struct vq vq[VIRTIO_QUEUES_MAX];
 };
@@ -108,7 +109,7 @@ static inline bool virtio_has(const struct virtio *v, unsigned feature)
 	return v->s.driver_features >> feature & 1;
 }
 
-/* The driver is ready, nothing is broken, and the queue is enabled. */
+/* Chains may be popped: the machine runs, the driver is ready, nothing is broken. */
 bool virtio_runs(const struct virtio *v, unsigned n);
 /* The next chain of a queue, if it runs. A broken ring is told to the guest. */
 bool virtio_pop(struct virtio *v, unsigned n, struct vq_chain *c);
@@ -143,6 +144,15 @@ void virtio_notified(struct virtio *v, unsigned n);
 u32 virtio_config_read(struct virtio *v, u64 off, unsigned size);
 void virtio_config_write(struct virtio *v, u64 off, u32 val, unsigned size);
 
+/* ---- the board ---- */
+
+/*
+ * Stop and go on touching memory: around each stretch in which the machine runs. Pause
+ * waits for what is under way, which other threads complete.
+ */
+void virtio_pause(struct virtio *v);
+void virtio_resume(struct virtio *v);
+
 /* ---- machine stopped ---- */
 
 /* Wait until nobody uses a chain. Lock held. */
@@ -150,5 +160,3 @@ void virtio_drain(struct virtio *v);
 void virtio_reset(struct virtio *v);
 void virtio_save(struct virtio *v, struct state_buf *b, u32 instance);
 int virtio_load(struct virtio *v, struct state_buf *b, u32 instance, struct error *err);
-/* After a load, with memory loaded too: look at all queues. */
-void virtio_resume(struct virtio *v);
