@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "base/bits.h"
+#include "base/keyval.h"
 
 #define RAM_DEFAULT MiB(512)
 
@@ -191,9 +192,13 @@ static int set_backend(struct port_option *p, const char *name, const char *val,
 			return error_set(err, -EINVAL,
 					 "-%s %s: a path is needed behind file:", name,
 					 val);
+	} else if (!strncmp(what, "chardev:", 8)) {
+		p->backend = BACKEND_CHARDEV;
+		p->path = what + 8;
 	} else {
 		return error_set(err, -EINVAL,
-				 "-%s %s: one of stdio, file:PATH, null, none is needed",
+				 "-%s %s: one of stdio, file:PATH, null, none, "
+				 "chardev:ID is needed",
 				 name, val);
 	}
 	return 0;
@@ -208,9 +213,269 @@ static int set_serial(struct run_options *o, const char *val, struct error *err)
 	return set_backend(&o->serial[o->serials++], "serial", val, err);
 }
 
+/* ---- devices ---- */
+
+static int add_device(struct run_options *o, const struct device_args *a,
+		      struct error *err)
+{
+	if (o->devices == DEVICES_MAX)
+		return error_set(err, -EINVAL,
+				 "-device %s: at most %u devices are possible",
+				 device_name(a), DEVICES_MAX);
+	o->device[o->devices++] = *a;
+	return 0;
+}
+
+static int debugcon_twice(const struct run_options *o, const char *option,
+			  struct error *err)
+{
+	if (o->debugcon.backend == BACKEND_DEFAULT)
+		return 0;
+	return error_set(err, -EINVAL, "%s: there is a debug console already", option);
+}
+
 static int set_debugcon(struct run_options *o, const char *val, struct error *err)
 {
-	return set_backend(&o->debugcon, "debugcon", val, err);
+	struct device_args a;
+	int ret = debugcon_twice(o, "-debugcon", err);
+
+	if (!ret)
+		ret = set_backend(&o->debugcon, "debugcon", val, err);
+	if (ret || !strcmp(val, "none"))
+		return ret;
+	device_args_default(&a, "isa-debugcon");
+	return add_device(o, &a, err);
+}
+
+/* help, NAME,help, and how QEMU also has it. */
+static bool wants_help(const char *val)
+{
+	const char *last = strrchr(val, ',');
+
+	last = last ? last + 1 : val;
+	return !strcmp(last, "help") || !strcmp(last, "?");
+}
+
+static int set_device(struct run_options *o, const char *val, struct error *err)
+{
+	struct device_args a;
+	int ret;
+
+	if (wants_help(val)) {
+		size_t n = strcspn(val, ",");
+
+		if (val[n] && !device_help(NULL, strndupa(val, n)))
+			return error_set(err, -EINVAL,
+					 "-device %.*s: there is no such device; -device "
+					 "help lists them",
+					 (int)n, val);
+		o->action = RUN_DEVICE_HELP;
+		o->device_help = val[n] ? val : NULL;
+		return 0;
+	}
+	ret = device_args_parse(&a, val, err);
+	if (!ret && a.chardev[0]) {
+		ret = debugcon_twice(o, "-device isa-debugcon", err);
+		/* Found by its name when all options are known. */
+		o->debugcon = (struct port_option){ BACKEND_CHARDEV, NULL };
+	}
+	return ret ? ret : add_device(o, &a, err);
+}
+
+static int set_chardev(struct run_options *o, const char *val, struct error *err)
+{
+	static const struct {
+		const char *name;
+		enum backend backend;
+	} backends[] = {
+		{ "stdio", BACKEND_STDIO },
+		{ "file", BACKEND_FILE },
+		{ "null", BACKEND_NULL },
+	};
+	struct chardev_option *c = &o->chardev[o->chardevs];
+	struct keyval kv;
+	int ret = 0;
+
+	if (o->chardevs == CHARDEVS_MAX)
+		return error_set(err, -EINVAL, "-chardev %s: at most %u are possible",
+				 val, CHARDEVS_MAX);
+	*c = (struct chardev_option){ 0 };
+	keyval_init(&kv, val);
+	keyval_next(&kv);
+	for (size_t i = 0; i < ARRAY_SIZE(backends); i++)
+		if (!kv.val && !strcmp(kv.key, backends[i].name))
+			c->backend = backends[i].backend;
+	if (!c->backend)
+		ret = error_set(err, -EINVAL,
+				"-chardev %s: one of stdio, file, null is needed", val);
+	while (!ret && keyval_next(&kv)) {
+		bool id = !strcmp(kv.key, "id");
+		char *to = id ? c->id : c->path;
+		size_t room = id ? sizeof(c->id) : sizeof(c->path);
+
+		if ((!strcmp(kv.key, "mux") || !strcmp(kv.key, "signal")) &&
+		    c->backend == BACKEND_STDIO)
+			continue;
+		if (!id && (strcmp(kv.key, "path") || c->backend != BACKEND_FILE))
+			ret = error_set(err, -EINVAL,
+					"-chardev %s: there is no property '%s'", val,
+					kv.key);
+		else if (!kv.val || !*kv.val || strlen(kv.val) >= room)
+			ret = error_set(err, -EINVAL,
+					"-chardev %s: %s is empty or too long", val,
+					kv.key);
+		else
+			strcpy(to, kv.val);
+	}
+	keyval_fini(&kv);
+	if (!ret && !c->id[0])
+		ret = error_set(err, -EINVAL, "-chardev %s: id= is needed", val);
+	if (!ret && c->backend == BACKEND_FILE && !c->path[0])
+		ret = error_set(err, -EINVAL, "-chardev %s: path= is needed", val);
+	for (unsigned i = 0; !ret && i < o->chardevs; i++)
+		if (!strcmp(o->chardev[i].id, c->id))
+			ret = error_set(err, -EINVAL,
+					"-chardev %s: there is one with id %s already",
+					val, c->id);
+	o->chardevs += !ret;
+	return ret;
+}
+
+/* Replace chardev:ID by what it is. */
+static int find_chardev(const struct run_options *o, struct port_option *p,
+			const char *option, struct error *err)
+{
+	if (p->backend != BACKEND_CHARDEV)
+		return 0;
+	for (unsigned i = 0; i < o->chardevs; i++) {
+		const struct chardev_option *c = &o->chardev[i];
+
+		if (strcmp(c->id, p->path))
+			continue;
+		p->backend = c->backend;
+		p->path = c->backend == BACKEND_FILE ? c->path : NULL;
+		return 0;
+	}
+	return error_set(err, -EINVAL, "%s: there is no -chardev with id '%s'", option,
+			 p->path);
+}
+
+static int find_chardevs(struct run_options *o, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < o->serials && !ret; i++)
+		ret = find_chardev(o, &o->serial[i], "-serial", err);
+	for (unsigned i = 0; i < o->devices; i++)
+		if (o->device[i].chardev[0])
+			o->debugcon.path = o->device[i].chardev;
+	return ret ? ret : find_chardev(o, &o->debugcon, "-device isa-debugcon", err);
+}
+
+static int set_fw_cfg(struct run_options *o, const char *val, struct error *err)
+{
+	if (o->fw_cfgs == FWFILES_MAX)
+		return error_set(err, -EINVAL, "-fw_cfg %s: at most %u are possible", val,
+				 FWFILES_MAX);
+	o->fw_cfg[o->fw_cfgs++] = val;
+	return fwfiles_check(val, err);
+}
+
+/* ---- the machine ---- */
+
+/* Properties of QEMU's machines that can only be what they are. */
+static const struct {
+	const char *name;
+	enum { ANY, ONLY_OFF, ONLY_ON } can;
+} machine_fixed[] = {
+	{ "acpi", ONLY_ON },       { "dump-guest-core", ANY }, { "fd-bootchk", ANY },
+	{ "graphics", ANY },       { "hmat", ONLY_OFF },       { "kernel-irqchip", ANY },
+	{ "kernel_irqchip", ANY }, { "mem-merge", ANY },       { "nvdimm", ONLY_OFF },
+	{ "pic", ONLY_ON },        { "sata", ONLY_OFF },       { "smbus", ONLY_OFF },
+	{ "smm", ONLY_OFF },       { "suppress-vmdesc", ANY }, { "usb", ONLY_OFF },
+	{ "vmport", ONLY_OFF },
+};
+
+/* One of "a:b:c" is what we do. */
+static int check_accel(const char *option, const char *val, struct error *err)
+{
+	char *list = strdupa(val ? val : ""), *one;
+
+	while ((one = strsep(&list, ":")))
+		if (!strcmp(one, "tcg"))
+			return 0;
+	return error_set(err, -EINVAL,
+			 "%s%s is not supported yet; tcg is the name for what Umbra does",
+			 option, val ? val : "");
+}
+
+static int set_accel(struct run_options *o, const char *val, struct error *err)
+{
+	(void)o;
+	/* What follows, like thread=multi, is about how and not what. */
+	return check_accel("-accel ", strndupa(val, strcspn(val, ",")), err);
+}
+
+static int fixed_property(const char *key, const char *val, struct error *err)
+{
+	bool on = false;
+
+	for (size_t i = 0; i < ARRAY_SIZE(machine_fixed); i++) {
+		if (strcmp(key, machine_fixed[i].name))
+			continue;
+		if (machine_fixed[i].can == ANY || (val && !strcmp(val, "auto")))
+			return 0;
+		if (keyval_bool(val, &on) && on == (machine_fixed[i].can == ONLY_ON))
+			return 0;
+		return error_set(err, -EINVAL, "-machine %s=%s: it can only be %s", key,
+				 val ? val : "",
+				 machine_fixed[i].can == ONLY_ON ? "on" : "off");
+	}
+	return error_set(err, -EINVAL, "-machine: '%s' is not a property of this machine",
+			 key);
+}
+
+static int machine_property(struct run_options *o, const char *key, const char *val,
+			    struct error *err)
+{
+	const struct {
+		const char *name;
+		bool *off;
+	} chips[] = {
+		{ "pit", &o->no_pit },
+		{ "hpet", &o->no_hpet },
+		{ "i8042", &o->no_i8042 },
+	};
+	bool on;
+
+	if (!strcmp(key, "accel"))
+		return check_accel("-machine accel=", val, err);
+	for (size_t i = 0; i < ARRAY_SIZE(chips); i++) {
+		if (strcmp(key, chips[i].name))
+			continue;
+		if (!keyval_bool(val, &on))
+			return error_set(err, -EINVAL, "-machine %s=%s: on or off", key,
+					 val ? val : "");
+		*chips[i].off = !on;
+		return 0;
+	}
+	return fixed_property(key, val, err);
+}
+
+static int set_no_hpet(struct run_options *o, const char *val, struct error *err)
+{
+	(void)val;
+	(void)err;
+	o->no_hpet = true;
+	return 0;
+}
+
+static int set_nodefaults(struct run_options *o, const char *val, struct error *err)
+{
+	(void)val;
+	(void)err;
+	o->nodefaults = true;
+	return 0;
 }
 
 static int set_machine(struct run_options *o, const char *val, struct error *err)
@@ -218,16 +483,20 @@ static int set_machine(struct run_options *o, const char *val, struct error *err
 	char *copy = strdupa(val), *list = copy;
 	const char *key, *type;
 	bool first = true;
+	int ret;
 
 	while (next_item(&list, &key, &type)) {
-		if (first && !type)
-			type = key;
-		else if (strcmp(key, "type"))
-			return error_set(
-				err, -EINVAL,
-				"-machine %s: '%s' is not a property of this machine",
-				val, key);
+		bool name = first && !type;
+
 		first = false;
+		if (name) {
+			type = key;
+		} else if (strcmp(key, "type")) {
+			ret = machine_property(o, key, type, err);
+			if (ret)
+				return ret;
+			continue;
+		}
 		if (type && !strcmp(type, "help"))
 			o->action = RUN_MACHINE_HELP;
 		else if (!type || (strcmp(type, "q35") && strcmp(type, "pc")))
@@ -389,17 +658,23 @@ static int set_nothing(struct run_options *o, const char *val, struct error *err
 
 /* clang-format off */
 static const struct option options[] = {
-	{ "kernel",    VALUE_NEEDED, "FILE", "boot this Linux bzImage, PVH or ELF kernel", set_kernel },
-	{ "initrd",    VALUE_NEEDED, "FILE", "its initial RAM disk", set_initrd },
+	{ "kernel",    VALUE_NEEDED, "FILE", "boot this kernel: Linux bzImage, multiboot, PVH or ELF", set_kernel },
+	{ "initrd",    VALUE_NEEDED, "FILE", "its initial RAM disk; multiboot modules: \"FILE ARGS,FILE ARGS\"", set_initrd },
 	{ "append",    VALUE_NEEDED, "TEXT", "kernel command line", set_append },
 	{ "m",         VALUE_NEEDED, "SIZE", "memory: 512 (MiB), 512M, 1.5G; default 512M", set_memory },
 	{ "smp",       VALUE_NEEDED, "N", "CPUs; also cpus=,sockets=,cores=,threads=", set_smp },
 	{ "cpu",       VALUE_NEEDED, "MODEL", "CPU model, then ,+FEATURE or ,-FEATURE; help lists", set_cpu },
 	{ "engine",    VALUE_NEEDED, "NAME", "what executes instructions: auto, or one that help lists", set_engine },
-	{ "machine",   VALUE_NEEDED, "q35", "the machine; pc is another name of it", set_machine },
+	{ "machine",   VALUE_NEEDED, "q35", "the machine, also pc; then ,pit=off ,hpet=off ,i8042=off", set_machine },
 	{ "M",         VALUE_NEEDED, NULL, NULL, set_machine },
-	{ "serial",    VALUE_NEEDED, "WHERE", "next serial port: stdio, file:PATH, null, none", set_serial },
+	{ "accel",     VALUE_NEEDED, "tcg", "accepted: that is what we do", set_accel },
+	{ "device",    VALUE_NEEDED, "NAME,...", "add a device with properties; help lists them", set_device },
+	{ "serial",    VALUE_NEEDED, "WHERE", "next serial port: stdio, file:PATH, null, chardev:ID", set_serial },
+	{ "chardev",   VALUE_NEEDED, "KIND,id=ID", "a place to print to: stdio, null, or file,path=PATH", set_chardev },
 	{ "debugcon",  VALUE_NEEDED, "WHERE", "debug port e9h, like -serial", set_debugcon },
+	{ "fw_cfg",    VALUE_NEEDED, "NAME,...", "a file in the firmware configuration device: file=FILE or string=TEXT", set_fw_cfg },
+	{ "nodefaults", VALUE_NONE,  NULL, "no serial port that was not asked for", set_nodefaults },
+	{ "no-hpet",   VALUE_NONE,   NULL, NULL, set_no_hpet },
 	{ "nographic", VALUE_NONE,   NULL, "console on standard input and output; always so", set_nothing },
 	{ "no-reboot", VALUE_NONE,   NULL, "end when the guest reboots", set_no_reboot },
 	{ "rtc",       VALUE_NEEDED, "base=X", "real-time clock: utc, localtime, or a date", set_rtc },
@@ -412,23 +687,23 @@ static const struct option options[] = {
 
 /* Options whose value "none" is what we have. */
 static const char *const only_none[] = {
-	"audio", "display", "monitor", "net", "nic", "parallel", "vga", NULL,
+	"audio", "display", "monitor", "net", "nic", "parallel", "vga", "vnc", NULL,
 };
 
 /* Options of QEMU without value that ask for what we have. */
-static const char *const accepted[] = { "nodefaults", "no-user-config", NULL };
+static const char *const accepted[] = { "no-user-config", "no-fd-bootchk", NULL };
 
 /* Other options of QEMU. */
 static const char *const missing[] = {
-	"S", "accel", "acpitable", "action", "add-fd", "audiodev", "bios", "blockdev", "boot",
-	"cdrom", "chardev", "compat", "d", "daemonize", "device", "drive", "enable-kvm", "fda",
-	"fdb", "fsdev", "full-screen", "fw_cfg", "gdb", "global", "hda", "hdb", "hdc", "hdd",
+	"S", "acpitable", "action", "add-fd", "audiodev", "bios", "blockdev", "boot",
+	"cdrom", "compat", "d", "daemonize", "drive", "enable-kvm", "fda",
+	"fdb", "fsdev", "full-screen", "gdb", "global", "hda", "hdb", "hdc", "hdd",
 	"icount", "incoming", "iscsi", "k", "L", "loadvm", "mem-path", "mem-prealloc", "mon",
-	"msg", "netdev", "no-acpi", "no-hpet", "no-shutdown", "numa", "object", "only-migratable",
+	"msg", "netdev", "no-acpi", "no-shutdown", "numa", "object", "only-migratable",
 	"option-rom", "overcommit", "pflash", "pidfile", "plugin", "preconfig", "qmp",
 	"qmp-pretty", "readconfig", "runas", "s", "sandbox", "sd", "set", "singlestep", "smbios",
 	"snapshot", "spice", "tb-size", "tpmdev", "trace", "usb", "usbdevice", "uuid", "virtfs",
-	"vnc", "watchdog", "watchdog-action", "writeconfig", NULL,
+	"watchdog", "watchdog-action", "writeconfig", NULL,
 };
 /* clang-format on */
 
@@ -570,9 +845,13 @@ static int parse_option(struct run_options *o, char **argv, struct error *err)
 	return ret ? ret : used;
 }
 
-static int check(const struct run_options *o, struct error *err)
+static int check(struct run_options *o, struct error *err)
 {
+	int ret = find_chardevs(o, err);
 	unsigned stdio = o->debugcon.backend == BACKEND_STDIO;
+
+	if (ret)
+		return ret;
 
 	for (unsigned i = 0; i < o->serials; i++)
 		stdio += o->serial[i].backend == BACKEND_STDIO;

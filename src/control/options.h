@@ -7,6 +7,8 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "control/fwfiles.h"
+#include "machine/devices.h"
 #include "machine/pc.h"
 
 /* What a character device is connected to. */
@@ -14,14 +16,24 @@ enum backend {
 	BACKEND_DEFAULT, /* not said */
 	BACKEND_STDIO,
 	BACKEND_FILE,
-	BACKEND_NULL,   /* output is thrown away */
-	BACKEND_STDERR, /* not to be asked for: the console of `run --verbose -- COMMAND`
-			 */
+	BACKEND_NULL,    /* output is thrown away */
+	BACKEND_CHARDEV, /* while options are parsed: the -chardev with this id */
+	BACKEND_STDERR,  /* not to be asked for: the console of `run --verbose -- COMMAND`
+			  */
 };
 
 struct port_option {
 	enum backend backend;
-	const char *path; /* BACKEND_FILE */
+	const char *path; /* BACKEND_FILE; BACKEND_CHARDEV: id */
+};
+
+/* -chardev: a backend with a name. */
+#define CHARDEVS_MAX 8
+
+struct chardev_option {
+	char id[64];
+	char path[1024]; /* BACKEND_FILE */
+	enum backend backend;
 };
 
 enum stats_format { STATS_OFF, STATS_TEXT, STATS_JSON };
@@ -34,7 +46,8 @@ enum run_action {
 	RUN_HELP,
 	RUN_CPU_HELP,
 	RUN_ENGINE_HELP,
-	RUN_MACHINE_HELP
+	RUN_MACHINE_HELP,
+	RUN_DEVICE_HELP,
 };
 
 /* Strings are borrowed from argv. */
@@ -45,8 +58,17 @@ struct run_options {
 	u64 ram_size;                         /* bytes */
 	unsigned cpus;                        /* asked for */
 	struct port_option serial[PC_SERIALS];
-	unsigned serials; /* how many were given */
-	struct port_option debugcon;
+	unsigned serials;            /* how many were given */
+	struct port_option debugcon; /* what isa-debugcon prints to */
+	struct chardev_option chardev[CHARDEVS_MAX];
+	unsigned chardevs;
+	struct device_args device[DEVICES_MAX];
+	unsigned devices;
+	const char *device_help; /* for RUN_DEVICE_HELP: "NAME,help", or NULL for all */
+	const char *fw_cfg[FWFILES_MAX]; /* checked */
+	unsigned fw_cfgs;
+	bool no_pit, no_hpet, no_i8042;
+	bool nodefaults; /* no serial port unless asked for */
 	enum rtc_base rtc_base;
 	i64 rtc_date; /* seconds since 1970, for RTC_BASE_DATE */
 	bool no_reboot, verbose;

@@ -46,6 +46,13 @@ static int do_action(const struct run_options *o)
 		printf("  %-10s PC with PCI Express and ACPI; the default\n", "q35");
 		printf("  %-10s the same\n", "pc");
 		break;
+	case RUN_DEVICE_HELP:
+		if (o->device_help)
+			device_help(stdout, strndupa(o->device_help,
+						     strcspn(o->device_help, ",")));
+		else
+			devices_help(stdout);
+		break;
 	default: help(); break;
 	}
 	return fflush(stdout) ? STATUS_FAILED : STATUS_OK;
@@ -58,6 +65,7 @@ static const char *end_name(enum vm_end end)
 	case VM_RESET: return "reset";
 	case VM_TRIPLE_FAULT: return "triple fault";
 	case VM_STOPPED: return "stopped";
+	case VM_EXITED: return "exited";
 	default: return "failed";
 	}
 }
@@ -138,6 +146,7 @@ static int machine_status(struct session *s, enum vm_end end)
 	switch (end) {
 	case VM_POWEROFF:
 	case VM_STOPPED: return STATUS_OK;
+	case VM_EXITED: return (int)((pc_exit_value(s->pc) << 1 | 1) & 0xff);
 	case VM_RESET:
 		if (!console_panic(s->console[0], line, sizeof(line)))
 			return STATUS_OK;

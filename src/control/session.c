@@ -56,7 +56,7 @@ static void default_ports(struct run_options *o)
 	if (o->serials)
 		return;
 	if (!o->command)
-		o->serial[COM1].backend = BACKEND_STDIO;
+		o->serial[COM1].backend = o->nodefaults ? BACKEND_NULL : BACKEND_STDIO;
 	else
 		o->serial[COM1].backend = o->verbose ? BACKEND_STDERR : BACKEND_NULL;
 }
@@ -197,6 +197,23 @@ static int make_agent(struct session *s, struct error *err)
 	return agent_new(&s->agent, &cfg, err);
 }
 
+static void set_devices(struct session *s, struct pc_config *cfg)
+{
+	struct chardev_sink out = { 0 };
+
+	if (s->file[DEBUGCON])
+		out = writer_sink(s->file[DEBUGCON]);
+	else if (s->o.debugcon.backend == BACKEND_STDIO)
+		out = writer_sink(s->out);
+	/* Only a debug console has one. */
+	for (unsigned i = 0; i < s->o.devices; i++)
+		s->o.device[i].sink = out;
+	cfg->device = s->o.device;
+	cfg->devices = s->o.devices;
+	cfg->file = s->files.file;
+	cfg->files = s->files.count;
+}
+
 static int make_pc(struct session *s, struct error *err)
 {
 	struct pc_config cfg = {
@@ -209,6 +226,9 @@ static int make_pc(struct session *s, struct error *err)
 		.cmdline = s->guest.cmdline,
 		.no_reboot = s->o.no_reboot || s->o.command ||
 			     (s->guest.ours && !s->terminal.terminal),
+		.no_pit = s->o.no_pit,
+		.no_hpet = s->o.no_hpet,
+		.no_i8042 = s->o.no_i8042,
 	};
 
 	cfg.clock = s->clock = clock_new();
@@ -224,10 +244,7 @@ static int make_pc(struct session *s, struct error *err)
 	else if (s->terminal.console && !s->terminal.terminal && s->guest.ours &&
 		 !s->console[COM2])
 		cfg.serial[COM2] = console_ready_sink(s->console[stdio_port(s)]);
-	if (s->file[DEBUGCON])
-		cfg.debugcon = writer_sink(s->file[DEBUGCON]);
-	else if (s->o.debugcon.backend == BACKEND_STDIO)
-		cfg.debugcon = writer_sink(s->out);
+	set_devices(s, &cfg);
 	s->pc = pc_new(&cfg, err);
 	if (!s->pc)
 		return -EINVAL;
@@ -251,7 +268,8 @@ int session_init(struct session *s, struct error *err)
 	if (!s->engine || check_memory(&s->o, err) || build_cpuid(s, err))
 		return STATUS_USAGE;
 	look_at_terminal(s);
-	if (guest_find(&s->guest, &s->o, &s->terminal, err))
+	if (guest_find(&s->guest, &s->o, &s->terminal, err) ||
+	    fwfiles_load(&s->files, s->o.fw_cfg, s->o.fw_cfgs, err))
 		return STATUS_USAGE;
 	make_writers(s);
 	if (s->o.command && make_agent(s, err))
@@ -422,4 +440,5 @@ void session_fini(struct session *s)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		console_free(s->console[i]);
 	guest_fini(&s->guest);
+	fwfiles_fini(&s->files);
 }

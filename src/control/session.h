@@ -33,6 +33,7 @@ struct session {
 	const char *engine_why;
 	struct cpuid_table cpuid;
 	struct guest guest;
+	struct fwfiles files;
 	struct guest_terminal terminal;
 	u8 first[4096]; /* what standard input had before the machine started */
 	size_t first_len;

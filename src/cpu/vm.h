@@ -26,6 +26,7 @@ enum vm_end {
 	VM_RESET,        /* the guest asked for a reset */
 	VM_TRIPLE_FAULT, /* a CPU shut down */
 	VM_STOPPED,      /* somebody outside asked */
+	VM_EXITED,       /* the guest ended the process: isa-debug-exit */
 	VM_FAILED,       /* the host or the engine failed; logged */
 };
 

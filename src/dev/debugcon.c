@@ -14,15 +14,17 @@
 
 struct debugcon {
 	struct chardev_sink out;
+	u8 readback;
 	pthread_mutex_t lock;
 };
 
 static u64 debugcon_read(void *dev, u64 off, unsigned size)
 {
-	(void)dev;
+	const struct debugcon *d = dev;
+
 	(void)off;
 	(void)size;
-	return 0xe9;
+	return d->readback;
 }
 
 static void debugcon_write(void *dev, u64 off, u64 val, unsigned size)
@@ -43,12 +45,13 @@ const struct io_ops debugcon_ops = {
 	.sizes = IO_1,
 };
 
-struct debugcon *debugcon_new(struct chardev_sink out)
+struct debugcon *debugcon_new(struct chardev_sink out, u8 readback)
 {
 	struct debugcon *d = xzalloc(sizeof(*d));
 
 	pthread_mutex_init(&d->lock, NULL);
 	d->out = out;
+	d->readback = readback;
 	return d;
 }
 

@@ -159,6 +159,17 @@ static void isa_keyboard(struct aml *a, const struct acpi_config *cfg)
 	aml_close(a);
 }
 
+static void isa_timer(struct aml *a)
+{
+	isa_io_irq(a, "TIMR", "PNP0100", PORT_PIT, 4, IRQ_PIT);
+	aml_device(a, "SPKR");
+	aml_def_eisa(a, "_HID", "PNP0800");
+	aml_crs(a);
+	aml_res_io(a, PORT_SYSTEM_B, 1);
+	aml_crs_end(a);
+	aml_close(a);
+}
+
 static void isa_bridge(struct aml *a, const struct acpi_config *cfg)
 {
 	aml_device(a, "ISA");
@@ -174,17 +185,11 @@ static void isa_bridge(struct aml *a, const struct acpi_config *cfg)
 	aml_crs_end(a);
 	aml_close(a);
 
-	isa_io_irq(a, "TIMR", "PNP0100", PORT_PIT, 4, IRQ_PIT);
 	isa_io_irq(a, "RTC", "PNP0B00", PORT_RTC, 4, IRQ_RTC);
-
-	aml_device(a, "SPKR");
-	aml_def_eisa(a, "_HID", "PNP0800");
-	aml_crs(a);
-	aml_res_io(a, PORT_SYSTEM_B, 1);
-	aml_crs_end(a);
-	aml_close(a);
-
-	isa_keyboard(a, cfg);
+	if (!cfg->no_pit)
+		isa_timer(a);
+	if (!cfg->no_i8042)
+		isa_keyboard(a, cfg);
 	isa_serials(a, cfg);
 	aml_close(a);
 }
@@ -303,6 +308,15 @@ static void motherboard(struct aml *a, const struct acpi_config *cfg)
 		aml_res_mem32(a, (u32)cfg->ecam, cfg->ecam_buses << 20, true);
 	aml_crs_end(a);
 	aml_close(a);
+	/* What QEMU calls its own: selector, data and DMA ports. */
+	aml_device(a, "FWCF");
+	aml_def(a, "_HID");
+	aml_str(a, "QEMU0002");
+	aml_def_int(a, "_STA", 0x0b);
+	aml_crs(a);
+	aml_res_io(a, PORT_FWCFG, PORT_FWCFG_DMA + 8 - PORT_FWCFG);
+	aml_crs_end(a);
+	aml_close(a);
 	if (!cfg->hpet_block_id)
 		return;
 	aml_device(a, "HPET");
@@ -386,7 +400,8 @@ static u8 *facs(struct tables *t)
 }
 
 /* 5.2.9, table 5-33. */
-static void fadt(struct tables *t, const u8 *facs_at, const u8 *dsdt_at)
+static void fadt(struct tables *t, const struct acpi_config *cfg, const u8 *facs_at,
+		 const u8 *dsdt_at)
 {
 	enum {
 		WBINVD = 1 << 0,
@@ -417,7 +432,8 @@ static void fadt(struct tables *t, const u8 *facs_at, const u8 *dsdt_at)
 	le_store(p + 96, 0xffff, 2); /* no C2 */
 	le_store(p + 98, 0xffff, 2); /* no C3 */
 	p[108] = RTC_REG_CENTURY;
-	le_store(p + 109, LEGACY_DEVICES | HAS_8042 | NO_VGA | NO_ASPM, 2);
+	le_store(p + 109,
+		 LEGACY_DEVICES | (cfg->no_i8042 ? 0 : HAS_8042) | NO_VGA | NO_ASPM, 2);
 	le_store(p + 112, WBINVD | PROC_C1 | FIX_RTC | TMR_VAL_EXT | RESET_REG_SUP, 4);
 	gas(p + 116, GAS_IO, 8, 1, PORT_RESET);
 	p[128] = 0x06; /* CPU reset, pulsed */
@@ -543,14 +559,14 @@ static u8 *root(struct tables *t, const char *sig, unsigned width)
 size_t acpi_build(u8 *buf, size_t cap, const struct acpi_config *cfg)
 {
 	struct tables t = { .buf = buf, .cap = cap };
-	u8 *rsdp = reserve(&t, 36, 16);
+	u8 *rsdp = reserve(&t, ACPI_RSDP_SIZE, 16);
 	u8 *facs_at = facs(&t);
 	u8 *dsdt_at = dsdt(&t, cfg);
 	u8 *rsdt, *xsdt;
 
 	if (!rsdp || !facs_at || !dsdt_at)
 		return 0;
-	fadt(&t, facs_at, dsdt_at);
+	fadt(&t, cfg, facs_at, dsdt_at);
 	madt(&t, cfg);
 	if (cfg->hpet_block_id)
 		hpet(&t, cfg);

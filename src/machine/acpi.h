@@ -7,8 +7,9 @@
 
 struct layout;
 
-#define ACPI_CPUS_MAX 256
-#define ACPI_SERIALS  4
+#define ACPI_CPUS_MAX  256
+#define ACPI_SERIALS   4
+#define ACPI_RSDP_SIZE 36
 
 struct acpi_config {
 	const struct layout *layout;
@@ -21,7 +22,8 @@ struct acpi_config {
 	unsigned ecam_buses;
 	bool serial[ACPI_SERIALS];
 	bool mouse; /* on the keyboard controller */
-	bool s3;    /* suspend to RAM works */
+	bool no_pit, no_i8042;
+	bool s3; /* suspend to RAM works */
 };
 
 /*

@@ -1,6 +1,6 @@
 /*
- * Starting a kernel without firmware: a Linux bzImage, a PVH kernel, or a plain ELF
- * vmlinux.
+ * Starting a kernel without firmware: a Linux bzImage, a multiboot or PVH kernel, or a
+ * plain ELF vmlinux.
  *
  * boot_new() opens and checks everything against the machine's memory and decides
  * where each piece goes; boot_load() and boot_enter() then cannot be surprised,
@@ -14,13 +14,14 @@
 #include "machine/e820.h"
 #include "machine/image.h"
 
+struct fwcfg;
 struct layout;
 struct phys;
 struct vcpu;
 
 struct boot_config {
 	const char *kernel;  /* path */
-	const char *initrd;  /* path, or NULL */
+	const char *initrd;  /* path, or NULL; multiboot: "FILE args,FILE args" */
 	const char *cmdline; /* or NULL */
 	const struct layout *layout;
 	bool long_mode; /* the CPU has it: a kernel's 64-bit entry may be used */
@@ -44,15 +45,19 @@ int boot_load(const struct boot *b, struct phys *phys, struct error *err);
 /* Set the registers of the boot CPU, which has been reset, for the kernel's entry. */
 void boot_enter(const struct boot *b, struct vcpu *v);
 
+/* The items about kernel, initial RAM disk and command line, which read from here. */
+void boot_fwcfg(struct boot *b, struct fwcfg *f);
+
 /* "bzImage, 64-bit entry" and the like. */
 const char *boot_describe(const struct boot *b);
 
 /* ---- What the parsers give to boot.c ---- */
 
 enum boot_entry {
-	BOOT_LINUX64, /* long mode, identity map, RSI = boot_params */
-	BOOT_LINUX32, /* protected mode, flat segments, ESI = boot_params */
-	BOOT_PVH,     /* protected mode, flat segments, EBX = hvm_start_info */
+	BOOT_LINUX64,   /* long mode, identity map, RSI = boot_params */
+	BOOT_LINUX32,   /* protected mode, flat segments, ESI = boot_params */
+	BOOT_PVH,       /* protected mode, flat segments, EBX = hvm_start_info */
+	BOOT_MULTIBOOT, /* the same with EAX = magic, EBX = multiboot_info */
 };
 
 struct boot_segment {
@@ -79,8 +84,9 @@ struct boot_kernel {
 	unsigned header_len;
 };
 
-/* All of [base, base + len) can hold a kernel: RAM, and not where boot data goes. */
+/* All of [base, base + len) can hold a kernel: RAM below 4 GiB. */
 bool boot_usable(const struct e820 *map, u64 base, u64 len);
-/* Refuse for lack of memory: the kernel needs RAM up to 'end'. */
-int boot_too_small(const struct image *img, const struct e820 *map, u64 end,
+/* Refuse for lack of memory: the kernel needs RAM at [base, end), and that is not usable.
+ */
+int boot_too_small(const struct image *img, const struct e820 *map, u64 base, u64 end,
 		   struct error *err);

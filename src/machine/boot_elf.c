@@ -1,12 +1,13 @@
 /*
- * ELF kernels: PVH by the note XEN_ELFNOTE_PHYS32_ENTRY, else a 64-bit Linux vmlinux.
+ * ELF kernels: PVH by the note XEN_ELFNOTE_PHYS32_ENTRY, else a 64-bit Linux vmlinux; and
+ * the segments of multiboot kernels.
  *
  * System V ABI, chapter 4 and 5 (ELF); Xen docs/misc/pvh.pandoc and
  * public/arch-x86/hvm/start_info.h: a PVH kernel is entered in 32-bit protected mode
  * without paging at the address of the note, EBX pointing to hvm_start_info. A vmlinux
  * without the note is entered as boot.rst says of the 64-bit entry, at e_entry.
- * Segments go to their physical addresses. Missing: multiboot, relocation (ET_DYN
- * goes where its headers say).
+ * Segments go to their physical addresses. Missing: relocation (ET_DYN goes where its
+ * headers say).
  * No locks: one thread, machine stopped.
  */
 #include "machine/boot_elf.h"
@@ -147,9 +148,10 @@ static int read_headers(const struct image *img, struct elf *e, struct error *er
 				    u.h32.e_phentsize, err);
 }
 
-/* PT_LOAD headers become segments. */
+/* PT_LOAD headers become segments, none of them below 'lowest'. */
 static int take_segments(const struct image *img, const struct elf *e,
-			 const struct e820 *map, struct boot_kernel *k, struct error *err)
+			 const struct e820 *map, u64 lowest, struct boot_kernel *k,
+			 struct error *err)
 {
 	k->lo = UINT64_MAX;
 	for (unsigned i = 0; i < e->phdrs; i++) {
@@ -177,14 +179,15 @@ static int take_segments(const struct image *img, const struct elf *e,
 		if (__builtin_add_overflow(p->paddr, p->mem_len, &end))
 			return image_refuse(img, err, "damaged, segment %u wraps round",
 					    i);
-		if (p->paddr < LAYOUT_BOOT_END)
+		if (p->paddr < lowest)
 			return image_refuse(
 				img, err,
 				"segment %u wants to be loaded at %llxh; addresses "
-				"below %xh hold boot data",
-				i, (unsigned long long)p->paddr, LAYOUT_BOOT_END);
+				"below %llxh hold boot data",
+				i, (unsigned long long)p->paddr,
+				(unsigned long long)lowest);
 		if (!boot_usable(map, p->paddr, p->mem_len))
-			return boot_too_small(img, map, end, err);
+			return boot_too_small(img, map, p->paddr, end, err);
 		if (k->segments == BOOT_SEGMENTS_MAX)
 			return image_refuse(img, err, "has more than %u segments",
 					    BOOT_SEGMENTS_MAX);
@@ -311,7 +314,7 @@ int elf_parse(const struct image *img, const struct e820 *map, bool long_mode,
 				 img->path);
 	ret = read_headers(img, e, err);
 	if (!ret)
-		ret = take_segments(img, e, map, k, err);
+		ret = take_segments(img, e, map, LAYOUT_BOOT_END, k, err);
 	if (ret)
 		goto out;
 	ret = pvh_entry(img, e, &entry, err);
@@ -332,7 +335,8 @@ int elf_parse(const struct image *img, const struct e820 *map, bool long_mode,
 	} else {
 		ret = image_refuse(img, err,
 				   "is an ELF file without a PVH entry (note 18 of "
-				   "\"Xen\"); it needs one, or to be a 64-bit vmlinux");
+				   "\"Xen\") or multiboot header; it needs one, or to "
+				   "be a 64-bit vmlinux");
 		goto out;
 	}
 	ret = 0;
@@ -344,6 +348,44 @@ int elf_parse(const struct image *img, const struct e820 *map, bool long_mode,
 out:
 	free(e);
 	return ret;
+}
+
+int elf_place(const struct image *img, const struct e820 *map, u64 lowest,
+	      struct boot_kernel *k, struct error *err)
+{
+	struct elf *e = calloc(1, sizeof(*e));
+	int ret;
+
+	if (!e)
+		return error_set(err, -ENOMEM, "%s %s: out of memory", img->what,
+				 img->path);
+	ret = read_headers(img, e, err);
+	if (!ret)
+		ret = take_segments(img, e, map, lowest, k, err);
+	if (!ret) {
+		k->start = entry_phys(e, k);
+		if (!loaded(k, k->start))
+			ret = image_refuse(img, err,
+					   "damaged, its entry at %llxh is in no segment",
+					   (unsigned long long)k->start);
+	}
+	free(e);
+	return ret;
+}
+
+bool elf_has_pvh(const struct image *img, bool *is64)
+{
+	struct elf *e = calloc(1, sizeof(*e));
+	struct error ignore = { 0 };
+	u64 entry;
+	bool pvh;
+
+	if (!e)
+		return false;
+	pvh = !read_headers(img, e, &ignore) && pvh_entry(img, e, &entry, &ignore) > 0;
+	*is64 = e->is64;
+	free(e);
+	return pvh;
 }
 
 /* struct hvm_start_info, its module list and memory map. */

@@ -10,6 +10,15 @@ bool elf_probe(const struct image *img);
 int elf_parse(const struct image *img, const struct e820 *map, bool long_mode,
 	      struct boot_kernel *k, struct error *err);
 
+/*
+ * Only the segments and the entry, whatever it is to be entered as: for another header
+ * that says. 'k' is zero but for what is none of an ELF file's business.
+ */
+int elf_place(const struct image *img, const struct e820 *map, u64 lowest,
+	      struct boot_kernel *k, struct error *err);
+/* Is it good enough an ELF file to have a PVH entry, and has it one? */
+bool elf_has_pvh(const struct image *img, bool *is64);
+
 /* What hvm_start_info says. */
 struct pvh_params {
 	gpa_t cmdline;

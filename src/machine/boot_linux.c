@@ -201,7 +201,7 @@ int bzimage_place(const struct image *img, const struct bzimage *bz,
 	if (load < LAYOUT_EXTENDED || !boot_usable(map, load, bz->init_size)) {
 		if (!bz->relocatable && bz->pref >= LAYOUT_EXTENDED)
 			return boot_too_small(
-				img, map,
+				img, map, load,
 				load == UINT64_MAX ? load : load + bz->init_size, err);
 		if (!bz->relocatable)
 			return image_refuse(img, err,
@@ -209,7 +209,7 @@ int bzimage_place(const struct image *img, const struct bzimage *bz,
 					    (unsigned long long)bz->pref);
 		load = align_up(LAYOUT_EXTENDED, bz->alignment);
 		if (!boot_usable(map, load, bz->init_size))
-			return boot_too_small(img, map, load + bz->init_size, err);
+			return boot_too_small(img, map, load, load + bz->init_size, err);
 	}
 	*k = (struct boot_kernel){
 		.entry = bz->entry64 && long_mode ? BOOT_LINUX64 : BOOT_LINUX32,

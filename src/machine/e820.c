@@ -91,6 +91,16 @@ bool e820_is_ram(const struct e820 *map, u64 base, u64 len)
 	return false;
 }
 
+u32 e820_bytes(const struct e820 *map, u8 buf[E820_MAX * E820_ENTRY_SIZE])
+{
+	for (unsigned i = 0; i < map->count; i++, buf += E820_ENTRY_SIZE) {
+		le_store(buf, map->entry[i].base, 8);
+		le_store(buf + 8, map->entry[i].len, 8);
+		le_store(buf + 16, map->entry[i].type, 4);
+	}
+	return map->count * E820_ENTRY_SIZE;
+}
+
 u64 e820_ram_bytes(const struct e820 *map)
 {
 	u64 sum = 0;

@@ -23,9 +23,13 @@ struct e820 {
 	unsigned count;
 };
 
+#define E820_ENTRY_SIZE 20
+
 void e820_build(struct e820 *map, const struct layout *l);
 
 /* [base, base + len) is RAM for the guest, whole. */
 bool e820_is_ram(const struct e820 *map, u64 base, u64 len);
+/* The entries as INT 15h and QEMU's fw_cfg give them; returns their bytes. */
+u32 e820_bytes(const struct e820 *map, u8 buf[E820_MAX * E820_ENTRY_SIZE]);
 /* Bytes of RAM for the guest. */
 u64 e820_ram_bytes(const struct e820 *map);

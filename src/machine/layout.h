@@ -59,6 +59,7 @@
 #define LAYOUT_HPET_SIZE    0x400u
 #define LAYOUT_LAPIC        0xfee00000u
 #define LAYOUT_LAPIC_SIZE   0x1000u
+#define LAYOUT_TEST_MMIO    0xff000000u /* pc-testdev, if asked for: 64 KiB */
 #define LAYOUT_ROM          0xfffff000u /* the reset stub, up to 4 GiB */
 #define LAYOUT_ROM_SIZE     0x1000u
 
@@ -81,12 +82,17 @@
 #define PORT_SYSTEM_A   0x92 /* A20, fast reset */
 #define PORT_PIC_SLAVE  0xa0
 #define PORT_SMI        0xb2
+#define PORT_TEST_LATCH 0xe0 /* pc-testdev, if asked for: three times four */
+#define PORT_TEST_FLUSH 0xe4
+#define PORT_TEST_BYTES 0xe8
 #define PORT_DEBUGCON   0xe9
 #define PORT_COM1       0x3f8
 #define PORT_COM2       0x2f8
 #define PORT_COM3       0x3e8
 #define PORT_COM4       0x2e8
 #define PORT_ELCR       0x4d0
+#define PORT_FWCFG      0x510  /* selector and data */
+#define PORT_FWCFG_DMA  0x514  /* 8 */
 #define PORT_PM_EVT     0x600  /* ACPI PM1a_EVT_BLK, 4 */
 #define PORT_PM_CNT     0x604  /* PM1a_CNT_BLK, 2 */
 #define PORT_PM_TIMER   0x608  /* PM_TMR_BLK, 4 */
@@ -95,6 +101,7 @@
 #define PORT_PCI_HOST   0xcf8  /* configuration address and data */
 #define PORT_RESET      0xcf9  /* reset control */
 #define PORT_PCI_IO     0x1000 /* I/O BARs go from here to the end */
+#define PORT_TEST_LINES 0x2000 /* pc-testdev: a port for each GSI */
 
 /* ---- interrupts ---- */
 

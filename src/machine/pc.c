@@ -27,7 +27,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "dev/acpi_pm.h"
-#include "dev/debugcon.h"
+#include "dev/fwcfg.h"
 #include "dev/i8042.h"
 #include "dev/serial.h"
 #include "host/loop.h"
@@ -36,6 +36,7 @@
 #include "irq/pic.h"
 #include "machine/acpi.h"
 #include "machine/boot.h"
+#include "machine/devices.h"
 #include "machine/layout.h"
 #include "mem/io.h"
 #include "mem/phys.h"
@@ -63,7 +64,7 @@ struct wire {
 };
 
 /* Who drives a wire. */
-enum { BY_DEVICE, BY_HPET, BY_PIRQ };
+enum { BY_DEVICE, BY_HPET, BY_PIRQ, BY_TEST };
 
 struct pc_cpu {
 	struct pc *pc;
@@ -94,8 +95,11 @@ struct pc {
 	struct acpi_pm *acpi_pm;
 	struct i8042 *i8042;
 	struct serial *serial[PC_SERIALS];
-	struct debugcon *debugcon;
 	struct pci_host *pci;
+	struct fwcfg *fwcfg;
+	struct device device[DEVICES_MAX]; /* what was added to the board */
+	unsigned devices;
+	u64 exit_val;          /* what isa-debug-exit got first; EXIT_VALID; atomic */
 	u64 facs;              /* where the firmware waking vector is */
 	u32 asleep;            /* AWAKE ...; atomic */
 	bool ended;            /* the VM ended; atomic */
@@ -106,6 +110,8 @@ struct pc {
 
 /* Suspend to RAM. */
 enum { AWAKE, FALLING_ASLEEP, ASLEEP, WAKING };
+
+#define EXIT_VALID BIT(32)
 
 static const struct {
 	u16 port;
@@ -249,6 +255,16 @@ static void on_sleep(void *opaque, unsigned slp_typ)
 		break;
 	default: guest_bug("board", "sleep type %u does not exist", slp_typ); break;
 	}
+}
+
+static void on_exit_port(void *opaque, u32 val)
+{
+	struct pc *pc = opaque;
+	u64 none = 0;
+
+	__atomic_compare_exchange_n(&pc->exit_val, &none, EXIT_VALID | val, false,
+				    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	vm_end(pc->vm, VM_EXITED);
 }
 
 /* With the HPET's lock held, which comes before theirs. */
@@ -425,6 +441,72 @@ static int pci_build(struct pc *pc, struct error *err)
 	return pc->pci ? 0 : -EINVAL;
 }
 
+/* ---- what can be added ---- */
+
+static struct irq_line device_gsi(void *opaque, unsigned gsi)
+{
+	struct pc *pc = opaque;
+
+	return gsi < ARRAY_SIZE(pc->pic_pin) ? isa_line(pc, gsi, BY_TEST)
+					     : wire_line(&pc->ioapic_pin[gsi], BY_TEST);
+}
+
+static int devices_build(struct pc *pc, struct error *err)
+{
+	const struct device_board board = { .phys = pc->phys,
+					    .ports = pc->ports,
+					    .gsi = device_gsi,
+					    .exit = on_exit_port,
+					    .opaque = pc };
+
+	if (pc->cfg.devices > DEVICES_MAX)
+		return error_set(err, -E2BIG, "-device: at most %u devices are possible",
+				 DEVICES_MAX);
+	for (unsigned i = 0; i < pc->cfg.devices; i++) {
+		int ret = device_new(&pc->device[i], &pc->cfg.device[i], &board, err);
+
+		if (ret)
+			return ret;
+		pc->devices++;
+	}
+	return 0;
+}
+
+/* Files that the machine makes itself; put_tables() fills the last two. */
+static const char *const own_files[] = { "etc/e820", "etc/acpi/tables", "etc/acpi/rsdp" };
+
+static int fwcfg_build(struct pc *pc, struct error *err)
+{
+	const struct pc_config *cfg = &pc->cfg;
+	u8 e820[E820_MAX * E820_ENTRY_SIZE];
+	struct fwcfg *f = pc->fwcfg = fwcfg_new(pc->phys);
+	struct e820 map;
+	int ret = 0;
+
+	e820_build(&map, &pc->layout);
+	fwcfg_set(f, FWCFG_UUID, (u8[16]){ 0 }, 16);
+	fwcfg_set_int(f, FWCFG_RAM_SIZE, cfg->ram_size, 8);
+	fwcfg_set_int(f, FWCFG_NOGRAPHIC, 1, 2);
+	fwcfg_set_int(f, FWCFG_NB_CPUS, cfg->cpus, 2);
+	/* On a PC this bounds APIC IDs. */
+	fwcfg_set_int(f, FWCFG_MAX_CPUS, cpuid_apic_id(cfg->cpuid, cfg->cpus - 1) + 1, 2);
+	fwcfg_set_int(f, FWCFG_BOOT_MENU, 0, 2);
+	fwcfg_set_int(f, FWCFG_IRQ0_OVERRIDE, 1, 1);
+	boot_fwcfg(pc->boot, f);
+	for (size_t i = 0; !ret && i < ARRAY_SIZE(own_files); i++)
+		ret = fwcfg_set_file(f, own_files[i], e820,
+				     i ? 0 : e820_bytes(&map, e820), err);
+	for (unsigned i = 0; !ret && i < cfg->files; i++) {
+		const struct pc_file *file = &cfg->file[i];
+
+		if (fwcfg_has_file(f, file->name))
+			return error_set(err, -EEXIST, "-fw_cfg %s: there is one already",
+					 file->name);
+		ret = fwcfg_set_file(f, file->name, file->data, file->len, err);
+	}
+	return ret;
+}
+
 /* The whole machine, in order. On failure pc_free() takes apart what is there. */
 static int pc_build(struct pc *pc, struct error *err)
 {
@@ -477,14 +559,18 @@ static int pc_build(struct pc *pc, struct error *err)
 	wires_init(pc->pic_pin, ARRAY_SIZE(pc->pic_pin), pic_set, pc->pic);
 
 	/* Timers. The HPET comes last: it can cut the lines of the other two. */
-	pc->pit = pit_new(pc->clock, isa_line(pc, IRQ_PIT, BY_DEVICE));
-	place(pc, PORT_PIT, 4, "PIT", &pit_ops, pc->pit);
-	place(pc, PORT_SYSTEM_B, 1, "PIT", &pit_port61_ops, pc->pit);
+	pc->pit = pit_new(pc->clock, cfg->no_pit ? (struct irq_line){ 0 }
+						 : isa_line(pc, IRQ_PIT, BY_DEVICE));
+	if (!cfg->no_pit) {
+		place(pc, PORT_PIT, 4, "PIT", &pit_ops, pc->pit);
+		place(pc, PORT_SYSTEM_B, 1, "PIT", &pit_port61_ops, pc->pit);
+	}
 	pc->rtc = rtc_new(pc->clock, isa_line(pc, IRQ_RTC, BY_DEVICE), cfg->utc_offset);
 	place(pc, PORT_RTC, 4, "RTC", &rtc_ops, pc->rtc);
 	hpet_build(pc);
-	ret = phys_add_mmio(pc->phys, "HPET", LAYOUT_HPET, LAYOUT_HPET_SIZE, &hpet_ops,
-			    pc->hpet, err);
+	if (!cfg->no_hpet)
+		ret = phys_add_mmio(pc->phys, "HPET", LAYOUT_HPET, LAYOUT_HPET_SIZE,
+				    &hpet_ops, pc->hpet, err);
 	if (ret)
 		return ret;
 
@@ -507,8 +593,10 @@ static int pc_build(struct pc *pc, struct error *err)
 	/* ISA devices. Port 80h (POST) is nobody's: writes there are ignored. */
 	pc->i8042 = i8042_new(isa_line(pc, IRQ_KBD, BY_DEVICE),
 			      isa_line(pc, IRQ_MOUSE, BY_DEVICE), cfg->mouse, kbd_out);
-	place(pc, PORT_KBD_DATA, 1, "keyboard", &i8042_data_ops, pc->i8042);
-	place(pc, PORT_KBD_STATUS, 1, "keyboard", &i8042_status_ops, pc->i8042);
+	if (!cfg->no_i8042) {
+		place(pc, PORT_KBD_DATA, 1, "keyboard", &i8042_data_ops, pc->i8042);
+		place(pc, PORT_KBD_STATUS, 1, "keyboard", &i8042_status_ops, pc->i8042);
+	}
 	place(pc, PORT_SYSTEM_A, 1, "keyboard", &i8042_port92_ops, pc->i8042);
 	for (unsigned i = 0; i < PC_SERIALS; i++) {
 		pc->serial[i] = serial_new(i, pc->clock,
@@ -517,12 +605,14 @@ static int pc_build(struct pc *pc, struct error *err)
 		place(pc, serial_at[i].port, SERIAL_PORTS, serial_at[i].name, &serial_ops,
 		      pc->serial[i]);
 	}
-	if (cfg->debugcon.write) {
-		pc->debugcon = debugcon_new(cfg->debugcon);
-		place(pc, PORT_DEBUGCON, DEBUGCON_PORTS, "debug console", &debugcon_ops,
-		      pc->debugcon);
-	}
-	return 0;
+	ret = fwcfg_build(pc, err);
+	if (ret)
+		return ret;
+	place(pc, PORT_FWCFG, FWCFG_PORTS, "fw_cfg", &fwcfg_ops, pc->fwcfg);
+	place(pc, PORT_FWCFG_DMA, FWCFG_DMA_PORTS, "fw_cfg", &fwcfg_dma_ops, pc->fwcfg);
+
+	/* Last what the user adds: it may not take a port of the board. */
+	return devices_build(pc, err);
 }
 
 /* ---- what firmware would have left behind ---- */
@@ -534,7 +624,9 @@ static void put_tables(struct pc *pc)
 		.cpus = pc->cfg.cpus,
 		.ioapic_id = IOAPIC_ID,
 		.ioapic_version = IOAPIC_VERSION,
-		.hpet_block_id = hpet_block_id(pc->hpet),
+		.hpet_block_id = pc->cfg.no_hpet ? 0 : hpet_block_id(pc->hpet),
+		.no_pit = pc->cfg.no_pit,
+		.no_i8042 = pc->cfg.no_i8042,
 		.serial = { true, true, true, true },
 		.mouse = pc->cfg.mouse,
 		.s3 = true,
@@ -549,6 +641,9 @@ static void put_tables(struct pc *pc)
 	n = acpi_build(buf, LAYOUT_ACPI_MAX, &cfg);
 	assert(n);
 	pc->facs = LAYOUT_ACPI + acpi_find_facs(buf, n);
+	/* Addresses in them are those of this place: nobody has to link them. */
+	fwcfg_set_file(pc->fwcfg, "etc/acpi/tables", buf, (u32)n, NULL);
+	fwcfg_set_file(pc->fwcfg, "etc/acpi/rsdp", buf, ACPI_RSDP_SIZE, NULL);
 	phys_write(pc->phys, LAYOUT_ACPI, buf, LAYOUT_ACPI_MAX);
 	memset(buf, 0, LAYOUT_MPTABLE_MAX);
 	n = mptable_build(buf, LAYOUT_MPTABLE_MAX, &cfg);
@@ -650,6 +745,9 @@ static void reset_chips(struct pc *pc)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		serial_reset(pc->serial[i]);
 	pci_host_reset(pc->pci);
+	fwcfg_reset(pc->fwcfg);
+	for (unsigned i = 0; i < pc->devices; i++)
+		device_reset(&pc->device[i]);
 }
 
 int pc_reset(struct pc *pc, struct error *err)
@@ -658,6 +756,7 @@ int pc_reset(struct pc *pc, struct error *err)
 
 	reset_chips(pc);
 	__atomic_store_n(&pc->asleep, AWAKE, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&pc->exit_val, 0, __ATOMIC_SEQ_CST);
 	set_up_chips(pc);
 	put_cmos(pc);
 	put_tables(pc);
@@ -949,6 +1048,9 @@ void pc_save(struct pc *pc, struct state_buf *b)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		serial_save(pc->serial[i], b);
 	pci_host_save(pc->pci, b);
+	fwcfg_save(pc->fwcfg, b);
+	for (unsigned i = 0; i < pc->devices; i++)
+		device_save(&pc->device[i], b);
 }
 
 static int chips_load(struct pc *pc, struct state_buf *b, struct error *err)
@@ -970,7 +1072,12 @@ static int chips_load(struct pc *pc, struct state_buf *b, struct error *err)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		if ((ret = serial_load(pc->serial[i], b, err)))
 			return ret;
-	return pci_host_load(pc->pci, b, err);
+	if ((ret = pci_host_load(pc->pci, b, err)) ||
+	    (ret = fwcfg_load(pc->fwcfg, b, err)))
+		return ret;
+	for (unsigned i = 0; !ret && i < pc->devices; i++)
+		ret = device_load(&pc->device[i], b, err);
+	return ret;
 }
 
 int pc_load(struct pc *pc, struct state_buf *b, struct error *err)
@@ -1029,8 +1136,6 @@ struct pc *pc_new(const struct pc_config *cfg, struct error *err)
 	    layout_init(&pc->layout, cfg->ram_size, cfg->cpuid->phys_bits, err) ||
 	    boot_new(&pc->boot, &boot, err))
 		goto fail;
-	pc->cfg.kernel = pc->cfg.initrd = pc->cfg.cmdline =
-		NULL; /* copied where needed */
 	pc->clock = cfg->clock;
 	if (!pc->clock) {
 		pc->clock = clock_new();
@@ -1047,6 +1152,10 @@ struct pc *pc_new(const struct pc_config *cfg, struct error *err)
 	vm_on_end(pc->vm, on_end, pc);
 	if (pc_reset(pc, err))
 		goto fail;
+	/* Copied where needed. */
+	pc->cfg.kernel = pc->cfg.initrd = pc->cfg.cmdline = NULL;
+	pc->cfg.device = NULL;
+	pc->cfg.file = NULL;
 	return pc;
 fail:
 	pc_free(pc);
@@ -1060,7 +1169,9 @@ void pc_free(struct pc *pc)
 		return;
 	if (pc->clock)
 		clock_set_wake(pc->clock, NULL, NULL);
-	debugcon_free(pc->debugcon);
+	for (unsigned i = pc->devices; i-- > 0;)
+		device_free(&pc->device[i]);
+	fwcfg_free(pc->fwcfg);
 	for (unsigned i = PC_SERIALS; i-- > 0;)
 		serial_free(pc->serial[i]);
 	i8042_free(pc->i8042);
@@ -1088,6 +1199,11 @@ void pc_free(struct pc *pc)
 		pc->own_clock ? clock_free(pc->clock) : clock_start(pc->clock);
 	boot_free(pc->boot);
 	free(pc);
+}
+
+u32 pc_exit_value(struct pc *pc)
+{
+	return (u32)__atomic_load_n(&pc->exit_val, __ATOMIC_SEQ_CST);
 }
 
 struct vm *pc_vm(struct pc *pc)

@@ -17,6 +17,7 @@
 
 struct clock;
 struct cpuid_table;
+struct device_args;
 struct engine;
 struct loop;
 struct phys;
@@ -24,17 +25,28 @@ struct serial;
 struct state_buf;
 struct state_desc;
 
+/* A file for the guest in the firmware configuration device. */
+struct pc_file {
+	const char *name;
+	const void *data;
+	u32 len;
+};
+
 struct pc_config {
 	u64 ram_size;                    /* bytes */
 	unsigned cpus;                   /* 1 to VM_MAX_VCPUS */
 	const struct engine *engine;     /* borrowed */
 	const struct cpuid_table *cpuid; /* borrowed; made for as many CPUs */
 	const char *kernel;              /* path; see boot.h */
-	const char *initrd;              /* path, or NULL */
+	const char *initrd;              /* path, or NULL; see boot.h for modules */
 	const char *cmdline;             /* or NULL */
 	/* Where ports COM1 to COM4 write; see serial.h for the other direction. */
 	struct chardev_sink serial[PC_SERIALS];
-	struct chardev_sink debugcon; /* port e9h; write == NULL: there is none */
+	const struct device_args *device; /* what to add to the board; borrowed */
+	unsigned devices;
+	const struct pc_file *file; /* copied */
+	unsigned files;
+	bool no_pit, no_hpet, no_i8042; /* chips to leave out */
 	i64 utc_offset; /* seconds that the real-time clock is ahead of UTC */
 	bool mouse; /* on the keyboard controller; probing for one takes a guest time */
 	bool no_reboot;      /* a guest's reset ends the run with VM_RESET */
@@ -64,6 +76,9 @@ int pc_reset(struct pc *pc, struct error *err);
 void pc_save(struct pc *pc, struct state_buf *b);
 int pc_load(struct pc *pc, struct state_buf *b, struct error *err);
 extern const struct state_desc pc_desc, pc_cpu_desc; /* the board's own part */
+
+/* After VM_EXITED: what the guest wrote to isa-debug-exit. */
+u32 pc_exit_value(struct pc *pc);
 
 struct vm *pc_vm(struct pc *pc);
 struct loop *pc_loop(struct pc *pc);

@@ -93,6 +93,7 @@ static const char *end_name(enum vm_end end)
 	case VM_RESET: return "reset";
 	case VM_TRIPLE_FAULT: return "triple";
 	case VM_STOPPED: return "stopped";
+	case VM_EXITED: return "exited";
 	default: return "failed";
 	}
 }

@@ -27,7 +27,7 @@ static size_t out_write(void *opaque, const u8 *buf, size_t len)
 static void debugcon_answers_and_passes_bytes_on(void **state)
 {
 	struct out o = { 0 };
-	struct debugcon *d = debugcon_new((struct chardev_sink){ out_write, &o });
+	struct debugcon *d = debugcon_new((struct chardev_sink){ out_write, &o }, 0xe9);
 
 	(void)state;
 	assert_int_equal(io_read(&debugcon_ops, d, 0, 1), 0xe9);
@@ -41,7 +41,7 @@ static void debugcon_answers_and_passes_bytes_on(void **state)
 static void debugcon_loses_what_the_sink_refuses(void **state)
 {
 	struct out o = { 0 };
-	struct debugcon *d = debugcon_new((struct chardev_sink){ out_write, &o });
+	struct debugcon *d = debugcon_new((struct chardev_sink){ out_write, &o }, 0xe9);
 
 	(void)state;
 	for (unsigned i = 0; i < 100; i++)
@@ -52,7 +52,7 @@ static void debugcon_loses_what_the_sink_refuses(void **state)
 
 static void debugcon_without_sink_is_silent(void **state)
 {
-	struct debugcon *d = debugcon_new((struct chardev_sink){ 0 });
+	struct debugcon *d = debugcon_new((struct chardev_sink){ 0 }, 0x42);
 
 	(void)state;
 	io_write(&debugcon_ops, d, 0, 'x', 1);
