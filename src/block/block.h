@@ -18,12 +18,20 @@
 #include "base/types.h"
 
 struct block;
+struct hostio;
 struct block_req;
 
 enum {
 	BLOCK_SECTOR = 512,
 	BLOCK_MAX_BYTES = 64 << 20, /* of one read or write; the others have no limit */
 	BLOCK_MAX_IOV = 1024,       /* buffers of one read or write */
+};
+
+/* block/ only: part of a disk that a request holds. */
+struct block_range {
+	u64 lo, hi;
+	bool shared;
+	struct block_range *next, **prev;
 };
 
 enum block_op { BLOCK_READ, BLOCK_WRITE, BLOCK_FLUSH, BLOCK_DISCARD, BLOCK_ZERO };
@@ -58,14 +66,12 @@ struct block_req {
 	struct {
 		struct block *block; /* submitted to */
 		struct block_req *next;
-		struct block_req **prev;
 		/* Called before 'done', by the layer that started it. */
 		void (*release)(struct block_req *r);
 		void *owner;
-		u64 lo, hi, host_off;
+		struct block_range range;
 		int ret;
 		u8 state;
-		bool shared;
 	} p;
 };
 
@@ -97,6 +103,7 @@ struct block_config {
 	bool no_lock;    /* do not care who else has it open (-U) */
 	bool no_backing; /* do not open the backing file (info, check) */
 	bool check;      /* for repair: dirty and corrupt images are opened as they are */
+	const struct hostio *host; /* NULL: the kernel; for tests */
 	enum block_cache cache;
 	struct block_rate bps[BLOCK_RATES], iops[BLOCK_RATES];
 };

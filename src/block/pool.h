@@ -1,0 +1,17 @@
+/* Worker threads of a handle. Only block/ includes this. */
+#pragma once
+
+#include "block/block.h"
+
+struct pool;
+
+struct pool *pool_new(void (*work)(struct block_req *r));
+/* Nothing queued or running. */
+void pool_free(struct pool *p);
+
+/* Any thread. 'work' runs with the request soon; never inside. */
+void pool_push(struct pool *p, struct block_req *r);
+/* Mark what is queued as canceled: BLOCK_REQ_CANCELED in r->p.state. */
+void pool_cancel(struct pool *p);
+
+enum { BLOCK_REQ_CANCELED = 1 };
