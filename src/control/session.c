@@ -245,6 +245,10 @@ static int make_pc(struct session *s, struct error *err)
 		 !s->console[COM2])
 		cfg.serial[COM2] = console_ready_sink(s->console[stdio_port(s)]);
 	set_devices(s, &cfg);
+	if (devices_virtio_init(&s->virtio, &s->o.virtio, s->clock, err))
+		return -EINVAL;
+	cfg.virtio = s->virtio.cfg;
+	cfg.virtios = s->virtio.count;
 	s->pc = pc_new(&cfg, err);
 	if (!s->pc)
 		return -EINVAL;
@@ -435,6 +439,7 @@ void session_fini(struct session *s)
 			close(s->fd[i]);
 	}
 	pc_free(s->pc);
+	devices_virtio_fini(&s->virtio);
 	clock_free(s->clock);
 	agent_free(s->agent);
 	for (unsigned i = 0; i < PC_SERIALS; i++)

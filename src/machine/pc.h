@@ -18,6 +18,7 @@
 struct clock;
 struct cpuid_table;
 struct device_args;
+struct pcivirtio_config;
 struct engine;
 struct loop;
 struct phys;
@@ -44,6 +45,8 @@ struct pc_config {
 	struct chardev_sink serial[PC_SERIALS];
 	const struct device_args *device; /* what to add to the board; borrowed */
 	unsigned devices;
+	const struct pcivirtio_config *virtio; /* the same, on PCI; borrowed */
+	unsigned virtios;
 	const struct pc_file *file; /* copied */
 	unsigned files;
 	bool no_pit, no_hpet, no_i8042; /* chips to leave out */

@@ -5,8 +5,8 @@
  * guest without receive buffers wait in a bounded queue; meanwhile backends read
  * no more from the host, so that senders there are slowed down and nothing is lost.
  *
- * Lock: none; all state belongs to the network's thread, but 'kicked' and 'stop', which are
- * atomic, and the statistics, which only it writes.
+ * Lock: none; all state belongs to the network's thread, but 'kicked' and 'stop', which
+ * are atomic, and the statistics, which only it writes.
  */
 #include "net/net.h"
 
@@ -272,7 +272,8 @@ static void none_close(void *backend)
 }
 
 /* A cable with nobody at the other end. */
-static const struct net_ops none_ops = { none_fill, none_ready, none_send, none_close, true };
+static const struct net_ops none_ops = { none_fill, none_ready, none_send, none_close,
+					 true };
 
 static int open_backend(struct net *n, const struct net_config *cfg, struct error *err)
 {

@@ -56,22 +56,22 @@ enum net_kind { NET_NONE, NET_USER, NET_TAP, NET_STREAM, NET_DGRAM };
 /* Strings are borrowed for the call of net_open(). NULL or 0: the default. */
 struct net_config {
 	enum net_kind kind;
-	const char *id;     /* for messages */
-	const char *pcap;   /* file to write all frames to */
-	struct clock *clk;  /* borrowed: the machine's time */
+	const char *id;    /* for messages */
+	const char *pcap;  /* file to write all frames to */
+	struct clock *clk; /* borrowed: the machine's time */
 	/* NET_USER */
 	bool restricted, no_ipv4, no_ipv6;
-	const char *net, *host, *dhcpstart, *dns;      /* IPv4; net is ADDRESS[/BITS] */
-	const char *ipv6_net, *ipv6_host, *ipv6_dns;   /* ipv6_net is PREFIX[/BITS] */
+	const char *net, *host, *dhcpstart, *dns;    /* IPv4; net is ADDRESS[/BITS] */
+	const char *ipv6_net, *ipv6_host, *ipv6_dns; /* ipv6_net is PREFIX[/BITS] */
 	const char *hostname, *domainname, *tftp, *bootfile;
-	const char *hostfwd[NET_FWD_MAX];              /* tcp:[ADDR]:PORT-[ADDR]:PORT */
-	const char *guestfwd[NET_FWD_MAX];             /* tcp:ADDR:PORT-tcp:HOST:PORT */
+	const char *hostfwd[NET_FWD_MAX];  /* tcp:[ADDR]:PORT-[ADDR]:PORT */
+	const char *guestfwd[NET_FWD_MAX]; /* tcp:ADDR:PORT-tcp:HOST:PORT */
 	unsigned hostfwds, guestfwds;
 	unsigned mtu; /* of the network; default 1500 */
 	/* NET_TAP, NET_STREAM, NET_DGRAM: an open descriptor instead of a name; not 0 */
 	int fd;
-	const char *ifname;        /* NET_TAP */
-	const char *local, *peer;  /* paths of Unix sockets; NET_STREAM: one of them */
+	const char *ifname;       /* NET_TAP */
+	const char *local, *peer; /* paths of Unix sockets; NET_STREAM: one of them */
 };
 
 /* 0, or -errno and one line. No thread runs yet. */

@@ -48,7 +48,7 @@ u64 net_sum(const u8 *p, u32 len)
 
 	/* Four at a time, so that the compiler makes vectors of it. */
 	for (; len >= 16; len -= 16, p += 16)
-		sum += (u64)*(const ua32 *)(const void *)p +
+		sum += (u64) * (const ua32 *)(const void *)p +
 		       *(const ua32 *)(const void *)(p + 4) +
 		       *(const ua32 *)(const void *)(p + 8) +
 		       *(const ua32 *)(const void *)(p + 12);
@@ -70,8 +70,7 @@ bool net_offload_valid(const struct net_frame *f)
 
 	if (f->len < NET_ETH_MIN || f->len > NET_FRAME_MAX)
 		return false;
-	if (o->flags & NET_NEEDS_CSUM &&
-	    (u32)o->csum_start + o->csum_offset + 2 > f->len)
+	if (o->flags & NET_NEEDS_CSUM && (u32)o->csum_start + o->csum_offset + 2 > f->len)
 		return false;
 	switch (o->gso_type & ~NET_GSO_ECN) {
 	case NET_GSO_NONE: return true;

@@ -34,7 +34,8 @@ struct cable {
 	int listener_at, fd_at;
 	char *local, *peer; /* paths; NULL */
 	struct sockaddr_un to;
-	/* Stream: bytes that the peer did not take yet, and an unfinished frame from it. */
+	/* Stream: bytes that the peer did not take yet, and an unfinished frame from it.
+	 */
 	u8 *out;
 	size_t out_len;
 	u32 in_len;
@@ -267,7 +268,8 @@ static int bind_local(struct cable *c, const char *path, int *fd, struct error *
 	*fd = socket(AF_UNIX, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (*fd < 0 || bind(*fd, (struct sockaddr *)&a, sizeof(a)) ||
 	    (c->stream && listen(*fd, 1)))
-		return error_set(err, -errno, "network socket %s: %s", path, strerror(errno));
+		return error_set(err, -errno, "network socket %s: %s", path,
+				 strerror(errno));
 	c->local = xstrdup(path);
 	return 0;
 }

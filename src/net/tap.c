@@ -96,17 +96,19 @@ static int tap_create(struct tap *t, const char *name, struct error *err)
 	struct ifreq r = { .ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR };
 
 	if (strlen(name) >= sizeof(r.ifr_name))
-		return error_set(err, -EINVAL, "tap: ifname=%s is longer than %zu letters",
-				 name, sizeof(r.ifr_name) - 1);
+		return error_set(err, -EINVAL,
+				 "tap: ifname=%s is longer than %zu letters", name,
+				 sizeof(r.ifr_name) - 1);
 	strcpy(r.ifr_name, name);
 	t->fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (t->fd < 0)
 		return error_set(err, -errno, "tap: /dev/net/tun: %s", strerror(errno));
 	if (ioctl(t->fd, TUNSETIFF, &r))
-		return error_set(err, -errno,
-				 "tap: ifname=%s: %s; a tap device that you own is needed "
-				 "(ip tuntap add mode tap user NAME)",
-				 name, strerror(errno));
+		return error_set(
+			err, -errno,
+			"tap: ifname=%s: %s; a tap device that you own is needed "
+			"(ip tuntap add mode tap user NAME)",
+			name, strerror(errno));
 	return 0;
 }
 
@@ -125,10 +127,12 @@ int net_tap_open(struct net_backend *b, struct net *n, const struct net_config *
 		return -EINVAL;
 	if (cfg->fd) {
 		if (ioctl(cfg->fd, TUNGETIFF, &r))
-			return error_set(err, -EINVAL, "tap: fd=%d is no tap device", cfg->fd);
+			return error_set(err, -EINVAL, "tap: fd=%d is no tap device",
+					 cfg->fd);
 		if (!(r.ifr_flags & IFF_VNET_HDR))
 			return error_set(err, -EINVAL,
-					 "tap: fd=%d was opened without IFF_VNET_HDR", cfg->fd);
+					 "tap: fd=%d was opened without IFF_VNET_HDR",
+					 cfg->fd);
 		t->fd = cfg->fd;
 		flags = fcntl(t->fd, F_GETFL);
 		if (flags < 0 || fcntl(t->fd, F_SETFL, flags | O_NONBLOCK))

@@ -1,6 +1,6 @@
 /*
- * User networking: libslirp's TCP/IP stack, which makes ordinary sockets of what the guest
- * sends. Needs no privileges.
+ * User networking: libslirp's TCP/IP stack, which makes ordinary sockets of what the
+ * guest sends. Needs no privileges.
  *
  * The guest finds a router and host at 10.0.2.2, a name server at 10.0.2.3, DHCP
  * from 10.0.2.15 on, and the same in fec0::/64; all can be changed. The router's
@@ -132,8 +132,9 @@ static const struct {
 	int slirp;
 	short poll;
 } event_map[] = {
-	{ SLIRP_POLL_IN, POLLIN },   { SLIRP_POLL_OUT, POLLOUT }, { SLIRP_POLL_PRI, POLLPRI },
-	{ SLIRP_POLL_ERR, POLLERR }, { SLIRP_POLL_HUP, POLLHUP },
+	{ SLIRP_POLL_IN, POLLIN },   { SLIRP_POLL_OUT, POLLOUT },
+	{ SLIRP_POLL_PRI, POLLPRI }, { SLIRP_POLL_ERR, POLLERR },
+	{ SLIRP_POLL_HUP, POLLHUP },
 };
 
 static int on_add_poll(int fd, int events, void *opaque)
@@ -242,10 +243,12 @@ static const struct net_ops user_ops = {
 
 static int bad(struct error *err, const char *what, const char *val, const char *want)
 {
-	return error_set(err, -EINVAL, "user network: %s=%s: %s is needed", what, val, want);
+	return error_set(err, -EINVAL, "user network: %s=%s: %s is needed", what, val,
+			 want);
 }
 
-static int parse_v4(struct in_addr *a, const char *what, const char *val, struct error *err)
+static int parse_v4(struct in_addr *a, const char *what, const char *val,
+		    struct error *err)
 {
 	if (val && inet_pton(AF_INET, val, a) != 1)
 		return bad(err, what, val, "an IPv4 address");
@@ -306,9 +309,9 @@ static int configure_v4(SlirpConfig *s, const struct net_config *c, struct error
 		return -EINVAL;
 	if (!in_network(s, s->vhost) || !in_network(s, s->vnameserver) ||
 	    !in_network(s, s->vdhcp_start))
-		return error_set(err, -EINVAL,
-				 "user network: host, dns and dhcpstart must lie in net=%s",
-				 net);
+		return error_set(
+			err, -EINVAL,
+			"user network: host, dns and dhcpstart must lie in net=%s", net);
 	return 0;
 }
 
@@ -365,7 +368,8 @@ static int add_hostfwd(struct user *u, const char *text, struct error *err)
 	else if (*at == ':')
 		at++;
 	else
-		return bad(err, "hostfwd", text, "tcp or udp, then :[ADDR]:PORT-[ADDR]:PORT");
+		return bad(err, "hostfwd", text,
+			   "tcp or udp, then :[ADDR]:PORT-[ADDR]:PORT");
 	if (!parse_end(&at, '-', &host, &hport) || !parse_end(&at, 0, &guest, &gport) ||
 	    !gport)
 		return bad(err, "hostfwd", text, "tcp:[ADDR]:PORT-[ADDR]:PORT");
@@ -386,18 +390,21 @@ static int add_guestfwd(struct user *u, const char *text, struct error *err)
 	if (!strncmp(at, "tcp:", 4))
 		at += 4;
 	if (!parse_end(&at, '-', &guest, &port) || !guest.s_addr || !port)
-		return bad(err, "guestfwd", text, "tcp:ADDR:PORT-cmd:COMMAND or -unix:PATH");
+		return bad(err, "guestfwd", text,
+			   "tcp:ADDR:PORT-cmd:COMMAND or -unix:PATH");
 	if (!strncmp(at, "cmd:", 4))
 		ret = slirp_add_exec(u->slirp, at + 4, &guest, (int)port);
 	else if (!strncmp(at, "unix:", 5))
 		ret = slirp_add_unix(u->slirp, at + 5, &guest, (int)port);
 	else
-		return bad(err, "guestfwd", text, "tcp:ADDR:PORT-cmd:COMMAND or -unix:PATH");
+		return bad(err, "guestfwd", text,
+			   "tcp:ADDR:PORT-cmd:COMMAND or -unix:PATH");
 	if (ret < 0)
-		return error_set(err, -EINVAL,
-				 "user network: guestfwd=%s: that address is taken or not "
-				 "in the network",
-				 text);
+		return error_set(
+			err, -EINVAL,
+			"user network: guestfwd=%s: that address is taken or not "
+			"in the network",
+			text);
 	return 0;
 }
 

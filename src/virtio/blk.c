@@ -2,15 +2,15 @@
  * Virtio block device.
  *
  * Virtual I/O Device specification 1.2, section 5.2: reads, writes, flush, discard, write
- * zeroes, identification; several queues; write cache toggle. Deliberately missing: secure
- * erase, lifetime, zoned devices, SCSI commands.
+ * zeroes, identification; several queues; write cache toggle. Deliberately missing:
+ * secure erase, lifetime, zoned devices, SCSI commands.
  *
  * A chain is a header of 16 bytes, data, and a status byte, cut into descriptors in any
  * way. What is wrong with a request is its status; a chain without room for a status
  * has none, and means DEVICE_NEEDS_RESET.
  *
- * I1 A request that block_submit() has is counted by virtio_get(), until its chain was pushed.
- * I2 At most as many requests exist as the queues have entries; they are reused.
+ * I1 A request that block_submit() has is counted by virtio_get(), until its chain was
+ * pushed. I2 At most as many requests exist as the queues have entries; they are reused.
  *
  * Lock: the virtio's. Requests are submitted on vCPU threads and done on the block
  * layer's. What the host has in its memory is done at once by block_try().
@@ -112,8 +112,9 @@ static void request_put(struct virtio_blk *d, struct request *r)
 
 static u8 status_of(int ret)
 {
-	return !ret ? VIRTIO_BLK_S_OK : ret == -ENOTSUP ? VIRTIO_BLK_S_UNSUPP
-							: VIRTIO_BLK_S_IOERR;
+	return !ret              ? VIRTIO_BLK_S_OK
+	       : ret == -ENOTSUP ? VIRTIO_BLK_S_UNSUPP
+				 : VIRTIO_BLK_S_IOERR;
 }
 
 /* Answer; the status is the last byte that the driver gave. */
@@ -123,7 +124,8 @@ static void request_end(struct request *r, u8 status)
 	u32 written = status == VIRTIO_BLK_S_OK ? r->in_data : 0, last = c->in_len - 1;
 	unsigned i = c->out + c->in - 1;
 
-	/* 2.7.8.2: the length counts what was written from the beginning on, without gap. */
+	/* 2.7.8.2: the length counts what was written from the beginning on, without gap.
+	 */
 	/* Also when a reset waits for it: until it is put, the memory is ours. */
 	vq_write(c, last, &status, 1);
 	phys_note_write(r->d->v.phys, c->gpa[i] + c->iov[i].iov_len - 1, 1);
@@ -220,8 +222,8 @@ static u8 prepare_range(struct request *r, bool zero)
 	if (count > SECTORS_MAX || sector > sectors || count > sectors - sector)
 		return VIRTIO_BLK_S_IOERR;
 	r->r.op = zero ? BLOCK_ZERO : BLOCK_DISCARD;
-	r->r.flags = (flags ? BLOCK_UNMAP : 0) |
-		     (zero && write_through(d) ? BLOCK_FUA : 0u);
+	r->r.flags =
+		(flags ? BLOCK_UNMAP : 0) | (zero && write_through(d) ? BLOCK_FUA : 0u);
 	r->r.off = sector * BLOCK_SECTOR;
 	r->r.len = (u64)count * BLOCK_SECTOR;
 	r->r.iov = NULL;
@@ -287,8 +289,8 @@ static bool begin(struct request *r)
 		return false;
 	}
 	r->r.done = request_done;
-	if (r->r.op <= BLOCK_WRITE && r->r.len <= INLINE_MAX && !(r->r.flags & BLOCK_FUA) &&
-	    block_try(d->block, &r->r)) {
+	if (r->r.op <= BLOCK_WRITE && r->r.len <= INLINE_MAX &&
+	    !(r->r.flags & BLOCK_FUA) && block_try(d->block, &r->r)) {
 		request_end(r, status_of(r->r.p.ret));
 		return false;
 	}
@@ -358,8 +360,8 @@ static void blk_config_read(struct virtio *v, u8 *config)
 		.capacity = block_size(d->block) / BLOCK_SECTOR,
 		.seg_max = d->cfg.queue_size - 2u,
 		.blk_size = d->cfg.logical_block,
-		.physical_block_exp = (u8)__builtin_ctz(d->cfg.physical_block /
-							d->cfg.logical_block),
+		.physical_block_exp =
+			(u8)__builtin_ctz(d->cfg.physical_block / d->cfg.logical_block),
 		.min_io_size = (u16)(d->cfg.physical_block / d->cfg.logical_block),
 		.wce = d->s.writeback,
 		.num_queues = (u16)d->cfg.queues,

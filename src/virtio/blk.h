@@ -12,9 +12,9 @@ struct virtio_blk;
 #define VIRTIO_BLK_SERIAL_MAX 20
 
 struct virtio_blk_setup {
-	struct block *block; /* borrowed; nobody else uses it */
-	unsigned queues;     /* 1 to VIRTIO_BLK_QUEUES_MAX */
-	u16 queue_size;      /* a power of two up to VQ_SIZE_MAX; 0: that */
+	struct block *block;               /* borrowed; nobody else uses it */
+	unsigned queues;                   /* 1 to VIRTIO_BLK_QUEUES_MAX */
+	u16 queue_size;                    /* a power of two up to VQ_SIZE_MAX; 0: that */
 	u32 logical_block, physical_block; /* bytes, powers of two from 512; 0: 512 */
 	const char *serial;                /* or NULL; what is too long is cut off */
 	bool write_cache_off;              /* begin in write-through mode */

@@ -6,8 +6,8 @@
  * control queue with receive filter, MAC address, number of pairs, guest offloads.
  * Deliberately missing: RSS and hash reports, VLAN filter, UDP offload, announcements.
  *
- * Frames move on the network's thread (net/net.h); a notification only wakes it. Frames of
- * a flow go to the receive queue of the pair on which the guest last sent for it.
+ * Frames move on the network's thread (net/net.h); a notification only wakes it. Frames
+ * of a flow go to the receive queue of the pair on which the guest last sent for it.
  *
  * Lock: the virtio's, taken for each frame. It is not held while a frame is sent.
  */
@@ -24,24 +24,24 @@
 #include "net/net.h"
 #include "net/offload.h"
 
-#define MACS_MAX     64
-#define FLOWS        256 /* hash buckets */
-#define MERGE_MAX    64  /* receive buffers for one frame */
-#define TX_BATCH     64  /* frames sent before the network has its turn */
-#define HDR_LEGACY   10u
-#define HDR_LEN      12u
-#define CTRL_DATA    2u
-#define CTRL_BATCH   64
+#define MACS_MAX   64
+#define FLOWS      256 /* hash buckets */
+#define MERGE_MAX  64  /* receive buffers for one frame */
+#define TX_BATCH   64  /* frames sent before the network has its turn */
+#define HDR_LEGACY 10u
+#define HDR_LEN    12u
+#define CTRL_DATA  2u
+#define CTRL_BATCH 64
 
 struct virtio_net_state {
 	u8 mac[6];
-	u16 pairs; /* in use */
+	u16 pairs;    /* in use */
 	u64 offloads; /* of the guest: feature bits */
 	u8 promisc, allmulti, alluni, nomulti, nouni, nobcast; /* receive mode */
 	u8 uni_count, multi_count;                             /* used of 'macs' */
 	u8 macs[2 * MACS_MAX * 6];                             /* unicast, multicast */
 	u8 uni_overflow, multi_overflow;
-	u8 link; /* the cable is in */
+	u8 link;        /* the cable is in */
 	u8 flow[FLOWS]; /* pair that last sent */
 	u8 pad[5];
 };
@@ -163,9 +163,12 @@ static bool take_frame(struct virtio_net *d, unsigned pair, struct net_frame *f)
 	if (vq_read(&d->tx, 0, &h, sizeof(h)) == sizeof(h) && d->tx.out_len > skip &&
 	    d->tx.out_len - skip <= sizeof(d->frame) && !d->tx.in) {
 		f->len = vq_read(&d->tx, skip, d->frame, sizeof(d->frame));
-		f->off = (struct net_offload){ h.flags & NET_NEEDS_CSUM, h.gso_type,
-					       h.hdr_len,		 h.gso_size,
-					       h.csum_start,		 h.csum_offset };
+		f->off = (struct net_offload){ h.flags & NET_NEEDS_CSUM,
+					       h.gso_type,
+					       h.hdr_len,
+					       h.gso_size,
+					       h.csum_start,
+					       h.csum_offset };
 	} else {
 		guest_bug("virtio-net", "a frame to send of %u bytes", d->tx.out_len);
 	}
@@ -310,7 +313,8 @@ static void put_frame(struct virtio_net *d, unsigned n, const struct net_frame *
 	h.hdr.hdr_len = o->hdr_len;
 	vq_write(&d->rx[0], 0, &h, skip);
 	for (unsigned i = 0; i < count; i++) {
-		u32 off = i ? 0 : skip, k = vq_write(&d->rx[i], off, f->data + at, f->len - at);
+		u32 off = i ? 0 : skip,
+		    k = vq_write(&d->rx[i], off, f->data + at, f->len - at);
 
 		at += k;
 		virtio_push(&d->v, n, &d->rx[i], off + k);
@@ -394,7 +398,8 @@ static bool ctrl_rx(struct virtio_net *d, u8 cmd, u8 on)
 }
 
 /* One of the two tables that follow each other: a count, addresses. */
-static bool ctrl_mac_table(struct virtio_net *d, u32 *off, u8 *macs, u8 *count, u8 *overflow)
+static bool ctrl_mac_table(struct virtio_net *d, u32 *off, u8 *macs, u8 *count,
+			   u8 *overflow)
 {
 	u8 raw[4];
 	u32 n;
@@ -420,7 +425,8 @@ static bool ctrl_mac(struct virtio_net *d, u8 cmd)
 
 	if (cmd == VIRTIO_NET_CTRL_MAC_TABLE_SET) {
 		s->uni_count = s->multi_count = 0;
-		return ctrl_mac_table(d, &off, s->macs, &s->uni_count, &s->uni_overflow) &&
+		return ctrl_mac_table(d, &off, s->macs, &s->uni_count,
+				      &s->uni_overflow) &&
 		       ctrl_mac_table(d, &off, s->macs + 6 * MACS_MAX, &s->multi_count,
 				      &s->multi_overflow);
 	}
@@ -435,7 +441,8 @@ static bool ctrl_pairs(struct virtio_net *d, u8 cmd)
 	u8 raw[2];
 	u32 n;
 
-	if (cmd != VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET || !virtio_has(&d->v, VIRTIO_NET_F_MQ) ||
+	if (cmd != VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET ||
+	    !virtio_has(&d->v, VIRTIO_NET_F_MQ) ||
 	    vq_read(&d->ctrl, CTRL_DATA, raw, 2) != 2)
 		return false;
 	n = (u32)le_load(raw, 2);
@@ -492,7 +499,8 @@ static void ctrl_notify(struct virtio_net *d, unsigned n)
 
 			left--;
 			if (!d->ctrl.in_len) {
-				virtio_break(&d->v, "a command without room for its answer");
+				virtio_break(&d->v,
+					     "a command without room for its answer");
 				return;
 			}
 			ack = ctrl_command(d) ? VIRTIO_NET_OK : VIRTIO_NET_ERR;

@@ -13,9 +13,9 @@ struct virtio_net;
 struct virtio_net_setup {
 	struct net *net; /* borrowed; nobody else uses it */
 	u8 mac[6];
-	unsigned pairs; /* of queues, 1 to VIRTIO_NET_PAIRS_MAX */
-	u16 queue_size; /* a power of two up to VQ_SIZE_MAX; 0: that */
-	u16 mtu;        /* told to the guest; 0: not told */
+	unsigned pairs;  /* of queues, 1 to VIRTIO_NET_PAIRS_MAX */
+	u16 queue_size;  /* a power of two up to VQ_SIZE_MAX; 0: that */
+	u16 mtu;         /* told to the guest; 0: not told */
 	bool no_offload; /* offer neither checksums nor segmentation */
 	bool no_merge;   /* do not offer mergeable receive buffers */
 };

@@ -452,10 +452,11 @@ static int add_caps(struct virtio_pci *p, struct error *err)
 	u32 notify_len = MAX(p->v->queues, 1u) * VIRTIO_PCI_NOTIFY_MULTIPLIER;
 	int notify, window;
 
-	if (add_cap(p, CAP_COMMON, CAP_LEN, VIRTIO_PCI_COMMON, VIRTIO_PCI_COMMON_SIZE) < 0 ||
+	if (add_cap(p, CAP_COMMON, CAP_LEN, VIRTIO_PCI_COMMON, VIRTIO_PCI_COMMON_SIZE) <
+		    0 ||
 	    add_cap(p, CAP_ISR, CAP_LEN, VIRTIO_PCI_ISR, 1) < 0 ||
-	    (p->v->config_size && add_cap(p, CAP_DEVICE, CAP_LEN, VIRTIO_PCI_DEVICE,
-					  p->v->config_size) < 0) ||
+	    (p->v->config_size &&
+	     add_cap(p, CAP_DEVICE, CAP_LEN, VIRTIO_PCI_DEVICE, p->v->config_size) < 0) ||
 	    (notify = add_cap(p, CAP_NOTIFY, CAP_NOTIFY_LEN, VIRTIO_PCI_NOTIFY,
 			      notify_len)) < 0 ||
 	    (window = add_cap(p, CAP_PCI, CAP_PCI_LEN, 0, 0)) < 0)

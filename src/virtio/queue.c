@@ -12,8 +12,8 @@
  * M2 A used element is stored before the index or flags that publish it, with release;
  *    pairs with the driver's read barrier behind its load.
  * M3 Between publishing and reading whether an interrupt is wanted, and between asking
- *    for notifications and looking for chains once more, is a full barrier; pairs with the
- *    driver's between the same two in the other order. One of the two sees the other.
+ *    for notifications and looking for chains once more, is a full barrier; pairs with
+ * the driver's between the same two in the other order. One of the two sees the other.
  *
  * I1 'in_use' is at most the size of the queue, so that used elements cannot overtake
  *    what the driver has read, whatever it makes available twice.
@@ -466,7 +466,8 @@ static bool split_publish(struct vq *q)
 static bool packed_publish(struct vq *q)
 {
 	u16 before = q->s.signalled, now = q->s.used_idx, event, n = q->s.size;
-	bool first = !q->s.signalled_valid, wrapped = q->s.signalled_wrap != q->s.used_wrap;
+	bool first = !q->s.signalled_valid,
+	     wrapped = q->s.signalled_wrap != q->s.used_wrap;
 	u16 off_wrap, flags;
 
 	store16_release(q->desc + (size_t)q->first_at * DESC_SIZE + 14,
@@ -543,7 +544,8 @@ bool vq_notify_on(struct vq *q)
 
 /* ---- bytes ---- */
 
-static u32 copy(const struct iovec *iov, unsigned n, u32 off, u8 *buf, u32 len, bool write)
+static u32 copy(const struct iovec *iov, unsigned n, u32 off, u8 *buf, u32 len,
+		bool write)
 {
 	u32 done = 0;
 

@@ -27,8 +27,8 @@ struct vq_state {
 	u16 vector; /* MSI-X vector of the transport */
 	/* Split: free-running indices. Packed: places in the ring. */
 	u16 avail_idx, used_idx;
-	u16 signalled;  /* used_idx when the driver was last told */
-	u8 avail_wrap;  /* packed: wrap counters */
+	u16 signalled; /* used_idx when the driver was last told */
+	u8 avail_wrap; /* packed: wrap counters */
 	u8 used_wrap;
 	u8 signalled_valid; /* 'signalled' means something */
 	u8 signalled_wrap;
@@ -46,15 +46,16 @@ struct vq {
 	u16 in_use; /* entries that the device holds: popped, not pushed */
 	u16 staged; /* pushed, not published; split: used elements, packed: entries */
 	u16 first_flags, first_at; /* packed: what vq_publish() writes last */
-	unsigned busy; /* virtio.c: chains whose memory is used without the lock */
+	unsigned busy;  /* virtio.c: chains whose memory is used without the lock */
 	bool resetting; /* virtio.c */
 };
 
 /* Buffers that the driver made available together. */
 struct vq_chain {
-	u16 id;          /* the driver's name for it */
-	u16 entries;     /* of the ring that it takes */
-	unsigned out, in; /* iov[0, out) is to be read, iov[out, out + in) to be written */
+	u16 id;      /* the driver's name for it */
+	u16 entries; /* of the ring that it takes */
+	unsigned out,
+		in; /* iov[0, out) is to be read, iov[out, out + in) to be written */
 	u32 out_len, in_len; /* bytes */
 	struct iovec iov[VQ_SIZE_MAX];
 	gpa_t gpa[VQ_SIZE_MAX]; /* of the same */

@@ -4,8 +4,8 @@
  * Virtual I/O Device specification 1.2, chapters 2 and 3. Deliberately missing: shared
  * memory regions, device groups, VIRTIO_F_NOTIFICATION_DATA.
  *
- * I1 Nothing is popped from or pushed to a queue unless DRIVER_OK is set, DEVICE_NEEDS_RESET
- *    is not, and no reset of the device or queue is pending: is_live().
+ * I1 Nothing is popped from or pushed to a queue unless DRIVER_OK is set,
+ * DEVICE_NEEDS_RESET is not, and no reset of the device or queue is pending: is_live().
  * I2 A reset completes only when 'busy' is 0, so after the driver has read status 0 (or
  *    queue_reset 0) nobody touches its memory.
  *
@@ -74,9 +74,9 @@ void virtio_init(struct virtio *v, const struct virtio_class *class, struct phys
 	v->phys = phys;
 	v->config_size = config_size;
 	v->paused = true;
-	v->features = features | BIT(VIRTIO_F_VERSION_1) | BIT(VIRTIO_RING_F_INDIRECT_DESC) |
-		      BIT(VIRTIO_RING_F_EVENT_IDX) | BIT(VIRTIO_F_RING_PACKED) |
-		      BIT(VIRTIO_F_RING_RESET);
+	v->features = features | BIT(VIRTIO_F_VERSION_1) |
+		      BIT(VIRTIO_RING_F_INDIRECT_DESC) | BIT(VIRTIO_RING_F_EVENT_IDX) |
+		      BIT(VIRTIO_F_RING_PACKED) | BIT(VIRTIO_F_RING_RESET);
 	state_reset(v);
 }
 
@@ -306,7 +306,8 @@ u32 virtio_config_read(struct virtio *v, u64 off, unsigned size)
 {
 	u8 config[CONFIG_MAX] = { 0 };
 
-	if (off >= v->config_size || size > v->config_size - off || !v->class->config_read)
+	if (off >= v->config_size || size > v->config_size - off ||
+	    !v->class->config_read)
 		return 0;
 	v->class->config_read(v, config);
 	return (u32)le_load(config + off, size);
@@ -314,8 +315,8 @@ u32 virtio_config_read(struct virtio *v, u64 off, unsigned size)
 
 void virtio_config_write(struct virtio *v, u64 off, u32 val, unsigned size)
 {
-	if (off < v->config_size && size <= v->config_size - off && v->class->config_write &&
-	    !v->resetting)
+	if (off < v->config_size && size <= v->config_size - off &&
+	    v->class->config_write && !v->resetting)
 		v->class->config_write(v, (u32)off, val, size);
 }
 

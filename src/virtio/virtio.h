@@ -6,9 +6,9 @@
  * any thread, and calls in with the lock held.
  *
  * Reset at any time: chains that somebody else works on without the lock are counted
- * by virtio_get() and virtio_put(). While there are some, a reset asked for by the guest is
- * pending: the status register does not read 0 yet, and nothing touches the
- * queues; what is done meanwhile is dropped. The last virtio_put() completes the reset.
+ * by virtio_get() and virtio_put(). While there are some, a reset asked for by the guest
+ * is pending: the status register does not read 0 yet, and nothing touches the queues;
+ * what is done meanwhile is dropped. The last virtio_put() completes the reset.
  */
 #pragma once
 
@@ -87,10 +87,11 @@ struct virtio {
 	u64 features; /* offered */
 	u32 config_size;
 	unsigned queues;
-	unsigned busy;       /* sum of the queues' */
-	bool resetting;      /* a reset waits for busy == 0 */
-	bool paused;         /* nothing is popped; true at first */
-	bool generation_seen; /* the driver looked at the generation since it last changed */
+	unsigned busy;        /* sum of the queues' */
+	bool resetting;       /* a reset waits for busy == 0 */
+	bool paused;          /* nothing is popped; true at first */
+	bool generation_seen; /* the driver looked at the generation since it last changed
+			       */
 	struct vq vq[VIRTIO_QUEUES_MAX];
 };
 
