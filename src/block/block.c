@@ -1,9 +1,9 @@
 /*
  * The handle of a disk image: requests from devices, workers, limits, statistics.
  *
- * A request is checked, waits for its share if there are limits, and then is started by the
- * layers if they can do so without waiting, or else given to a worker, which does it from
- * beginning to end. Completions come from the workers and from io_uring's thread.
+ * A request is checked, waits for its share if there are limits, and then is started by
+ * the layers if they can do so without waiting, or else given to a worker, which does it
+ * from beginning to end. Completions come from the workers and from io_uring's thread.
  *
  * Lock: 'lock', for the queue of limits and for waiting until nothing is in flight.
  */
@@ -69,8 +69,8 @@ static int check(const struct block *b, const struct block_req *r)
 
 static unsigned flags_of(const struct block *b, const struct block_req *r)
 {
-	bool writes = r->op == BLOCK_WRITE || r->op == BLOCK_ZERO ||
-		      r->op == BLOCK_DISCARD;
+	bool writes =
+		r->op == BLOCK_WRITE || r->op == BLOCK_ZERO || r->op == BLOCK_DISCARD;
 
 	return r->flags | (writes && b->write_through ? BLOCK_FUA : 0);
 }
@@ -103,7 +103,8 @@ void block_finish(struct block_req *r, int ret)
 	if ((unsigned)r->op < OPS)
 		account(b, r, ret);
 	r->done(r, ret);
-	/* r may be gone. The count falls last: whoever drains knows that 'done' has run. */
+	/* r may be gone. The count falls last: whoever drains knows that 'done' has run.
+	 */
 	leave(b);
 }
 
@@ -257,8 +258,9 @@ static int wait_io(struct block *b, enum block_op op, u64 off, u64 len, void *bu
 		   unsigned flags)
 {
 	struct iovec iov = { buf, len };
-	struct block_req r = { .op = op, .flags = flags, .off = off, .len = len,
-			       .iov = &iov, .iovcnt = 1 };
+	struct block_req r = {
+		.op = op, .flags = flags, .off = off, .len = len, .iov = &iov, .iovcnt = 1
+	};
 	int ret = check(b, &r);
 
 	if (!ret)
@@ -290,7 +292,7 @@ int block_discard(struct block *b, u64 off, u64 len)
 	return wait_io(b, BLOCK_DISCARD, off, len, NULL, 0);
 }
 
-int block_flush(struct block *b)
+int block_sync(struct block *b)
 {
 	return wait_io(b, BLOCK_FLUSH, 0, 0, NULL, 0);
 }
@@ -400,7 +402,7 @@ int block_open(struct block **block, const struct block_config *cfg, struct erro
 	if (b->env.host == &hostio_linux)
 		b->env.ring = uring_new(why, sizeof(why));
 	b->pool = pool_new(work);
-	ret = image_open(&b->top, &b->env, cfg, err);
+	ret = chain_open_config(&b->top, &b->env, cfg, err);
 	if (!ret)
 		ret = start_limits(b, cfg, err);
 	if (ret) {

@@ -154,7 +154,7 @@ int block_read(struct block *b, u64 off, void *buf, u64 len);
 int block_write(struct block *b, u64 off, const void *buf, u64 len, unsigned flags);
 int block_zero(struct block *b, u64 off, u64 len, unsigned flags);
 int block_discard(struct block *b, u64 off, u64 len);
-int block_flush(struct block *b);
+int block_sync(struct block *b);
 
 /* ---- Statistics, any thread. ---- */
 

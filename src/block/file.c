@@ -3,11 +3,12 @@
  *
  * Locking is QEMU's (docs/interop, "image locking"; block/file-posix.c of 7.2 for the
  * numbers): open file description locks on single bytes, all of them read locks. Byte
- * 100+n says that its holder uses permission n, byte 200+n that it does not let others have
- * it; who comes sets its own and then looks for conflicting ones.
+ * 100+n says that its holder uses permission n, byte 200+n that it does not let others
+ * have it; who comes sets its own and then looks for conflicting ones.
  *
- * With O_DIRECT what is not aligned goes through a buffer. Where the host wants more than a
- * sector of offsets (4096-byte disks) a smaller write is read, changed and written, alone.
+ * With O_DIRECT what is not aligned goes through a buffer. Where the host wants more than
+ * a sector of offsets (4096-byte disks) a smaller write is read, changed and written,
+ * alone.
  *
  * Any thread. 'rmw' orders those writes; sizes are atomic.
  */
@@ -47,9 +48,9 @@ static void grow(struct block_node *n, u64 end)
 	u64 size = __atomic_load_n(&n->size, __ATOMIC_RELAXED);
 
 	end = align_up(end, BLOCK_SECTOR);
-	while (size < end && !__atomic_compare_exchange_n(&n->size, &size, end, true,
-							  __ATOMIC_RELAXED,
-							  __ATOMIC_RELAXED))
+	while (size < end &&
+	       !__atomic_compare_exchange_n(&n->size, &size, end, true, __ATOMIC_RELAXED,
+					    __ATOMIC_RELAXED))
 		;
 }
 
@@ -64,7 +65,8 @@ static int transfer(struct block_node *n, enum block_op op, u64 off, u64 len,
 	u64 done = 0;
 
 	while (done < len) {
-		unsigned k = iov_slice(part, ARRAY_SIZE(part), iov, cnt, done, len - done);
+		unsigned k =
+			iov_slice(part, ARRAY_SIZE(part), iov, cnt, done, len - done);
 		i64 ret = op == BLOCK_READ ? host->preadv(f->fd, part, k, off + done, 0)
 					   : host->pwritev(f->fd, part, k, off + done, 0);
 
@@ -73,7 +75,8 @@ static int transfer(struct block_node *n, enum block_op op, u64 off, u64 len,
 		if (!ret && op == BLOCK_WRITE)
 			return -ENOSPC;
 		/* The end of the file; it need not be aligned. */
-		if (op == BLOCK_READ && (!ret || (f->direct && ret % f->info.off_align))) {
+		if (op == BLOCK_READ &&
+		    (!ret || (f->direct && ret % f->info.off_align))) {
 			iov_zero(iov, cnt, done + (u64)ret, len - done - (u64)ret);
 			return 0;
 		}
@@ -415,7 +418,8 @@ static int check_kind(struct block_node *n, unsigned flags, struct error *err)
 				 n->path);
 	if (!f->info.regular && !f->info.blockdev)
 		return error_set(err, -EINVAL,
-				 "%s: neither a regular file nor a block device", n->path);
+				 "%s: neither a regular file nor a block device",
+				 n->path);
 	if (!is_pow2(f->info.off_align) || !is_pow2(f->info.mem_align) ||
 	    f->info.off_align > KiB(64) || f->info.mem_align > 4096)
 		return error_set(err, -EINVAL, "%s: odd alignment of direct I/O",
@@ -428,8 +432,8 @@ static int check_kind(struct block_node *n, unsigned flags, struct error *err)
 int file_open(struct block_node **node, const struct block_env *env, const char *path,
 	      unsigned flags, struct error *err)
 {
-	bool direct = env->cache == BLOCK_CACHE_NONE ||
-		      env->cache == BLOCK_CACHE_DIRECTSYNC;
+	bool direct =
+		env->cache == BLOCK_CACHE_NONE || env->cache == BLOCK_CACHE_DIRECTSYNC;
 	/* O_NONBLOCK: a FIFO shall not make us wait. It means nothing to files. */
 	int open_flags = (flags & FILE_WRITE ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY;
 	int fd = env->host->open(path, open_flags | (direct ? O_DIRECT : 0), 0), ret;

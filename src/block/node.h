@@ -1,8 +1,8 @@
 /*
  * A layer of a block chain: a file, a format over a file. Only block/ includes this.
  *
- * The blocking way is the definition: io() does everything, on a worker or on the thread of
- * a command. start() is the short cut of requests that map to one piece of one file.
+ * The blocking way is the definition: io() does everything, on a worker or on the thread
+ * of a command. start() is the short cut of requests that map to one piece of one file.
  */
 #pragma once
 
@@ -62,7 +62,7 @@ struct block_node {
 	const struct block_ops *ops;
 	void *impl;
 	const struct block_env *env;
-	struct block_node *file;    /* where this layer's bytes are; NULL: ops is file's */
+	struct block_node *file; /* where this layer's bytes are; NULL: ops is file's */
 	struct block_node *backing; /* what EXTENT_BACKING shows; NULL: zeroes */
 	u64 size;                   /* as the layer above sees it */
 	bool readonly;
@@ -75,8 +75,8 @@ struct block_node *node_new(const struct block_ops *ops, const struct block_env 
 int node_close(struct block_node *n);
 
 /*
- * All of [off, off+len), waiting. Behind the end a read gives zeroes; a write there is for
- * files that grow. 0 or -errno.
+ * All of [off, off+len), waiting. Behind the end a read gives zeroes; a write there is
+ * for files that grow. 0 or -errno.
  */
 int node_readv(struct block_node *n, u64 off, u64 len, const struct iovec *iov,
 	       unsigned cnt);
@@ -133,7 +133,7 @@ int chain_open(struct block_node **n, const struct block_env *env, const char *p
 	       const char *format, unsigned depth, bool writable, struct error *err);
 
 /* The whole chain of a configuration, overlay for snapshot=on included. */
-int image_open(struct block_node **n, const struct block_env *env,
+int chain_open_config(struct block_node **n, const struct block_env *env,
 	       const struct block_config *cfg, struct error *err);
 
 /* ---- of a handle, for commands ---- */

@@ -106,8 +106,8 @@ static inline void be_store(void *p, u64 v, unsigned size)
 struct qtable {
 	u64 off;
 	u8 *data;
-	u32 lo, hi;    /* bytes that are not on the disk; lo == hi: none */
-	bool fresh;    /* nothing stable points to it: may be written any time */
+	u32 lo, hi; /* bytes that are not on the disk; lo == hi: none */
+	bool fresh; /* nothing stable points to it: may be written any time */
 	bool valid;
 	u64 used;      /* for the choice of whom to drop */
 	u32 hash_next; /* index + 1 */
@@ -168,9 +168,9 @@ struct qcow2 {
 	struct qset meta;
 	struct qextent *pending;
 	u32 pending_count, pending_max;
-	u64 hint;       /* cluster where the search for a free one starts */
-	u64 clean_from; /* bytes of the file from here on read as zeroes */
-	bool data_dirty; /* data was written since the last sync */
+	u64 hint;         /* cluster where the search for a free one starts */
+	u64 clean_from;   /* bytes of the file from here on read as zeroes */
+	bool data_dirty;  /* data was written since the last sync */
 	bool sync_needed; /* anything was */
 	bool failed;      /* found corrupt: no more writes */
 	bool growing;     /* the refcount table is being moved */

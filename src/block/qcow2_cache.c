@@ -354,6 +354,8 @@ int qcow2_sync(struct qcow2 *q, bool complete)
 	}
 	if (ret || !complete)
 		return ret;
+	/* Also what was written in place, of which nobody keeps a record. */
+	q->data_dirty = q->sync_needed = true;
 	ret = flush_files(q);
 	if (!ret)
 		qcow2_apply_pending(q);

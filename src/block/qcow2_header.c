@@ -2,8 +2,9 @@
  * Opening and closing a qcow2 (versions 2 and 3): header, extensions, tables.
  *
  * Specification: QEMU's docs/interop/qcow2.txt. Not supported, and refused by name:
- * encryption, extended L2 entries (subclusters), unknown incompatible features. Bitmaps are
- * kept by read-only users; who writes declares them stale, as the specification wants.
+ * encryption, extended L2 entries (subclusters), unknown incompatible features. Bitmaps
+ * are kept by read-only users; who writes declares them stale, as the specification
+ * wants.
  *
  * Everything is checked before it is used; a refused image costs bounded memory and time.
  * One thread.
@@ -144,7 +145,8 @@ static int check_fixed(struct qcow2 *q, struct error *err)
 	return 0;
 }
 
-/* Names the first unknown incompatible feature, by the image's own table if it has one. */
+/* Names the first unknown incompatible feature, by the image's own table if it has one.
+ */
 static int check_unknown(struct qcow2 *q, const u8 *names, u32 len, struct error *err)
 {
 	u64 unknown = q->incompat & ~(INCOMPAT_DIRTY | INCOMPAT_CORRUPT |
@@ -245,7 +247,8 @@ static int parse_header(struct qcow2 *q, struct error *err)
 		goto free_header;
 	}
 	if (off && (off > end || name_len > end - off)) {
-		ret = refuse(q, err, "the name of the backing file is outside the header");
+		ret = refuse(q, err,
+			     "the name of the backing file is outside the header");
 		goto free_header;
 	}
 	if (off && name_len)
@@ -334,8 +337,9 @@ static int load_tables(struct qcow2 *q, struct error *err)
 	if (!ret)
 		ret = load_table(q, q->rt_off, q->rt_size, &q->rt);
 	if (!ret)
-		ret = qcache_init(&q->l2, MIN(MiB(32), align_up(q->node->size >> q->l2_bits,
-								q->cluster_size)),
+		ret = qcache_init(&q->l2,
+				  MIN(MiB(32), align_up(q->node->size >> q->l2_bits,
+							q->cluster_size)),
 				  q->cluster_size);
 	if (!ret)
 		ret = qcache_init(&q->rb, MiB(4), q->cluster_size);
@@ -399,7 +403,8 @@ static u64 text_len(const char *s)
 int qcow2_write_header(struct qcow2 *q)
 {
 	u64 need = q->header_length + 64 + text_len(q->backing_name) +
-		   text_len(q->backing_format) + text_len(q->data_name), at;
+		   text_len(q->backing_format) + text_len(q->data_name),
+	    at;
 	u8 *h;
 	int ret;
 

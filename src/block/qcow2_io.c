@@ -1,14 +1,14 @@
 /*
  * Requests to a qcow2: read, write, discard, zeroes, flush.
  *
- * Requests that overlap wait for each other by the range of clusters that they hold: those
- * that only use the mapping share a range, those that change it have it alone. So no cluster
- * is freed, and no part of one copied, while another request is on its way to it. A
- * read-only image has no ranges.
+ * Requests that overlap wait for each other by the range of clusters that they hold:
+ * those that only use the mapping share a range, those that change it have it alone. So
+ * no cluster is freed, and no part of one copied, while another request is on its way to
+ * it. A read-only image has no ranges.
  *
- * Data is written first, then the mapping changes in memory, and reaches the disk with the
- * next flush (qcow2_cache.c has the order). Lock: q->lock for the mapping, not held while
- * data moves.
+ * Data is written first, then the mapping changes in memory, and reaches the disk with
+ * the next flush (qcow2_cache.c has the order). Lock: q->lock for the mapping, not held
+ * while data moves.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,7 +28,8 @@ static bool conflicts(const struct qcow2 *q, u64 lo, u64 hi, bool shared)
 	return false;
 }
 
-static void range_add(struct qcow2 *q, struct block_range *r, u64 off, u64 len, bool shared)
+static void range_add(struct qcow2 *q, struct block_range *r, u64 off, u64 len,
+		      bool shared)
 {
 	r->lo = align_down(off, q->cluster_size);
 	r->hi = align_up(off + len, q->cluster_size);
@@ -40,7 +41,8 @@ static void range_add(struct qcow2 *q, struct block_range *r, u64 off, u64 len, 
 	q->ranges = r;
 }
 
-static void range_lock(struct qcow2 *q, struct block_range *r, u64 off, u64 len, bool shared)
+static void range_lock(struct qcow2 *q, struct block_range *r, u64 off, u64 len,
+		       bool shared)
 {
 	while (conflicts(q, align_down(off, q->cluster_size),
 			 align_up(off + len, q->cluster_size), shared))
@@ -155,12 +157,14 @@ static int check_target(struct qcow2 *q, u64 host, u64 len)
 	for (u64 at = align_down(host, q->cluster_size); at < host + len;
 	     at += q->cluster_size)
 		if (qset_has(&q->meta, at))
-			return qcow2_corrupt(q, "data and a table share the cluster %#llx",
+			return qcow2_corrupt(q,
+					     "data and a table share the cluster %#llx",
 					     (unsigned long long)at);
 	return 0;
 }
 
-/* How many clusters from off on need a new mapping: at most to the end of the L2 table. */
+/* How many clusters from off on need a new mapping: at most to the end of the L2 table.
+ */
 static int count_new(struct qcow2 *q, u64 off, u64 len, u64 *clusters)
 {
 	u64 start = align_down(off, q->cluster_size);
@@ -281,7 +285,8 @@ static int link_copy(struct qcow2 *q, const struct copy *c)
 	return ret;
 }
 
-/* One run of new clusters, for what of the request is in it. *done: bytes of the request. */
+/* One run of new clusters, for what of the request is in it. *done: bytes of the request.
+ */
 static int write_new(struct qcow2 *q, u64 off, u64 len, const struct iovec *iov,
 		     unsigned cnt, u64 at, u64 *done)
 {
@@ -302,14 +307,19 @@ static int write_new(struct qcow2 *q, u64 off, u64 len, const struct iovec *iov,
 	c.head_len = off - c.start;
 	c.tail_len = end - (off + *done);
 	ret = old_content(q, c.start, c.head_len, clean, &c.head);
-	if (!ret && off + *done < q->node->size)
+	if (!ret && off + *done < q->node->size) {
 		ret = old_content(q, off + *done, c.tail_len, clean, &c.tail);
+	} else if (!ret && c.tail_len && !clean) {
+		/* Behind the end of the disk; it may grow. */
+		c.tail = calloc(1, c.tail_len);
+		ret = c.tail ? 0 : -ENOMEM;
+	}
 	if (!ret)
 		ret = write_copy(q, &c, iov, cnt, at, *done);
 	pthread_mutex_lock(&q->lock);
 	if (!ret)
 		ret = link_copy(q, &c);
-	else if (!c.reuse && q->data == q->file)
+	if (ret && !c.reuse && q->data == q->file)
 		qcow2_free(q, c.host, c.clusters);
 	pthread_mutex_unlock(&q->lock);
 	free(c.head);
@@ -339,10 +349,8 @@ static int write_mapped(struct qcow2 *q, u64 off, u64 len, const struct iovec *i
 		pthread_mutex_lock(&q->lock);
 		ret = q->failed ? -EIO
 				: qcow2_lookup(q, off + done, len - done, false, &m);
-		if (!ret && in_place(&m)) {
+		if (!ret && in_place(&m))
 			ret = check_target(q, m.host, m.len);
-			q->data_dirty = true;
-		}
 		pthread_mutex_unlock(&q->lock);
 		if (ret)
 			break;
@@ -398,7 +406,8 @@ static int qcow2_write(struct qcow2 *q, u64 off, u64 len, const struct iovec *io
 
 /* ---- zeroes and discards ---- */
 
-/* Locked; the range is held alone. One cluster becomes zero, its space is kept or freed. */
+/* Locked; the range is held alone. One cluster becomes zero, its space is kept or freed.
+ */
 static int zero_cluster(struct qcow2 *q, u64 off, bool keep)
 {
 	u64 i = l2_index(q, off), entry = 0;
@@ -479,7 +488,6 @@ static int zero_data_file(struct qcow2 *q, u64 off, u64 len, unsigned flags)
 {
 	if (q->data == q->file)
 		return 0;
-	q->data_dirty = true;
 	return node_zero(q->data, off, len, flags);
 }
 
@@ -535,19 +543,11 @@ static int qcow2_flush(struct qcow2 *q)
 	else if (qcow2_is_dirty(q))
 		ret = qcow2_sync(q, true);
 	else {
-		/* Data of requests in place needs no order. */
-		q->data_dirty = q->sync_needed = false;
+		/* Data that was written in place needs no order, and so no lock. */
 		pthread_mutex_unlock(&q->lock);
 		if (q->data != q->file)
 			ret = node_flush(q->data);
-		if (!ret)
-			ret = node_flush(q->file);
-		if (ret) {
-			pthread_mutex_lock(&q->lock);
-			q->data_dirty = q->sync_needed = true;
-			pthread_mutex_unlock(&q->lock);
-		}
-		return ret;
+		return ret ? ret : node_flush(q->file);
 	}
 	pthread_mutex_unlock(&q->lock);
 	return ret;
@@ -595,8 +595,7 @@ static bool map_at_once(struct qcow2 *q, const struct block_req *r, u64 off,
 
 	if (q->failed || qcow2_lookup(q, off, r->len, true, m) || m->len < r->len)
 		return false;
-	if (r->op == BLOCK_WRITE &&
-	    (!in_place(m) || check_target(q, m->host, m->len)))
+	if (r->op == BLOCK_WRITE && (!in_place(m) || check_target(q, m->host, m->len)))
 		return false;
 	return q->node->readonly ||
 	       !conflicts(q, lo, align_up(off + r->len, q->cluster_size), true);
@@ -614,8 +613,6 @@ static enum node_start start_data(struct qcow2 *q, struct block_req *r, u64 off,
 		pthread_mutex_unlock(&q->lock);
 		return START_NO;
 	}
-	if (r->op == BLOCK_WRITE)
-		q->data_dirty = true;
 	/* A try is over before the lock is given back. */
 	if (ranged && !now) {
 		range_add(q, &r->p.range, off, r->len, true);
@@ -676,8 +673,10 @@ static enum node_start qcow2_start(struct block_node *n, struct block_req *r, u6
 static int qcow2_status(struct block_node *n, u64 off, u64 len, struct block_extent *e)
 {
 	static const enum block_kind kinds[] = {
-		[Q_NONE] = EXTENT_BACKING,	 [Q_NORMAL] = EXTENT_DATA,
-		[Q_ZERO] = EXTENT_ZERO,		 [Q_ZERO_ALLOC] = EXTENT_ZERO_ALLOC,
+		[Q_NONE] = EXTENT_BACKING,
+		[Q_NORMAL] = EXTENT_DATA,
+		[Q_ZERO] = EXTENT_ZERO,
+		[Q_ZERO_ALLOC] = EXTENT_ZERO_ALLOC,
 		[Q_COMPRESSED] = EXTENT_COMPRESSED,
 	};
 	struct qcow2 *q = n->impl;

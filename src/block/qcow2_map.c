@@ -1,8 +1,8 @@
 /*
  * From an offset of the disk to a place in the file: L1 and L2 of a qcow2.
  *
- * L1 is in memory as a whole, L2 tables are cached. Every entry is checked when it is used:
- * alignment, and that data which is overwritten in place is no table.
+ * L1 is in memory as a whole, L2 tables are cached. Every entry is checked when it is
+ * used: alignment, and that data which is overwritten in place is no table.
  *
  * Lock: q->lock.
  */
@@ -81,8 +81,7 @@ static u64 run_length(struct qcow2 *q, const struct qtable *t, u64 i, u64 want,
 		if (qcow2_kind(q, e) != kind || ((e ^ first) & ENTRY_COPIED))
 			break;
 		if ((kind == Q_NORMAL || kind == Q_ZERO_ALLOC) &&
-		    (e & ENTRY_OFFSET) !=
-			    (first & ENTRY_OFFSET) + (n << q->cluster_bits))
+		    (e & ENTRY_OFFSET) != (first & ENTRY_OFFSET) + (n << q->cluster_bits))
 			break;
 	}
 	return n;
@@ -180,8 +179,8 @@ int qcow2_l1_grow(struct qcow2 *q, u64 entries)
 {
 	u64 clusters = align_up(entries * 8, q->cluster_size) >> q->cluster_bits;
 	u64 off, *l1, old = q->l1_off;
-	u64 old_clusters = align_up(q->l1_size * UINT64_C(8), q->cluster_size) >>
-			   q->cluster_bits;
+	u64 old_clusters =
+		align_up(q->l1_size * UINT64_C(8), q->cluster_size) >> q->cluster_bits;
 	u8 field[12], *buf;
 	int ret;
 

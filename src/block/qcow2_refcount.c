@@ -1,10 +1,10 @@
 /*
  * Reference counts of a qcow2: who is free, allocation, frees that wait.
  *
- * A block of counts covers a fixed piece of the file and exists when something in there is
- * used; the table lists the blocks. A new block is put into the piece that it covers itself
- * or into one that has a block already. A table that is too small is replaced by a larger
- * one behind everything that the old one covers.
+ * A block of counts covers a fixed piece of the file and exists when something in there
+ * is used; the table lists the blocks. A new block is put into the piece that it covers
+ * itself or into one that has a block already. A table that is too small is replaced by a
+ * larger one behind everything that the old one covers.
  *
  * Lock: q->lock.
  */
@@ -110,8 +110,9 @@ static int place_block(struct qcow2 *q, u64 index, u64 cluster)
 	q->rt_hi = MAX(q->rt_hi, (u32)index + 1);
 	ret = qset_add(&q->meta, off);
 	if (ret)
-		return ret == -EEXIST ? qcow2_corrupt(q, "a table is in free space at "
-							 "%#llx",
+		return ret == -EEXIST ? qcow2_corrupt(q,
+						      "a table is in free space at "
+						      "%#llx",
 						      (unsigned long long)off)
 				      : ret;
 	q->clean_from = MAX(q->clean_from, off + q->cluster_size);
@@ -204,7 +205,8 @@ static int grow_table(struct qcow2 *q, u64 needed)
 		ret = qcow2_sync(q, false);
 	if (!ret)
 		ret = write_new_table(q, rt, clusters * per, off);
-	q->clean_from = MAX(q->clean_from, off + ((clusters + blocks) << q->cluster_bits));
+	q->clean_from =
+		MAX(q->clean_from, off + ((clusters + blocks) << q->cluster_bits));
 	if (!ret)
 		ret = switch_table(q, rt, clusters * per, off);
 	if (ret)
@@ -277,7 +279,8 @@ int refcount_add(struct qcow2 *q, u64 off, u64 clusters, i64 by)
 		if (ret)
 			break;
 		if (by < 0 && v < (u64)-by)
-			return qcow2_corrupt(q, "cluster %#llx is used, its refcount is 0",
+			return qcow2_corrupt(q,
+					     "cluster %#llx is used, its refcount is 0",
 					     (unsigned long long)(c << q->cluster_bits));
 		if (by > 0 && v > max - (u64)by)
 			return -ERANGE;
@@ -303,8 +306,7 @@ static int find_run(struct qcow2 *q, u64 from, u64 want, u64 *first, u64 *len)
 		if (v)
 			continue;
 		if (qset_has(&q->meta, c << q->cluster_bits))
-			return qcow2_corrupt(q,
-					     "the table at %#llx has a refcount of 0",
+			return qcow2_corrupt(q, "the table at %#llx has a refcount of 0",
 					     (unsigned long long)(c << q->cluster_bits));
 		if (!n++)
 			*first = c;

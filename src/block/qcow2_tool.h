@@ -1,6 +1,6 @@
 /*
- * What commands do with a qcow2 besides reading and writing. The image is theirs alone: no
- * request is in flight. Any format is taken; others than qcow2 give -ENOTSUP.
+ * What commands do with a qcow2 besides reading and writing. The image is theirs alone:
+ * no request is in flight. Any format is taken; others than qcow2 give -ENOTSUP.
  */
 #pragma once
 
@@ -39,7 +39,8 @@ struct qcow2_create {
 	const char *backing_name, *backing_format, *data_name;
 };
 /* Into an empty file. */
-int qcow2_create(struct block_node *file, const struct qcow2_create *c, struct error *err);
+int qcow2_create(struct block_node *file, const struct qcow2_create *c,
+		 struct error *err);
 
 /* ---- changes ---- */
 
@@ -65,7 +66,8 @@ enum qcow2_fix { QCOW2_FIX_NONE, QCOW2_FIX_LEAKS, QCOW2_FIX_ALL };
 
 struct qcow2_check {
 	enum qcow2_fix fix;
-	/* One finding, a line without newline; at most 100 of them. NULL: nobody listens. */
+	/* One finding, a line without newline; at most 100 of them. NULL: nobody listens.
+	 */
 	void (*found)(void *opaque, const char *line);
 	/* 0 to 100. */
 	void (*progress)(void *opaque, double percent);

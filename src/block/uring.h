@@ -12,8 +12,8 @@ void uring_free(struct uring *u);
 
 /*
  * Any thread. Queue a read, write or flush of 'fd'; false: no room, do it otherwise. It
- * starts with the next uring_submit(), and ends in block_finish(), or block_retry() if the
- * host did less than asked.
+ * starts with the next uring_submit(), and ends in block_finish(), or block_retry() if
+ * the host did less than asked.
  */
 bool uring_queue(struct uring *u, int fd, struct block_req *r, u64 off, int rw_flags);
 void uring_submit(struct uring *u);

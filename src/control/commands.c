@@ -12,6 +12,7 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "control/doctor.h"
+#include "control/image.h"
 #include "control/options.h"
 #include "control/run.h"
 #include "control/session.h"
@@ -28,6 +29,7 @@ static int version_main(int argc, char **argv);
 
 static const struct command commands[] = {
 	{ "run", "boot a machine, or run a command in one", run_main },
+	{ "image", "make, check, convert and change disk images", image_main },
 	{ "doctor", "say what works on this host, and why not", doctor_main },
 	{ "help", "this text, or the help of a command", help_main },
 	{ "version", "print the version", version_main },

@@ -332,7 +332,7 @@ static int drive_device(struct devices_virtio *d, unsigned n, const char *text,
 {
 	struct pcivirtio_config *c;
 
-	if (drives_if(d->drives, n) != DRIVE_VIRTIO)
+	if (!drives_is_virtio(d->drives, n))
 		return 0;
 	c = new_device(d, text, err);
 	if (!c)

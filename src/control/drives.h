@@ -9,9 +9,6 @@
 struct block;
 struct drives;
 
-/* What a drive is plugged into. */
-enum drive_if { DRIVE_NONE, DRIVE_VIRTIO };
-
 struct drives *drives_new(void);
 /* Closes the images: after the machine. */
 void drives_free(struct drives *d);
@@ -29,7 +26,8 @@ int drives_take(struct drives *d, const char *id, struct error *err);
 void drives_take_number(struct drives *d, unsigned n);
 /* How many there are, numbered from 0. */
 unsigned drives_count(const struct drives *d);
-enum drive_if drives_if(const struct drives *d, unsigned n);
+/* It is a virtio disk by itself, without a -device. */
+bool drives_is_virtio(const struct drives *d, unsigned n);
 const char *drives_serial(const struct drives *d, unsigned n);
 /* After drives_open(). */
 struct block *drives_block(const struct drives *d, unsigned n);

@@ -7,8 +7,9 @@
  *
  * Pages that the guest gives are punched out of the memfd behind RAM: they read as
  * zeroes, and come back from the host when they are touched. So deflating needs
- * nothing. Only whole pages of RAM are taken, whatever the guest says; runs are given back
- * at once. The statistics' buffer is read and left in the ring until new ones are wanted.
+ * nothing. Only whole pages of RAM are taken, whatever the guest says; runs are given
+ * back at once. The statistics' buffer is read and left in the ring until new ones are
+ * wanted.
  *
  * Lock: the virtio's. The work is done on the event loop's thread, at most BATCH chains
  * at a time.
@@ -66,7 +67,8 @@ static struct virtio_balloon *balloon_of(struct virtio *v)
 	return container_of(v, struct virtio_balloon, v);
 }
 
-/* What a queue is for depends on the features: those that are not there have no number. */
+/* What a queue is for depends on the features: those that are not there have no number.
+ */
 static unsigned role(const struct virtio_balloon *d, unsigned n)
 {
 	if (n >= STATS && !virtio_has(&d->v, VIRTIO_BALLOON_F_STATS_VQ))
@@ -154,7 +156,8 @@ static void read_stats(struct virtio_balloon *d)
 {
 	u8 stat[STAT_SIZE];
 
-	for (u32 off = 0, i = 0; i < 64 && vq_read(&d->chain, off, stat, STAT_SIZE) == STAT_SIZE;
+	for (u32 off = 0, i = 0;
+	     i < 64 && vq_read(&d->chain, off, stat, STAT_SIZE) == STAT_SIZE;
 	     off += STAT_SIZE, i++) {
 		u32 tag = (u32)le_load(stat, 2);
 
@@ -226,7 +229,8 @@ static void balloon_work(void *opaque)
 static void balloon_config_read(struct virtio *v, u8 *config)
 {
 	struct virtio_balloon *d = balloon_of(v);
-	struct virtio_balloon_config c = { .num_pages = d->s.target, .actual = d->s.actual };
+	struct virtio_balloon_config c = { .num_pages = d->s.target,
+					   .actual = d->s.actual };
 
 	memcpy(config, &c, v->config_size);
 }

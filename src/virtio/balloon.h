@@ -14,7 +14,8 @@ struct virtio_balloon_setup {
 	u64 target;          /* bytes that the balloon should have at first */
 };
 
-/* Numbers of the guest as the driver last told them; UINT64_MAX: not told. By tag, 5.5.6.3. */
+/* Numbers of the guest as the driver last told them; UINT64_MAX: not told. By
+ * tag, 5.5.6.3. */
 #define VIRTIO_BALLOON_STATS 10
 
 struct virtio_balloon_stats {

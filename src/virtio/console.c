@@ -1,12 +1,12 @@
 /*
  * Virtio console device.
  *
- * Virtual I/O Device specification 1.2, section 5.3: several ports with names, size of the
- * terminal, emergency write. Ports do not come and go.
+ * Virtual I/O Device specification 1.2, section 5.3: several ports with names, size of
+ * the terminal, emergency write. Ports do not come and go.
  *
  * What is to be said to the driver on the control queue is kept as bits for each port and
- * not as messages, so that it is bounded and can be saved; a message is made when there is
- * a buffer for it. Output that its sink does not take stays in the ring: the chain is
+ * not as messages, so that it is bounded and can be saved; a message is made when there
+ * is a buffer for it. Output that its sink does not take stays in the ring: the chain is
  * given back, and how much of it was written is kept.
  *
  * Lock: the virtio's. Sinks are called with it.
@@ -30,7 +30,14 @@
 #define OUT_BUDGET MiB(1) /* bytes printed for one notification */
 
 /* What is to be said of a port, in this order. */
-enum { SAY_ADD = 1, SAY_CONSOLE = 2, SAY_NAME = 4, SAY_OPEN = 8, SAY_RESIZE = 16, SAY_ALL = 31 };
+enum {
+	SAY_ADD = 1,
+	SAY_CONSOLE = 2,
+	SAY_NAME = 4,
+	SAY_OPEN = 8,
+	SAY_RESIZE = 16,
+	SAY_ALL = 31
+};
 
 struct virtio_console_state {
 	u32 tx_done[PORTS]; /* bytes of the next chain that were written */
@@ -309,9 +316,9 @@ static void console_work(void *opaque)
 static void console_config_read(struct virtio *v, u8 *config)
 {
 	struct virtio_console *d = console_of(v);
-	struct virtio_console_config c = {
-		.cols = d->s.cols, .rows = d->s.rows, .max_nr_ports = d->ports
-	};
+	struct virtio_console_config c = { .cols = d->s.cols,
+					   .rows = d->s.rows,
+					   .max_nr_ports = d->ports };
 
 	memcpy(config, &c, sizeof(c));
 }
@@ -353,7 +360,8 @@ static const struct virtio_class console_class = {
 
 /* ---- the host's side ---- */
 
-size_t virtio_console_rx(struct virtio_console *d, unsigned port, const u8 *buf, size_t len)
+size_t virtio_console_rx(struct virtio_console *d, unsigned port, const u8 *buf,
+			 size_t len)
 {
 	unsigned n = rx_queue(port);
 	size_t done = 0;

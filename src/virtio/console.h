@@ -17,7 +17,8 @@ struct virtio_console_port {
 	bool console;     /* a terminal (hvc) */
 	bool host_open;   /* somebody is at the other end from the beginning */
 	struct chardev_sink out;
-	/* virtio_console_rx() may take more than before. On the loop's thread. May be NULL. */
+	/* virtio_console_rx() may take more than before. On the loop's thread. May be
+	 * NULL. */
 	void (*room)(void *opaque);
 	void *opaque;
 };
@@ -34,7 +35,8 @@ void virtio_console_connect(struct virtio_console *d, unsigned port,
 /* ---- Any thread ---- */
 
 /* Bytes for the guest; how many were taken. */
-size_t virtio_console_rx(struct virtio_console *d, unsigned port, const u8 *buf, size_t len);
+size_t virtio_console_rx(struct virtio_console *d, unsigned port, const u8 *buf,
+			 size_t len);
 /* The port's sink was full and is not any more. */
 void virtio_console_tx_ready(struct virtio_console *d, unsigned port);
 /* Somebody came to the other end of a port, or left. */
