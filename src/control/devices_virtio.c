@@ -15,15 +15,19 @@
 #include "base/alloc.h"
 #include "control/drives.h"
 #include "control/nets.h"
+#include "control/ports.h"
 #include "control/props.h"
+#include "machine/pc.h"
 #include "net/net.h"
 #include "pci/pci.h"
 
 /* All properties of all devices; which a device has is in its table. */
 struct device_spec {
 	char *driver, *id, *addr, *bus, *serial, *drive, *netdev, *mac, *rng;
+	char *chardev, *name;
 	u8 legacy_off, modern_off, write_cache, mq, merge, csum, tso4, guest_csum;
-	u64 queues, queue_size, logical, physical, vectors, mtu;
+	u64 queues, queue_size, logical, physical, vectors, mtu, target, ports, nr;
+	bool reporting, deflate;
 };
 
 #define AT(field) offsetof(struct device_spec, field)
@@ -88,6 +92,27 @@ static const struct prop rng_props[] = {
 	{ 0 },
 };
 
+static const struct prop balloon_props[] = {
+	COMMON,
+	{ "free-page-reporting", PROP_BOOL, AT(reporting), 0, 0 },
+	{ "deflate-on-oom", PROP_BOOL, AT(deflate), 0, 0 },
+	{ "target", PROP_SIZE, AT(target), 0, 0 },
+	IGNORED("guest-stats-polling-interval"),
+	{ 0 },
+};
+
+static const struct prop console_props[] = {
+	COMMON,
+	NUM("max_ports", ports, 1, 511),
+	{ 0 },
+};
+
+static const struct prop port_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("bus", bus),
+	TEXT("chardev", chardev), TEXT("name", name), NUM("nr", nr, 0, 511),
+	{ 0 },
+};
+
 static const struct type {
 	const char *name;
 	const struct prop *props;
@@ -97,6 +122,8 @@ static const struct type {
 	{ "virtio-blk", blk_props, PCIVIRTIO_BLK, "a disk: drive=ID" },
 	{ "virtio-net", net_props, PCIVIRTIO_NET, "a network card: netdev=ID" },
 	{ "virtio-rng", rng_props, PCIVIRTIO_RNG, "random numbers of the host" },
+	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport" },
+	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back" },
 };
 /* clang-format on */
 
@@ -120,10 +147,22 @@ static const struct type *find_type(const char *name, size_t len, unsigned *suff
 	return NULL;
 }
 
+/* A port of the console before it; *console: a terminal. */
+static bool is_port(const char *text, bool *console)
+{
+	size_t n = strcspn(text, ",");
+
+	*console = n == 11 && !strncmp(text, "virtconsole", n);
+	return *console || (n == 14 && !strncmp(text, "virtserialport", n));
+}
+
 bool devices_virtio_has(const char *text)
 {
 	unsigned suffix;
+	bool console;
 
+	if (is_port(text, &console))
+		return true;
 	return find_type(text, strcspn(text, ","), &suffix);
 }
 
@@ -145,6 +184,10 @@ void devices_virtio_list(FILE *out)
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
 		fprintf(out, "  %s-pci%*s %s\n", types[i].name,
 			(int)(14 - strlen(types[i].name)), "", types[i].help);
+	fprintf(out,
+		"  %-18s a terminal (hvc) on the virtio-serial before it: chardev=ID\n",
+		"virtconsole");
+	fprintf(out, "  %-18s a port on it: chardev=ID,name=NAME\n", "virtserialport");
 }
 
 bool devices_virtio_help(FILE *out, const char *name)
@@ -264,13 +307,61 @@ static struct pcivirtio_config *new_device(struct devices_virtio *d, const char 
 	return NULL;
 }
 
+/* The last console that was made; a new one when there is none. */
+static struct pcivirtio_config *port_bus(struct devices_virtio *d, const char *text,
+					 struct error *err)
+{
+	struct pcivirtio_config *c;
+
+	for (unsigned i = d->count; i-- > 0;)
+		if (d->cfg[i].kind == PCIVIRTIO_CONSOLE)
+			return &d->cfg[i];
+	c = new_device(d, text, err);
+	if (c)
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_CONSOLE,
+						.name = "virtio-serial-pci",
+						.legacy = true };
+	return c;
+}
+
+static int set_port(struct devices_virtio *d, const char *text, bool console,
+		    struct error *err)
+{
+	struct pcivirtio_config *c = port_bus(d, text, err);
+	struct virtio_console_port *p;
+	struct device_spec *s;
+
+	if (!c)
+		return -EINVAL;
+	/* Port 0 is for a console: without one it stays unused, as Linux expects. */
+	if (!console && !c->ports)
+		c->ports = 1;
+	if (console && c->ports == 1 && !c->port[0].console && !c->port[0].opaque)
+		c->ports = 0;
+	if (c->ports == VIRTIO_CONSOLE_PORTS_MAX)
+		return bad(text, "the virtio-serial has no port left", err);
+	p = &c->port[c->ports];
+	s = &d->port_spec[(c - d->cfg) * VIRTIO_CONSOLE_PORTS_MAX + c->ports++];
+	if (props_parse(s, port_props, "-device", text, "driver", err))
+		return -EINVAL;
+	p->console = console;
+	p->name = s->name;
+	if (!s->chardev)
+		return bad(text, "chardev=ID is needed", err);
+	return ports_take(d->ports, s->chardev, p, err);
+}
+
 static int set_device(struct devices_virtio *d, const char *text, struct error *err)
 {
-	struct pcivirtio_config *c = new_device(d, text, err);
+	struct pcivirtio_config *c;
 	struct device_spec *s;
 	const struct type *t;
 	unsigned suffix;
+	bool console;
 
+	if (is_port(text, &console))
+		return set_port(d, text, console, err);
+	c = new_device(d, text, err);
 	if (!c)
 		return -EINVAL;
 	s = &d->spec[c - d->cfg];
@@ -290,6 +381,11 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 	switch (t->kind) {
 	case PCIVIRTIO_BLK: return set_blk(d, c, s, text, err);
 	case PCIVIRTIO_NET: return set_net(d, c, s, text, err);
+	case PCIVIRTIO_BALLOON:
+		c->balloon.reporting = s->reporting;
+		c->balloon.deflate_on_oom = s->deflate;
+		c->balloon.target = s->target;
+		return 0;
 	default: return 0;
 	}
 }
@@ -371,6 +467,7 @@ static int parse_word(struct devices_virtio *d, unsigned round, enum virtio_word
 	case WORD_NETDEV: return round == 0 ? nets_add(d->nets, text, err) : 0;
 	case WORD_NIC: return round == 1 ? set_nic(d, text, err) : 0;
 	case WORD_DEVICE: return round == 1 ? set_device(d, text, err) : 0;
+	case WORD_CHARDEV: return round == 0 ? ports_add_chardev(d->ports, text, err) : 0;
 	case WORD_OBJECT: return round == 2 ? nets_add_dump(d->nets, text, err) : 0;
 	case WORD_PCAP:
 		if (round == 2)
@@ -401,16 +498,24 @@ static void default_macs(struct devices_virtio *d)
 int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 			struct clock *clk, struct error *err)
 {
-	*d = (struct devices_virtio){ .drives = drives_new(),
-				      .nets = nets_new(),
-				      .spec = xzalloc(PCIVIRTIO_MAX *
-						      sizeof(struct device_spec)) };
+	*d = (struct devices_virtio){
+		.drives = drives_new(),
+		.nets = nets_new(),
+		.ports = ports_new(),
+		.port_spec = xzalloc(PCIVIRTIO_MAX * VIRTIO_CONSOLE_PORTS_MAX *
+				     sizeof(struct device_spec)),
+		.spec = xzalloc(PCIVIRTIO_MAX * sizeof(struct device_spec))
+	};
 	for (unsigned round = 0; round < 3; round++)
 		for (unsigned i = 0; i < w->count; i++)
 			if (parse_word(d, round, w->word[i].kind, w->word[i].text, err))
 				return -EINVAL;
 	default_macs(d);
-	if (drives_open(d->drives, err) || nets_open(d->nets, clk, err))
+	for (unsigned i = 0; i < d->count; i++)
+		if (d->cfg[i].kind == PCIVIRTIO_CONSOLE && !d->cfg[i].ports)
+			d->cfg[i].ports = 1;
+	if (drives_open(d->drives, err) || nets_open(d->nets, clk, err) ||
+	    ports_open(d->ports, err))
 		return -EINVAL;
 	for (unsigned i = 0; i < d->count; i++) {
 		struct pcivirtio_config *c = &d->cfg[i];
@@ -423,8 +528,28 @@ int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 	return 0;
 }
 
+int devices_virtio_attach(struct devices_virtio *d, struct pc *pc, struct error *err)
+{
+	for (unsigned i = 0; i < d->count; i++) {
+		struct virtio_console *v = pcivirtio_console(pc_virtio(pc), i);
+
+		for (unsigned k = 0; v && k < d->cfg[i].ports; k++)
+			if (ports_attach(d->ports, &d->cfg[i].port[k], v, k, pc_loop(pc),
+					 err))
+				return -EINVAL;
+	}
+	return 0;
+}
+
+void devices_virtio_detach(struct devices_virtio *d)
+{
+	ports_detach(d->ports);
+}
+
 void devices_virtio_fini(struct devices_virtio *d)
 {
+	const unsigned port_specs = PCIVIRTIO_MAX * VIRTIO_CONSOLE_PORTS_MAX;
+
 	for (unsigned i = 0; d->spec && i < d->count; i++) {
 		const struct device_spec *s = &d->spec[i];
 		unsigned suffix;
@@ -435,7 +560,11 @@ void devices_virtio_fini(struct devices_virtio *d)
 		if (t)
 			props_fini(&d->spec[i], t->props);
 	}
+	for (unsigned i = 0; d->port_spec && i < port_specs; i++)
+		props_fini(&d->port_spec[i], port_props);
 	free(d->spec);
+	free(d->port_spec);
+	ports_free(d->ports);
 	nets_free(d->nets);
 	drives_free(d->drives);
 	*d = (struct devices_virtio){ 0 };

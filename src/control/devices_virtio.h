@@ -11,6 +11,7 @@
 #include "machine/pcivirtio.h"
 
 struct clock;
+struct pc;
 
 #define VIRTIO_WORDS_MAX 128
 
@@ -21,6 +22,7 @@ enum virtio_word {
 	WORD_NIC,
 	WORD_OBJECT,
 	WORD_PCAP,
+	WORD_CHARDEV,
 	WORD_SNAPSHOT
 };
 
@@ -48,7 +50,8 @@ struct devices_virtio {
 	unsigned count;
 	struct drives *drives;
 	struct nets *nets;
-	struct device_spec *spec; /* of 'cfg', the texts */
+	struct ports *ports;
+	struct device_spec *spec, *port_spec; /* the texts of 'cfg', and of its ports */
 };
 
 /*
@@ -57,5 +60,8 @@ struct devices_virtio {
  */
 int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 			struct clock *clk, struct error *err);
+/* Connect what speaks to the machine while it runs; undone by detach. */
+int devices_virtio_attach(struct devices_virtio *d, struct pc *pc, struct error *err);
+void devices_virtio_detach(struct devices_virtio *d);
 /* After the machine. */
 void devices_virtio_fini(struct devices_virtio *d);

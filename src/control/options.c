@@ -18,6 +18,7 @@
 
 #include "base/bits.h"
 #include "base/keyval.h"
+#include "control/ports.h"
 
 #define RAM_DEFAULT MiB(512)
 
@@ -339,6 +340,12 @@ static int set_chardev(struct run_options *o, const char *val, struct error *err
 	struct keyval kv;
 	int ret = 0;
 
+	/* Files and nothing may be for either. */
+	if (!strncmp(val, "stdio", 5) == 0 &&
+	    devices_virtio_add(&o->virtio, WORD_CHARDEV, val, err))
+		return -EINVAL;
+	if (ports_has(val))
+		return 0;
 	if (o->chardevs == CHARDEVS_MAX)
 		return error_set(err, -EINVAL, "-chardev %s: at most %u are possible",
 				 val, CHARDEVS_MAX);

@@ -256,6 +256,8 @@ static int make_pc(struct session *s, struct error *err)
 		if (s->console[i])
 			console_attach(s->console[i], pc_loop(s->pc),
 				       pc_serial(s->pc, i));
+	if (devices_virtio_attach(&s->virtio, s->pc, err))
+		return -EINVAL;
 	if (s->agent)
 		agent_attach(s->agent, pc_loop(s->pc), pc_serial(s->pc, COM2));
 	return 0;
@@ -429,6 +431,7 @@ void session_fini(struct session *s)
 			console_detach(s->console[i]);
 	if (s->agent)
 		agent_detach(s->agent);
+	devices_virtio_detach(&s->virtio);
 	/* Writers call into the machine. */
 	if (s->err != s->out)
 		writer_free(s->err);

@@ -1255,6 +1255,11 @@ struct serial *pc_serial(struct pc *pc, unsigned n)
 	return pc->serial[n];
 }
 
+struct pcivirtio *pc_virtio(struct pc *pc)
+{
+	return pc->virtio;
+}
+
 const char *pc_describe_boot(struct pc *pc)
 {
 	return boot_describe(pc->boot);

@@ -18,6 +18,7 @@
 struct clock;
 struct cpuid_table;
 struct device_args;
+struct pcivirtio;
 struct pcivirtio_config;
 struct engine;
 struct loop;
@@ -89,6 +90,7 @@ struct clock *pc_clock(struct pc *pc);
 struct phys *pc_phys(struct pc *pc);
 /* n: 0 is COM1. */
 struct serial *pc_serial(struct pc *pc, unsigned n);
+struct pcivirtio *pc_virtio(struct pc *pc);
 /* How the kernel is entered: "Linux bzImage, 64-bit entry". */
 const char *pc_describe_boot(struct pc *pc);
 

@@ -33,6 +33,7 @@ struct kind {
 
 struct device {
 	const struct kind *kind;
+	unsigned index; /* of its configuration */
 	void *dev;
 	struct virtio_pci *pci;
 };
@@ -118,11 +119,67 @@ static void rng_unmake(void *dev)
 	virtio_rng_free(dev);
 }
 
+static void *console_make(const struct pcivirtio_config *cfg,
+			  const struct pcivirtio_board *board)
+{
+	return virtio_console_new(board->phys, board->loop, cfg->port, cfg->ports);
+}
+
+static struct virtio *console_core(void *dev)
+{
+	return virtio_console_core(dev);
+}
+
+static void console_unmake(void *dev)
+{
+	virtio_console_free(dev);
+}
+
+static void console_save(void *dev, struct state_buf *b, u32 instance)
+{
+	virtio_console_save(dev, b, instance);
+}
+
+static int console_load(void *dev, struct state_buf *b, u32 instance, struct error *err)
+{
+	return virtio_console_load(dev, b, instance, err);
+}
+
+static void *balloon_make(const struct pcivirtio_config *cfg,
+			  const struct pcivirtio_board *board)
+{
+	return virtio_balloon_new(board->phys, board->loop, &cfg->balloon);
+}
+
+static struct virtio *balloon_core(void *dev)
+{
+	return virtio_balloon_core(dev);
+}
+
+static void balloon_unmake(void *dev)
+{
+	virtio_balloon_free(dev);
+}
+
+static void balloon_save(void *dev, struct state_buf *b, u32 instance)
+{
+	virtio_balloon_save(dev, b, instance);
+}
+
+static int balloon_load(void *dev, struct state_buf *b, u32 instance, struct error *err)
+{
+	return virtio_balloon_load(dev, b, instance, err);
+}
+
 static const struct kind kinds[] = {
 	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load },
 	[PCIVIRTIO_NET] = { net_make, net_core, net_unmake, net_start, net_save,
 			    net_load },
 	[PCIVIRTIO_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL },
+	[PCIVIRTIO_CONSOLE] = { console_make, console_core, console_unmake, NULL,
+				console_save, console_load },
+	[PCIVIRTIO_BALLOON] = { balloon_make, balloon_core, balloon_unmake, NULL,
+				balloon_save, balloon_load },
 };
 
 /* ---- making them ---- */
@@ -141,7 +198,7 @@ static u8 free_slot(struct pci_host *h)
 	return 0;
 }
 
-static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg,
+static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg, unsigned index,
 	       const struct pcivirtio_board *board, struct error *err)
 {
 	struct device *d = &p->dev[p->count];
@@ -159,6 +216,7 @@ static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg,
 		return error_set(err, -EBUSY, "-device %s: addr=%02x.%x is taken",
 				 cfg->name, pci.devfn >> 3, pci.devfn & 7);
 	d->kind = &kinds[cfg->kind];
+	d->index = index;
 	d->dev = d->kind->make(cfg, board);
 	p->count++;
 	d->pci = virtio_pci_new(d->kind->core(d->dev), &pci, err);
@@ -181,7 +239,7 @@ struct pcivirtio *pcivirtio_new(const struct pcivirtio_config *cfg, unsigned cou
 	for (unsigned placed = 0; placed < 2; placed++)
 		for (unsigned i = 0; i < count; i++)
 			if ((cfg[i].devfn == 0) == (placed == 1) &&
-			    add(p, &cfg[i], board, err))
+			    add(p, &cfg[i], i, board, err))
 				goto fail;
 	return p;
 fail:
@@ -201,6 +259,15 @@ void pcivirtio_free(struct pcivirtio *p)
 		d->kind->unmake(d->dev);
 	}
 	free(p);
+}
+
+struct virtio_console *pcivirtio_console(struct pcivirtio *p, unsigned index)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		if (p->dev[i].index == index &&
+		    p->dev[i].kind == &kinds[PCIVIRTIO_CONSOLE])
+			return p->dev[i].dev;
+	return NULL;
 }
 
 /* ---- all of them ---- */

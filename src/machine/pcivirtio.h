@@ -7,7 +7,9 @@
 
 #include "base/error.h"
 #include "irq/msi.h"
+#include "virtio/balloon.h"
 #include "virtio/blk.h"
+#include "virtio/console.h"
 #include "virtio/net.h"
 
 struct loop;
@@ -20,6 +22,8 @@ enum pcivirtio_kind {
 	PCIVIRTIO_BLK,
 	PCIVIRTIO_NET,
 	PCIVIRTIO_RNG,
+	PCIVIRTIO_CONSOLE,
+	PCIVIRTIO_BALLOON,
 };
 
 /* One device as it is asked for. */
@@ -32,6 +36,9 @@ struct pcivirtio_config {
 	bool legacy;      /* transitional: with the interface for old guests */
 	struct virtio_blk_setup blk;
 	struct virtio_net_setup net;
+	struct virtio_balloon_setup balloon;
+	struct virtio_console_port port[VIRTIO_CONSOLE_PORTS_MAX];
+	unsigned ports;
 };
 
 /* What the board gives. */
@@ -46,6 +53,9 @@ struct pcivirtio_board {
 struct pcivirtio *pcivirtio_new(const struct pcivirtio_config *cfg, unsigned count,
 				const struct pcivirtio_board *board, struct error *err);
 void pcivirtio_free(struct pcivirtio *p);
+
+/* The console made from cfg[index]; NULL if that is something else. */
+struct virtio_console *pcivirtio_console(struct pcivirtio *p, unsigned index);
 
 /* Around each stretch in which the CPUs run. */
 void pcivirtio_resume(struct pcivirtio *p);
