@@ -20,6 +20,7 @@
 #include "base/bits.h"
 #include "base/log.h"
 #include "net/backend.h"
+#include "net/merge.h"
 #include "time/clock.h"
 
 #define NSEC_PER_MSEC 1000000
@@ -35,6 +36,7 @@ struct slirp_timer {
 struct user {
 	struct net *n;
 	Slirp *slirp;
+	struct net_merge *merge; /* its small frames become large ones */
 	struct clock *clk;
 	struct slirp_timer timers[TIMERS_MAX];
 	struct net_poll *poll; /* inside fill() and ready() */
@@ -46,13 +48,18 @@ struct user {
 static ssize_t on_packet(const void *buf, size_t len, void *opaque)
 {
 	struct user *u = opaque;
-	struct net_frame f = { .data = (u8 *)(uintptr_t)buf, .len = (u32)len };
 
 	/* It has just made the checksums, or checked them. */
-	f.off.flags = NET_DATA_VALID;
 	if (len <= NET_FRAME_MAX)
-		net_deliver(u->n, &f);
+		net_merge_add(u->merge, buf, (u32)len);
 	return (ssize_t)len;
+}
+
+static void on_merged(void *opaque, struct net_frame *f)
+{
+	struct user *u = opaque;
+
+	net_deliver(u->n, f);
 }
 
 static void on_guest_error(const char *msg, void *opaque)
@@ -174,6 +181,8 @@ static void user_fill(void *opaque, struct net_poll *p)
 	i64 now = on_clock(u) / NSEC_PER_MSEC;
 	u32 timeout = UINT32_MAX;
 
+	/* About to wait: what came until now is all there is. */
+	net_merge_flush(u->merge);
 	for (unsigned i = 0; i < TIMERS_MAX; i++)
 		if (u->timers[i].used && u->timers[i].at >= 0)
 			lower_timeout(p, u->timers[i].at - now);
@@ -228,6 +237,7 @@ static void user_close(void *opaque)
 
 	if (u->slirp)
 		slirp_cleanup(u->slirp);
+	net_merge_free(u->merge);
 	free(u);
 }
 
@@ -427,6 +437,7 @@ int net_user_open(struct net_backend *b, struct net *n, const struct net_config 
 
 	u->n = n;
 	u->clk = cfg->clk;
+	u->merge = net_merge_new(on_merged, u);
 	b->ops = &user_ops;
 	b->opaque = u;
 	if (cfg->no_ipv4 && cfg->no_ipv6)

@@ -335,8 +335,10 @@ static enum net_result receive_locked(struct virtio_net *d, struct net_frame *f)
 	if (!virtio_runs(&d->v, n) || !d->s.link || !wanted(&d->s, f->data))
 		return NET_DROPPED;
 	count = take_buffers(d, n, header_len(d) + f->len, &never);
-	if (!count && !never && virtio_runs(&d->v, n) && vq_notify_on(&d->v.vq[n]))
+	if (!count && !never && virtio_runs(&d->v, n)) {
+		vq_notify_more(&d->v.vq[n]);
 		count = take_buffers(d, n, header_len(d) + f->len, &never);
+	}
 	if (count) {
 		put_frame(d, n, f, count);
 		return NET_DONE;

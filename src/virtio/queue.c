@@ -542,6 +542,26 @@ bool vq_notify_on(struct vq *q)
 	return vq_ready(q);
 }
 
+void vq_notify_more(struct vq *q)
+{
+	u64 off = RING_ENTRIES + 8u * q->s.size;
+
+	if (!q->mapped)
+		return;
+	if (q->packed) {
+		/* Where the ring ends now is not known: all. */
+		store16(q->device + 2, EVENT_ENABLE);
+		note_device(q, 2, 2);
+	} else if (q->event_idx) {
+		store16(q->device + off, load16(q->driver + RING_IDX));
+		note_device(q, off, 2);
+	} else {
+		store16(q->device + RING_FLAGS, 0);
+		note_device(q, RING_FLAGS, 2);
+	}
+	full_barrier(); /* M3 */
+}
+
 /* ---- bytes ---- */
 
 static u32 copy(const struct iovec *iov, unsigned n, u32 off, u8 *buf, u32 len,

@@ -92,6 +92,12 @@ void vq_notify_off(struct vq *q);
 /* Ask to be notified. True: some came meanwhile, look again. */
 bool vq_notify_on(struct vq *q);
 
+/*
+ * Ask to be notified of chains beyond those that are there, which do not suffice. Look
+ * once more afterwards.
+ */
+void vq_notify_more(struct vq *q);
+
 /* Copy from the readable part, from byte 'off' on. How many bytes there were. */
 u32 vq_read(const struct vq_chain *c, u32 off, void *buf, u32 len);
 /* Copy to the writable part. How many bytes there was room for. */
