@@ -26,9 +26,9 @@ struct net_merge {
 	void (*emit)(void *opaque, struct net_frame *f);
 	void *opaque;
 	/* The frame under construction; len 0: none. */
-	u32 len, head; /* bytes; of headers */
-	u32 segment;   /* data bytes of each but the last */
-	u32 next;      /* sequence number that would follow */
+	u32 len, head, tcp; /* bytes; of headers; where TCP's begins */
+	u32 segment;        /* data bytes of each but the last */
+	u32 next;           /* sequence number that would follow */
 	unsigned count;
 	u8 buf[NET_FRAME_MAX];
 };
@@ -100,17 +100,17 @@ static bool can_join(const struct net_merge *m, const u8 *p, u32 len, u32 head)
 {
 	u32 tcp = tcp_offset(p, len);
 
-	return m->len && head == m->head && tcp == tcp_offset(m->buf, ETH + 60) &&
-	       len - head <= m->segment && m->len + (len - head) <= ETH + 65535 &&
-	       be32(p + tcp + 4) == m->next && same_flow(m->buf, p, head, tcp);
+	return m->len && head == m->head && tcp == m->tcp && len - head <= m->segment &&
+	       m->len + (len - head) <= ETH + 65535 && be32(p + tcp + 4) == m->next &&
+	       same_flow(m->buf, p, head, tcp);
 }
 
 /* The checksum is left out, with the pseudo header's sum in its place. */
 static void finish(struct net_merge *m, struct net_frame *f)
 {
 	u8 *ip = m->buf + ETH;
-	bool v6 = ip[0] >> 4 == 6;
-	u32 tcp = ETH + (v6 ? 40 : 20), tcp_len = m->len - tcp;
+	u32 tcp = m->tcp, tcp_len = m->len - tcp;
+	bool v6 = tcp == ETH + 40;
 	u64 sum;
 
 	if (v6) {
@@ -166,6 +166,7 @@ void net_merge_add(struct net_merge *m, const u8 *data, u32 len)
 		m->len = len;
 		m->count = 1;
 		m->head = head;
+		m->tcp = tcp;
 		m->segment = part;
 		m->next = head ? be32(data + tcp + 4) + part : 0;
 	}
