@@ -25,6 +25,7 @@
 struct device_spec {
 	char *driver, *id, *addr, *bus, *serial, *drive, *netdev, *mac, *rng;
 	char *chardev, *name;
+	u8 packed, event_idx, indirect;
 	u8 legacy_off, modern_off, write_cache, mq, merge, csum, tso4, guest_csum;
 	u64 queues, queue_size, logical, physical, vectors, mtu, target, ports, nr;
 	bool reporting, deflate;
@@ -53,7 +54,7 @@ struct device_spec {
 	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),    \
 	SW("disable-legacy", legacy_off), SW("disable-modern", modern_off),              \
 	NUM("vectors", vectors, 0, 2048), IGNORED("bootindex"), IGNORED("iommu_platform"), \
-	IGNORED("packed"), IGNORED("event_idx"), IGNORED("indirect_desc"),               \
+	SW("packed", packed), SW("event_idx", event_idx), SW("indirect_desc", indirect),               \
 	IGNORED("ats"), IGNORED("page-per-vq"), IGNORED("romfile"), IGNORED("rombar")
 
 static const struct prop blk_props[] = {
@@ -375,6 +376,9 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 	/* Auto is transitional, as on QEMU's root bus. */
 	c->legacy = suffix == SUFFIX_TRANSITIONAL ||
 		    (suffix != SUFFIX_MODERN && s->legacy_off != SWITCH_ON);
+	c->without = (s->packed == SWITCH_OFF ? BIT(VIRTIO_F_RING_PACKED) : 0) |
+		     (s->event_idx == SWITCH_OFF ? BIT(VIRTIO_RING_F_EVENT_IDX) : 0) |
+		     (s->indirect == SWITCH_OFF ? BIT(VIRTIO_RING_F_INDIRECT_DESC) : 0);
 	if (s->modern_off == SWITCH_ON)
 		return bad(text, "a device without the modern interface is not possible",
 			   err);

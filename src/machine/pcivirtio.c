@@ -218,6 +218,7 @@ static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg, unsigned
 	d->kind = &kinds[cfg->kind];
 	d->index = index;
 	d->dev = d->kind->make(cfg, board);
+	d->kind->core(d->dev)->features &= ~cfg->without;
 	p->count++;
 	d->pci = virtio_pci_new(d->kind->core(d->dev), &pci, err);
 	if (!d->pci)

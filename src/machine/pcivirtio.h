@@ -34,6 +34,7 @@ struct pcivirtio_config {
 	unsigned backend; /* the user's: which of his drives or networks */
 	u8 devfn;         /* 0: the next free slot */
 	bool legacy;      /* transitional: with the interface for old guests */
+	u64 without;      /* features not to be offered */
 	struct virtio_blk_setup blk;
 	struct virtio_net_setup net;
 	struct virtio_balloon_setup balloon;

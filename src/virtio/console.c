@@ -164,6 +164,16 @@ static void output(struct virtio_console *d, unsigned i)
 	}
 }
 
+/* Tell the host, on the loop, if it waits for that. Lock held. */
+static void input_room(struct virtio_console *d, unsigned i)
+{
+	if (!d->port[i].rx_starved)
+		return;
+	d->port[i].rx_starved = false;
+	d->rooms |= (u8)BIT(i);
+	loop_post(d->loop, &d->work);
+}
+
 /* ---- control; lock held ---- */
 
 /* One message of port 'i' for the lowest of its bits. Its length. */
@@ -242,8 +252,12 @@ static void heard(struct virtio_console *d, const struct virtio_console_control 
 			port_ready(d, m->id);
 		break;
 	case VIRTIO_CONSOLE_PORT_OPEN:
-		if (m->id < d->ports)
-			d->s.guest_open[m->id] = m->value == 1;
+		if (m->id >= d->ports)
+			break;
+		d->s.guest_open[m->id] = m->value == 1;
+		/* What came for a closed port waits at the host. */
+		if (m->value == 1)
+			input_room(d, m->id);
 		break;
 	default: break;
 	}
@@ -269,15 +283,6 @@ static void control(struct virtio_console *d)
 }
 
 /* ---- the device; lock held ---- */
-
-static void input_room(struct virtio_console *d, unsigned i)
-{
-	if (!d->port[i].rx_starved)
-		return;
-	d->port[i].rx_starved = false;
-	d->rooms |= (u8)BIT(i);
-	loop_post(d->loop, &d->work);
-}
 
 static void console_notify(struct virtio *v, unsigned n)
 {
