@@ -185,7 +185,7 @@ static void vfuzz_one(struct vfuzz *f, const uint8_t *d)
 		vw(f, le_load(d + 1, 2) & 0x3fff & -(1ul << d[3] % 3), v, 1u << d[3] % 3);
 		break;
 	case 8: phys_load(f->phys, V_BAR + (le_load(d + 1, 2) & 0x3fff & -4ul), 4); break;
-	case 9: phys_store(f->phys, le_load(d + 1, 3) % V_RAM & ~3ul, v, 4); break;
+	case 9: phys_store(f->phys, le_load(d + 1, 4) % V_RAM & ~3ul, v, 4); break;
 	case 10: vw(f, VIRTIO_PCI_NOTIFY + 4 * n, n, 2); break;
 	case 11:
 		io_ports_write(f->ports, (u16)(V_PORTS + d[1] % 64), v, 1u << d[2] % 3);
