@@ -133,7 +133,8 @@ static void dispatch(struct block *b, struct block_req *r)
 {
 	bool plain = !(flags_of(b, r) & BLOCK_FUA);
 
-	if (r->p.ret || !plain || !b->top->ops->start ||
+	if (r->p.ret || r->p.state & BLOCK_REQ_CANCELED || !plain ||
+	    !b->top->ops->start ||
 	    b->top->ops->start(b->top, r, r->off, false) != START_QUEUED)
 		pool_push(b->pool, r);
 }
@@ -356,7 +357,7 @@ static int start_limits(struct block *b, const struct block_config *cfg,
 	b->wait_tail = &b->wait_head;
 	if (!throttle_init(&b->throttle, cfg, b->env.host->now()))
 		return 0;
-	ret = pthread_create(&b->timer, NULL, timer, b);
+	ret = pool_thread(&b->timer, timer, b);
 	if (ret)
 		return error_set(err, -ret, "%s: no thread: %s", cfg->file,
 				 strerror(ret));
@@ -392,13 +393,14 @@ int block_open(struct block **block, const struct block_config *cfg, struct erro
 	pthread_cond_init(&b->timer_wake, NULL);
 	b->env = (struct block_env){
 		.host = cfg->host ? cfg->host : &hostio_linux,
-		.cache = cfg->cache,
+		/* The overlay of snapshot=on need not survive anything. */
+		.cache = cfg->snapshot ? BLOCK_CACHE_UNSAFE : cfg->cache,
 		.discard = cfg->discard,
 		.no_lock = cfg->no_lock,
 		.check = cfg->check,
 	};
-	b->write_through = cfg->cache == BLOCK_CACHE_WRITETHROUGH ||
-			   cfg->cache == BLOCK_CACHE_DIRECTSYNC;
+	b->write_through = b->env.cache == BLOCK_CACHE_WRITETHROUGH ||
+			   b->env.cache == BLOCK_CACHE_DIRECTSYNC;
 	if (b->env.host == &hostio_linux)
 		b->env.ring = uring_new(why, sizeof(why));
 	b->pool = pool_new(work);

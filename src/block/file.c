@@ -36,7 +36,7 @@ struct file {
 	int fd;
 	struct host_file info;
 	bool direct, probed;
-	atomic_bool no_punch, no_zero; /* the host cannot */
+	atomic_bool no_punch, no_zero, no_nowait; /* the host cannot */
 	/* fdatasync() failed: pages may be gone, so no later one can be believed. */
 	atomic_bool sync_failed;
 	pthread_rwlock_t rmw;
@@ -270,6 +270,41 @@ static int file_io(struct block_node *n, enum block_op op, u64 off, u64 len,
 	return ret;
 }
 
+/* Nothing but the bytes changes. */
+static bool plain_write(struct block_node *n, const struct block_req *r, u64 off)
+{
+	const struct file *f = n->impl;
+
+	return !f->order_rmw && !f->probed && !n->readonly &&
+	       off + r->len <= __atomic_load_n(&n->size, __ATOMIC_RELAXED);
+}
+
+/* From or to the page cache, if the kernel need not wait for anything. */
+static enum node_start try_now(struct block_node *n, struct block_req *r, u64 off)
+{
+	const struct hostio *host = n->env->host;
+	struct file *f = n->impl;
+	i64 ret;
+
+	if (f->direct)
+		return START_NO;
+	if (r->op == BLOCK_READ) {
+		ret = host->preadv(f->fd, r->iov, r->iovcnt, off, RWF_NOWAIT);
+	} else if (r->op == BLOCK_WRITE && !atomic_load(&f->no_nowait) &&
+		   plain_write(n, r, off)) {
+		ret = host->pwritev(f->fd, r->iov, r->iovcnt, off, RWF_NOWAIT);
+		if (ret == -EOPNOTSUPP)
+			atomic_store(&f->no_nowait, true);
+	} else {
+		return START_NO;
+	}
+	/* A part is done again by who waits. */
+	if (ret != (i64)r->len)
+		return START_NO;
+	r->p.ret = 0;
+	return START_DONE;
+}
+
 static enum node_start file_start(struct block_node *n, struct block_req *r, u64 off,
 				  bool now)
 {
@@ -281,12 +316,7 @@ static enum node_start file_start(struct block_node *n, struct block_req *r, u64
 			r->p.ret = 0;
 			return START_DONE;
 		}
-		if (r->op != BLOCK_READ || f->direct ||
-		    n->env->host->preadv(f->fd, r->iov, r->iovcnt, off, RWF_NOWAIT) !=
-			    (i64)r->len)
-			return START_NO;
-		r->p.ret = 0;
-		return START_DONE;
+		return try_now(n, r, off);
 	}
 	if (!n->env->ring || r->op > BLOCK_FLUSH)
 		return START_NO;
@@ -297,9 +327,9 @@ static enum node_start file_start(struct block_node *n, struct block_req *r, u64
 	} else if (!aligned(f, off, r->len, r->iov, r->iovcnt)) {
 		return START_NO;
 	}
-	if (r->op == BLOCK_WRITE &&
-	    (f->order_rmw || f->probed || n->readonly ||
-	     off + r->len > __atomic_load_n(&n->size, __ATOMIC_RELAXED)))
+	/* Through the page cache the kernel gives writes to threads of its own, which
+	 * costs twice what ours do. */
+	if (r->op == BLOCK_WRITE && (!f->direct || !plain_write(n, r, off)))
 		return START_NO;
 	return uring_queue(n->env->ring, f->fd, r, off,
 			   r->flags & BLOCK_FUA && r->op == BLOCK_WRITE ? RWF_DSYNC : 0)
@@ -373,7 +403,7 @@ static const struct block_ops file_ops = {
 
 /* ---- opening ---- */
 
-static int lock(struct block_node *n, bool write, struct error *err)
+static int lock_once(struct block_node *n, bool write)
 {
 	const struct hostio *host = n->env->host;
 	struct file *f = n->impl;
@@ -395,6 +425,31 @@ static int lock(struct block_node *n, bool write, struct error *err)
 			ret = host->lock(f->fd, LOCK_UNSHARED + i, F_WRLCK, true);
 		if (!ret && unshared & BIT(i))
 			ret = host->lock(f->fd, LOCK_PERM + i, F_WRLCK, true);
+	}
+	return ret;
+}
+
+static void unlock(struct block_node *n)
+{
+	const struct hostio *host = n->env->host;
+	struct file *f = n->impl;
+
+	for (unsigned i = 0; i < PERM_COUNT; i++) {
+		(void)host->lock(f->fd, LOCK_PERM + i, F_UNLCK, false);
+		(void)host->lock(f->fd, LOCK_UNSHARED + i, F_UNLCK, false);
+	}
+}
+
+/* The kernel gives up the locks of a killed process a moment later. */
+static int lock(struct block_node *n, bool write, struct error *err)
+{
+	enum { TRIES = 10, WAIT_US = 30000 };
+	int ret = lock_once(n, write);
+
+	for (unsigned i = 0; ret == -EAGAIN && i < TRIES; i++) {
+		unlock(n);
+		usleep(WAIT_US);
+		ret = lock_once(n, write);
 	}
 	/* A file system without locks. */
 	if (ret == -ENOLCK || ret == -EOPNOTSUPP || ret == -EINVAL || ret == -ENOSYS)
@@ -427,6 +482,18 @@ static int check_kind(struct block_node *n, unsigned flags, struct error *err)
 	if (f->info.size > INT64_MAX - MiB(1))
 		return error_set(err, -EFBIG, "%s: too large", n->path);
 	return 0;
+}
+
+/* What direct I/O wants of offsets is not always told: try. */
+static void probe_alignment(struct block_node *n)
+{
+	struct file *f = n->impl;
+	struct iovec iov = { aligned_alloc(4096, 4096), BLOCK_SECTOR };
+
+	if (iov.iov_base &&
+	    n->env->host->preadv(f->fd, &iov, 1, BLOCK_SECTOR, 0) == -EINVAL)
+		f->info.off_align = MAX(f->info.off_align, 4096u);
+	free(iov.iov_base);
 }
 
 int file_open(struct block_node **node, const struct block_env *env, const char *path,
@@ -470,6 +537,8 @@ int file_open(struct block_node **node, const struct block_env *env, const char 
 		node_close(n);
 		return ret;
 	}
+	if (direct)
+		probe_alignment(n);
 	f->order_rmw = direct && f->info.off_align > BLOCK_SECTOR;
 	n->size = align_up(f->info.size, BLOCK_SECTOR);
 	*node = n;

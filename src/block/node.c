@@ -42,7 +42,9 @@ int node_close(struct block_node *n)
 int node_readv(struct block_node *n, u64 off, u64 len, const struct iovec *iov,
 	       unsigned cnt)
 {
-	u64 here = off >= n->size ? 0 : MIN(len, n->size - off);
+	/* A file may grow meanwhile. */
+	u64 size = __atomic_load_n(&n->size, __ATOMIC_RELAXED);
+	u64 here = off >= size ? 0 : MIN(len, size - off);
 
 	if (here < len)
 		iov_zero(iov, cnt, here, len - here);

@@ -123,6 +123,11 @@ u64 file_end(struct block_node *n);
 /* Bytes of the host's disk that it takes; for info. */
 u64 file_allocated(const char *path);
 
+/* A server's disk, and whether a path names one. */
+int nbd_open(struct block_node **n, const struct block_env *env, const char *uri,
+	     bool write, struct error *err);
+bool nbd_is_uri(const char *path);
+
 /* 'n' becomes the layer over 'file', which is its own from then on, also on failure. */
 int qcow2_open(struct block_node **n, struct block_node *file,
 	       const struct block_config *cfg, unsigned depth, struct error *err);
@@ -134,7 +139,7 @@ int chain_open(struct block_node **n, const struct block_env *env, const char *p
 
 /* The whole chain of a configuration, overlay for snapshot=on included. */
 int chain_open_config(struct block_node **n, const struct block_env *env,
-	       const struct block_config *cfg, struct error *err);
+		      const struct block_config *cfg, struct error *err);
 
 /* ---- of a handle, for commands ---- */
 

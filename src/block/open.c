@@ -80,19 +80,27 @@ static int open_layer(struct block_node **n, const struct block_env *env,
 {
 	enum format format = FORMAT_RAW;
 	struct block_node *file;
+	bool remote;
 	int ret;
 
 	if (!*path)
 		return error_set(err, -EINVAL, "an empty file name");
-	if (is_protocol(path) && access(path, F_OK))
+	remote = nbd_is_uri(path) && !(flags & FILE_BACKING);
+	if (!remote && is_protocol(path) && access(path, F_OK))
 		return error_set(err, -EINVAL,
-				 "%s: only files and block devices are supported", path);
+				 "%s: only files, block devices and nbd:// are supported",
+				 path);
+	if (remote && !format_name && flags & FILE_WRITE)
+		return error_set(err, -EINVAL,
+				 "%s: its format is needed: format=raw or format=qcow2",
+				 path);
 	if (format_name) {
 		ret = parse_format(format_name, &format, path, err);
 		if (ret)
 			return ret;
 	}
-	ret = file_open(&file, env, path, flags, err);
+	ret = remote ? nbd_open(&file, env, path, flags & FILE_WRITE, err)
+		     : file_open(&file, env, path, flags, err);
 	if (ret)
 		return ret;
 	if (!format_name) {
@@ -101,7 +109,7 @@ static int open_layer(struct block_node **n, const struct block_env *env,
 			node_close(file);
 			return ret;
 		}
-		if (format == FORMAT_RAW)
+		if (format == FORMAT_RAW && !remote)
 			file_set_probed(file);
 	}
 	if (format == FORMAT_QCOW2)
@@ -175,7 +183,7 @@ static int make_overlay(struct block_node **n, const struct block_env *env,
 }
 
 int chain_open_config(struct block_node **n, const struct block_env *env,
-	       const struct block_config *cfg, struct error *err)
+		      const struct block_config *cfg, struct error *err)
 {
 	bool write = !cfg->readonly && !cfg->snapshot;
 	struct block_node *base = NULL;

@@ -91,24 +91,28 @@ static void *worker(void *arg)
 	return NULL;
 }
 
-/* Locked. Signals are for the main thread. */
-static bool start_thread(struct pool *p)
+int pool_thread(pthread_t *thread, void *(*run)(void *), void *arg)
 {
-	pthread_attr_t attr;
 	sigset_t all, old;
-	pthread_t thread;
 	int ret;
 
 	sigfillset(&all);
-	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = pthread_create(&thread, &attr, worker, p);
+	ret = pthread_create(thread, NULL, run, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
-	if (!ret)
-		p->threads++;
-	return !ret;
+	return ret;
+}
+
+/* Locked. */
+static bool start_thread(struct pool *p)
+{
+	pthread_t thread;
+
+	if (pool_thread(&thread, worker, p))
+		return false;
+	pthread_detach(thread);
+	p->threads++;
+	return true;
 }
 
 void pool_push(struct pool *p, struct block_req *r)

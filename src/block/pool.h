@@ -1,9 +1,14 @@
 /* Worker threads of a handle. Only block/ includes this. */
 #pragma once
 
+#include <pthread.h>
+
 #include "block/block.h"
 
 struct pool;
+
+/* pthread_create() for a thread that gets no signals: those are the main thread's. */
+int pool_thread(pthread_t *thread, void *(*run)(void *), void *arg);
 
 struct pool *pool_new(void (*work)(struct block_req *r));
 /* Nothing queued or running. */

@@ -342,7 +342,8 @@ static int load_tables(struct qcow2 *q, struct error *err)
 							q->cluster_size)),
 				  q->cluster_size);
 	if (!ret)
-		ret = qcache_init(&q->rb, MiB(4), q->cluster_size);
+		ret = qcache_init(&q->rb, MIN(MiB(4), q->rt_size * q->cluster_size),
+				  q->cluster_size);
 	if (ret)
 		return error_set(err, ret, "%s: the tables cannot be read: %s",
 				 q->file->path, strerror(-ret));

@@ -657,7 +657,7 @@ static enum node_start qcow2_start(struct block_node *n, struct block_req *r, u6
 	enum node_start ret;
 	bool clean;
 
-	if (r->op == BLOCK_READ || (r->op == BLOCK_WRITE && !now && !n->readonly))
+	if (r->op == BLOCK_READ || (r->op == BLOCK_WRITE && !n->readonly))
 		return start_data(q, r, off, now);
 	if (r->op != BLOCK_FLUSH || q->data != q->file || now)
 		return START_NO;

@@ -415,26 +415,41 @@ void qcow2_free_entry(struct qcow2 *q, u64 entry)
 	}
 }
 
+/* Space goes back to the host in as few calls as may be. */
+static void give_back(struct qcow2 *q, struct qextent *run)
+{
+	/* A hint: what cannot be given back stays. */
+	if (run->clusters &&
+	    node_discard(q->file, run->off, run->clusters << q->cluster_bits))
+		log_debug("%s: a discard failed", q->node->path);
+	run->clusters = 0;
+}
+
+static void free_now(struct qcow2 *q, u64 off, struct qextent *run)
+{
+	u64 v;
+
+	if (refcount_add(q, off, 1, -1) || refcount_get(q, off >> q->cluster_bits, &v))
+		return; /* leaks */
+	if (v)
+		return;
+	qset_remove(&q->meta, off);
+	qcache_drop(&q->l2, off);
+	qcache_drop(&q->rb, off);
+	if (run->clusters && run->off + (run->clusters << q->cluster_bits) != off)
+		give_back(q, run);
+	if (!run->clusters)
+		run->off = off;
+	run->clusters++;
+}
+
 void qcow2_apply_pending(struct qcow2 *q)
 {
-	for (u32 i = 0; i < q->pending_count && !q->failed; i++) {
-		struct qextent *e = &q->pending[i];
+	struct qextent run = { 0 };
 
-		for (u64 c = 0; c < e->clusters; c++) {
-			u64 off = e->off + (c << q->cluster_bits), v;
-
-			if (refcount_add(q, off, 1, -1) ||
-			    refcount_get(q, off >> q->cluster_bits, &v))
-				break; /* leaks */
-			if (v)
-				continue;
-			qset_remove(&q->meta, off);
-			qcache_drop(&q->l2, off);
-			qcache_drop(&q->rb, off);
-			/* A hint: what cannot be given back stays. */
-			if (node_discard(q->file, off, q->cluster_size))
-				continue;
-		}
-	}
+	for (u32 i = 0; i < q->pending_count && !q->failed; i++)
+		for (u64 c = 0; c < q->pending[i].clusters && !q->failed; c++)
+			free_now(q, q->pending[i].off + (c << q->cluster_bits), &run);
+	give_back(q, &run);
 	q->pending_count = 0;
 }

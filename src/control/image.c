@@ -11,7 +11,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/log.h"
@@ -220,8 +219,7 @@ static int run(size_t i, int argc, char **argv)
 	if (a.count > commands[i].max)
 		return bad(a.command, "argument", a.names[commands[i].max],
 			   "is one too many");
-	if (a.quiet || !isatty(STDOUT_FILENO))
-		a.progress = a.progress && !a.quiet && !a.json;
+	a.progress = a.progress && !a.quiet && !a.json;
 	return commands[i].run(&a);
 }
 

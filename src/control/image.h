@@ -11,10 +11,10 @@ int image_main(int argc, char **argv);
 
 struct image_args {
 	const char *command;
-	const char *format, *out_format, *base, *base_format, *snapshot, *cache;
+	const char *format, *out_format, *base, *base_format, *snapshot;
 	const char *options; /* -o */
 	bool quiet, progress, share, json, strict, compress, unsafe_rebase, shrink;
-	bool no_create, keep, all, list, create, apply, del, with_backing;
+	bool no_create, keep, all, list, create, apply, del;
 	int fix; /* enum qcow2_fix */
 	u64 sparse;
 	int count; /* of names */

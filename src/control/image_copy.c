@@ -95,13 +95,12 @@ static int copy_piece(struct copy *c, u64 off, u64 *len)
 
 	if (ret)
 		return failed(c, c->from, off, ret);
-	if (c->a->compress && e.len < *len) {
-		/* Whole clusters of the target. */
-		e.len = MIN(align_up(e.len, c->cluster), *len);
-		if (e.kind != EXTENT_DATA && e.len % c->cluster)
+	if (c->a->compress && e.len % c->cluster && e.len < *len) {
+		/* A cluster of the target that is half this and half that is data. */
+		if (e.len < c->cluster)
 			e.kind = EXTENT_DATA;
-		if (e.len >= c->cluster || off % c->cluster)
-			e.kind = EXTENT_DATA;
+		e.len = e.len < c->cluster ? MIN(c->cluster, *len)
+					   : align_down(e.len, c->cluster);
 	}
 	*len = e.len;
 	if (e.kind != EXTENT_DATA && e.kind != EXTENT_COMPRESSED)

@@ -358,11 +358,6 @@ int image_status(struct block_node *n, u64 off, u64 len, struct block_extent *e,
 		n = n->backing;
 		++*depth;
 	}
-	if (e->kind == EXTENT_DATA && n && n->file) {
-		/* A hole in the file of a format reads as zeroes too, but says nothing.
-		 */
-		return 0;
-	}
 	return 0;
 }
 
