@@ -230,6 +230,67 @@ static int parse_vendor(struct build *b, const char *s, size_t len)
 	return 0;
 }
 
+static bool is_word(const char *s, size_t len, const char *word)
+{
+	return len == strlen(word) && !strncmp(s, word, len);
+}
+
+/* "=on", "=off" or nothing, which is on. 1, 0, or -EINVAL with a message. */
+static int parse_switch(struct build *b, const char *s, size_t len, size_t name_len)
+{
+	const char *val = s + name_len;
+	size_t n = len - name_len;
+
+	if (!n || is_word(val, n, "=on") || is_word(val, n, "=yes") ||
+	    is_word(val, n, "=true"))
+		return 1;
+	if (is_word(val, n, "=off") || is_word(val, n, "=no") ||
+	    is_word(val, n, "=false"))
+		return 0;
+	return error_set(b->err, -EINVAL, "-cpu: '%.*s': on or off is needed", (int)len,
+			 s);
+}
+
+/*
+ * Properties of QEMU about how it gets at features, which nothing here depends on.
+ * Features that cannot be had are always refused ("enforce").
+ */
+static bool is_ignored(const char *s, size_t name_len)
+{
+	static const char *const names[] = { "check",
+					     "enforce",
+					     "migratable",
+					     "l3-cache",
+					     "kvm",
+					     "pmu",
+					     "tcg-cpuid",
+					     "x-migrate-smi-count",
+					     "full-cpuid-auto-level" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (is_word(s, name_len, names[i]))
+			return true;
+	return false;
+}
+
+/* Properties that are on or off, without being features. 1: done, 0: not one, -errno. */
+static int parse_switches(struct build *b, const char *s, size_t len, size_t name_len)
+{
+	int on;
+
+	if (!is_word(s, name_len, "host-phys-bits") && !is_ignored(s, name_len))
+		return 0;
+	on = parse_switch(b, s, len, name_len);
+	if (on < 0)
+		return on;
+	if (is_word(s, name_len, "pmu") && on)
+		return error_set(b->err, -EINVAL,
+				 "-cpu: pmu: Umbra has no performance counters");
+	if (is_word(s, name_len, "host-phys-bits") && on)
+		b->t->phys_bits = MAX(b->host->phys_bits, 32);
+	return 1;
+}
+
 /* Properties that are not features. 1: done, 0: not one, or -errno. */
 static int parse_property(struct build *b, const char *s, size_t len)
 {
@@ -254,6 +315,15 @@ static int parse_property(struct build *b, const char *s, size_t len)
 			ret = error_set(b->err, -EINVAL,
 					"-cpu: phys-bits: from 32 to 52");
 		t->phys_bits = (u8)n;
+	} else if (starts(s, len, "level=") || starts(s, len, "min-level=")) {
+		ret = parse_number(b, s, len, 0x20, &n);
+		b->level = *s == 'l' ? n : MAX(n, b->level);
+	} else if (starts(s, len, "xlevel=") || starts(s, len, "min-xlevel=")) {
+		ret = parse_number(b, s, len, 0x80000021, &n);
+		if (!ret && n && n < 0x80000000)
+			ret = error_set(b->err, -EINVAL,
+					"-cpu: xlevel: 0, or from 0x80000000 on");
+		b->xlevel = *s == 'x' ? n : MAX(n, b->xlevel);
 	} else if (starts(s, len, "model-id=")) {
 		memset(b->brand, 0, sizeof(b->brand));
 		memcpy(b->brand, s + 9, MIN(len - 9, sizeof(b->brand) - 1));
@@ -268,26 +338,19 @@ static int parse_item(struct build *b, const char *s, size_t len)
 {
 	const char *eq = memchr(s, '=', len);
 	size_t name_len = eq ? (size_t)(eq - s) : len;
-	int ret;
+	int ret, on;
 
 	if (!len)
 		return error_set(b->err, -EINVAL, "-cpu: an empty item between commas");
 	if (*s == '+' || *s == '-')
 		return ask_feature(b, s + 1, len - 1, *s == '+');
-	if (!eq)
-		return error_set(
-			b->err, -EINVAL,
-			"-cpu: '%.*s': write +feature, -feature or feature=on|off",
-			(int)len, s);
-	ret = parse_property(b, s, len);
+	ret = parse_switches(b, s, len, name_len);
+	if (!ret && eq)
+		ret = parse_property(b, s, len);
 	if (ret)
 		return MIN(ret, 0);
-	if (len - name_len == 3 && !strncmp(eq, "=on", 3))
-		return ask_feature(b, s, name_len, true);
-	if (len - name_len == 4 && !strncmp(eq, "=off", 4))
-		return ask_feature(b, s, name_len, false);
-	return error_set(b->err, -EINVAL, "-cpu: '%.*s': on or off is needed", (int)len,
-			 s);
+	on = parse_switch(b, s, len, name_len);
+	return on < 0 ? on : ask_feature(b, s, name_len, on);
 }
 
 /* Each item behind the model's name. */

@@ -39,6 +39,8 @@
 #define F_OPTERON1 F_LEGACY64 "pni syscall nx lm "
 #define F_OPTERON2 F_OPTERON1 "cx16 lahf_lm "
 #define F_OPTERON3 F_OPTERON2 "popcnt abm sse4a misalignsse rdtscp "
+#define F_OPTERON4 F_OPTERON3 "pclmulqdq ssse3 sse4_1 sse4_2 aes xsave avx pdpe1gb " \
+	"3dnowprefetch "
 #define F_EPYC F_OPTERON2 "popcnt abm sse4a misalignsse rdtscp pclmulqdq ssse3 fma sse4_1 " \
 	"sse4_2 movbe aes xsave avx f16c rdrand mmxext fxsr_opt pdpe1gb cr8_legacy " \
 	"3dnowprefetch osvw topoext fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap clflushopt " \
@@ -59,10 +61,26 @@ static const struct cpu_model models[] = {
 	  F_PENTIUM "pae sep mtrr pge mca cmov pat pse36 fxsr sse apic " },
 	{ "qemu32", NULL, VENDOR_INTEL, 6, 6, 3, 36, 4, 0x80000004, "Umbra Virtual CPU",
 	  F_PPRO "pni " },
+	{ "kvm32", NULL, VENDOR_INTEL, 15, 6, 1, 36, 5, 0x80000008, "Umbra Virtual CPU",
+	  F_PPRO "mtrr clflush mca pse36 pni " },
+	{ "kvm64", NULL, VENDOR_INTEL, 15, 6, 1, 40, 0xd, 0x80000008, "Umbra Virtual CPU",
+	  F_LEGACY64 "pni cx16 syscall nx lm " },
+	{ "athlon", NULL, VENDOR_AMD, 6, 2, 3, 36, 2, 0x80000008, "Umbra Virtual CPU",
+	  F_PPRO "mtrr mca pse36 mmxext " },
+	{ "coreduo", NULL, VENDOR_INTEL, 6, 14, 8, 36, 10, 0x80000008,
+	  "Genuine Intel(R) CPU           T2600  @ 2.16GHz",
+	  F_PPRO "mtrr clflush mca ss pni nx " },
+	{ "n270", NULL, VENDOR_INTEL, 6, 28, 2, 36, 10, 0x80000008,
+	  "Intel(R) Atom(TM) CPU N270   @ 1.60GHz",
+	  F_PPRO "mtrr clflush mca ss pni ssse3 movbe nx " },
 	{ "qemu64", NULL, VENDOR_AMD, 15, 107, 1, 40, 0xd, 0x8000000a, "Umbra Virtual CPU",
 	  F_LEGACY64 "pni cx16 syscall nx lm lahf_lm svm " },
 	{ "core2duo", "Core2", VENDOR_INTEL, 6, 15, 11, 40, 10, 0x80000008,
 	  "Intel(R) Core(TM)2 Duo CPU     T7700  @ 2.40GHz", F_CORE2 "vme ss " },
+	{ "Conroe", NULL, VENDOR_INTEL, 6, 15, 3, 40, 10, 0x80000008,
+	  "Intel Celeron_4x0 (Conroe/Merom Class Core 2)", F_CORE2 },
+	{ "Penryn", NULL, VENDOR_INTEL, 6, 23, 3, 40, 10, 0x80000008,
+	  "Intel Core 2 Duo P9xxx (Penryn Class Core 2)", F_CORE2 "sse4_1 " },
 	{ "Nehalem", NULL, VENDOR_INTEL, 6, 26, 3, 40, 11, 0x80000008,
 	  "Intel Core i7 9xx (Nehalem Class Core i7)", F_NEHALEM },
 	{ "Westmere", NULL, VENDOR_INTEL, 6, 44, 1, 40, 11, 0x80000008,
@@ -81,6 +99,8 @@ static const struct cpu_model models[] = {
 	  "Intel Xeon Processor (Skylake)", F_SKL_SERVER },
 	{ "Cascadelake-Server", NULL, VENDOR_INTEL, 6, 85, 6, 46, 0xd, 0x80000008,
 	  "Intel Xeon Processor (Cascadelake)", F_CASCADE },
+	{ "Cooperlake", NULL, VENDOR_INTEL, 6, 85, 10, 46, 0xd, 0x80000008,
+	  "Intel Xeon Processor (Cooperlake)", F_CASCADE "avx512_bf16 " },
 	{ "Icelake-Server", NULL, VENDOR_INTEL, 6, 106, 6, 46, 0xd, 0x80000008,
 	  "Intel Xeon Processor (Icelake)", F_ICELAKE },
 	{ "SapphireRapids", NULL, VENDOR_INTEL, 6, 143, 4, 46, 0x20, 0x80000008,
@@ -91,6 +111,12 @@ static const struct cpu_model models[] = {
 	  "AMD Opteron 22xx (Gen 2 Class Opteron)", F_OPTERON2 },
 	{ "Opteron_G3", NULL, VENDOR_AMD, 16, 2, 3, 40, 5, 0x80000008,
 	  "AMD Opteron 23xx (Gen 3 Class Opteron)", F_OPTERON3 },
+	{ "phenom", NULL, VENDOR_AMD, 16, 2, 3, 40, 5, 0x8000001a,
+	  "AMD Phenom(tm) 9550 Quad-Core Processor", F_OPTERON3 "mmxext fxsr_opt pdpe1gb " },
+	{ "Opteron_G4", NULL, VENDOR_AMD, 21, 1, 2, 48, 0xd, 0x8000001a,
+	  "AMD Opteron 62xx class CPU", F_OPTERON4 },
+	{ "Opteron_G5", NULL, VENDOR_AMD, 21, 2, 0, 48, 0xd, 0x8000001a,
+	  "AMD Opteron 63xx class CPU", F_OPTERON4 "f16c fma " },
 	{ "EPYC", NULL, VENDOR_AMD, 23, 1, 2, 40, 0xd, 0x8000001e, "AMD EPYC Processor",
 	  F_EPYC },
 	{ "EPYC-Rome", NULL, VENDOR_AMD, 23, 49, 0, 46, 0xd, 0x8000001e,
@@ -124,12 +150,49 @@ static bool same(const char *a, const char *name, size_t len)
 	return a && strlen(a) == len && !strncasecmp(a, name, len);
 }
 
-const struct cpu_model *cpu_model_find(const char *name, size_t len)
+static const struct cpu_model *find_exact(const char *name, size_t len)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(models); i++)
 		if (same(models[i].name, name, len) || same(models[i].alias, name, len))
 			return &models[i];
 	return NULL;
+}
+
+/*
+ * The length without QEMU's marks of a variant: -v2, -IBRS, -noTSX and so on. They say
+ * what of TSX and side channels it has, and here they all have the same.
+ */
+static size_t without_variant(const char *name, size_t len)
+{
+	static const char *const marks[] = { "-IBRS", "-IBPB", "-noTSX", "-TSX" };
+	size_t digits = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(marks); i++) {
+		size_t n = strlen(marks[i]);
+
+		if (len > n && !strncasecmp(name + len - n, marks[i], n))
+			return len - n;
+	}
+	while (digits < len && name[len - digits - 1] >= '0' &&
+	       name[len - digits - 1] <= '9')
+		digits++;
+	if (digits && len > digits + 2 && !strncasecmp(name + len - digits - 2, "-v", 2))
+		return len - digits - 2;
+	return len;
+}
+
+const struct cpu_model *cpu_model_find(const char *name, size_t len)
+{
+	const struct cpu_model *m;
+	size_t shorter;
+
+	while (!(m = find_exact(name, len))) {
+		shorter = without_variant(name, len);
+		if (shorter == len)
+			return NULL;
+		len = shorter;
+	}
+	return m;
 }
 
 const struct cpu_model *cpu_model_max(enum cpu_vendor vendor)

@@ -19,7 +19,8 @@ struct cpu_model {
 
 /* NULL when i is too large. */
 const struct cpu_model *cpu_model_at(unsigned i);
-/* By name or alias, letters of either case; NULL: unknown. */
+/* By name or alias, letters of either case, variants like Haswell-v2 too; NULL: unknown.
+ */
 const struct cpu_model *cpu_model_find(const char *name, size_t len);
 /* What `max` is on a host of this vendor, besides its features. */
 const struct cpu_model *cpu_model_max(enum cpu_vendor vendor);

@@ -52,12 +52,19 @@ refuses smp_word '-smp two: cpus is a number' run -smp two
 refuses smp_key "'dies' is not one of" run -smp 4,dies=2
 refuses smp_product 'does not make 4 CPUs' run -smp 4,cores=3
 refuses smp_many '-smp 1000' run -smp 1000
+refuses smp_hundred_thousand '-smp 100000: cpus is a number from 1 to 64' run -smp 100000
 refuses cpu_model "'nosuch'" run -cpu nosuch
 refuses cpu_feature "'nosuch'" run -cpu max,+nosuch
 refuses cpu_comma 'empty item' run -cpu max,,+avx
 refuses engine_unknown '-engine warp' run -engine warp
 refuses machine_unknown '-machine isapc' run -M isapc
-refuses machine_property "'accel'" run -machine q35,accel=kvm
+refuses machine_accel 'accel=kvm is not supported yet' run -machine q35,accel=kvm
+refuses machine_property "'warp' is not a property" run -machine q35,warp=9
+refuses machine_chip 'pit=maybe: on or off' run -machine pit=maybe
+refuses machine_fixed 'usb=on: it can only be off' run -machine usb=on
+refuses accel_kvm '-accel kvm is not supported yet' run -accel kvm
+refuses cpu_pmu 'no performance counters' run -cpu max,pmu=on
+refuses cpu_property_value "'enforce=maybe': on or off" run -cpu max,enforce=maybe
 refuses rtc_word 'base is utc, localtime, or a date' run -rtc base=never
 refuses rtc_date 'base is utc, localtime, or a date' run -rtc base=2023-02-29
 refuses rtc_key "'speed'" run -rtc speed=2
@@ -86,6 +93,84 @@ refuses serial_second_command 'the second port is needed' run -serial null -seri
 refuses serial_file_bad_kernel 'No such file' run -serial "file:$new/log" -kernel "$tmp/none"
 refuses serial_file_bad_memory 'too small' run -m 1 -serial "file:$new/log" -kernel "$tmp/text"
 refuses debugcon_word '-debugcon foo' run -debugcon foo
+
+# Devices.
+k=$tmp/kernel
+refuses device_unknown '-device e2000: there is no such device' run -device e2000
+refuses device_unknown_help '-device e2000: there is no such device' run -device e2000,help
+refuses device_empty 'there is no such device' run -device ''
+refuses device_property "isa-debug-exit: there is no property 'speed'" run \
+	-device isa-debug-exit,speed=9
+refuses device_port 'a number from 0 to 0xffff' run -device isa-debug-exit,iobase=0x10000
+refuses device_port_word 'a number from 0 to 0xffff' run -device isa-debug-exit,iobase=f4
+refuses device_size 'a number from 1 to 0x8' run -device isa-debug-exit,iosize=0
+refuses device_no_chardev 'chardev=ID is needed' run -device isa-debugcon
+refuses device_chardev_unknown "no -chardev with id 'c'" run -device isa-debugcon,chardev=c
+refuses chardev_kind 'one of stdio, file, null' run -chardev pty,id=c
+refuses chardev_no_id 'id= is needed' run -chardev null
+refuses debugcon_twice 'there is a debug console already' run -debugcon null -debugcon null
+refuses fw_cfg_name 'a name is needed' run -fw_cfg file=x
+refuses fw_cfg_content 'either file= or string=' run -fw_cfg opt/x
+refuses vnc '-vnc :1 is not supported yet' run -vnc :1
+
+# Multiboot kernels: a header in a text file, made of numbers.
+word() {
+	for v in "$@"; do
+		printf "\\$(printf %o $((v & 255)))\\$(printf %o $((v >> 8 & 255)))"
+		printf "\\$(printf %o $((v >> 16 & 255)))\\$(printf %o $((v >> 24 & 255)))"
+	done
+}
+# multiboot FLAGS CHECKSUM_ERROR HEADER LOAD LOAD_END BSS_END ENTRY
+multiboot() {
+	word 0x1badb002 "$1" $((-0x1badb002 - $1 + $2)) >"$k"
+	shift 2
+	word "$@" >>"$k"
+	echo 'and this is its code' >>"$k"
+}
+multiboot 0x10000 1 0x100000 0x100000 0 0 0x100000
+refuses multiboot_checksum 'checksum of its multiboot header at 0 is wrong' run -kernel "$k"
+multiboot 0x10008 0 0x100000 0x100000 0 0 0x100000
+refuses multiboot_demand 'demands by bits 8h' run -kernel "$k"
+multiboot 0 0 0x100000 0x100000 0 0 0x100000
+refuses multiboot_no_addresses 'header without addresses' run -kernel "$k"
+multiboot 0x10000 0 0x100000 0x100004 0 0 0x100000
+refuses multiboot_header_addr 'damaged' run -kernel "$k"
+multiboot 0x10000 0 0x100000 0x100000 0x200000 0 0x100000
+refuses multiboot_truncated 'truncated' run -kernel "$k"
+multiboot 0x10000 0 0x100000 0x100000 0 0 0x200000
+refuses multiboot_entry 'where nothing is loaded' run -kernel "$k"
+multiboot 0x10000 0 0 0 0 0 0
+refuses multiboot_page_0 'hold boot data' run -kernel "$k"
+multiboot 0x10000 0 0xf0000 0xf0000 0 0 0xf0000
+refuses multiboot_bios 'over the BIOS area' run -kernel "$k"
+multiboot 0x10000 0 0x90000 0x90000 0 0x110000 0x90000
+refuses multiboot_bss_bios 'over the BIOS area' run -kernel "$k"
+multiboot 0x10000 0 0x4000000 0x4000000 0 0 0x4000000
+refuses multiboot_past_memory 'needs at least 65 MiB' run -m 64 -kernel "$k"
+multiboot 0x10000 0 0xfffff000 0xfffff000 0 0 0xfffff000
+refuses multiboot_past_ram 'beyond 3 GiB' run -kernel "$k"
+multiboot 0x10000 0 0x100000 0x100000 0 0 0x100000
+refuses module_missing "$tmp/none: No such file" run -kernel "$k" -initrd "$k a,$tmp/none b"
+refuses module_no_name 'module 2 of -initrd has no file name' run -kernel "$k" -initrd "$k, "
+refuses modules_many 'only 64 modules' run -kernel "$k" -initrd \
+	"$(yes "$k" | head -n 65 | paste -sd,)"
+truncate -s 40M "$tmp/module"
+refuses modules_large 'do not fit behind the kernel in 64 MiB' run -m 64 -kernel "$k" \
+	-initrd "$tmp/module,$tmp/module"
+refuses port_of_board 'PIC has one of them' run -kernel "$k" -device isa-debug-exit,iobase=0x20
+refuses port_twice 'isa-debug-exit has one of them' run -kernel "$k" \
+	-device isa-debug-exit,iobase=0xf4 -device isa-debug-exit,iobase=0xf5
+refuses port_debugcon 'isa-debugcon has one of them' run -kernel "$k" -debugcon null \
+	-device pc-testdev
+refuses port_beyond 'go beyond ffffh' run -kernel "$k" \
+	-device isa-debug-exit,iobase=0xffff
+refuses testdev_twice 'pc-testdev has one of them' run -kernel "$k" -device pc-testdev \
+	-device pc-testdev
+refuses fw_cfg_missing "$tmp/none: No such file" run -kernel "$k" -fw_cfg "opt/a,file=$tmp/none"
+refuses fw_cfg_long 'a name has 1 to 55 bytes' run -kernel "$k" \
+	-fw_cfg "opt/$(printf %060d 0),string=x"
+refuses fw_cfg_twice '-fw_cfg opt/a: there is one already' run -kernel "$k" \
+	-fw_cfg opt/a,string=x -fw_cfg opt/a,string=y
 
 if [ -e "$BUILD/guest/vmlinuz" ] && [ -e "$BUILD/guest/initrd" ]; then
 	kernel=$BUILD/guest/vmlinuz

@@ -15,12 +15,14 @@ prints version 0 'umbra 0.' --version
 prints cpu_list 0 'max' run -cpu help
 prints engine_list 0 'interp' run -engine help
 prints machine_list 0 'q35' run -M help
+prints device_list 0 'isa-debug-exit' run -device help
+prints device_properties 0 'iosize' run -device isa-debug-exit,help
 prints doctor_engines 0 'interp' doctor
 prints doctor_kvm 0 '/dev/kvm' doctor
 prints doctor_code 0 'can be executed' doctor
 
 # Each option of the help is in the manual page, and the other way round.
-"$umbra" run --help | sed -n 's/^  --*\([a-z-]*\).*/\1/p' | sort >"$tmp/help"
+"$umbra" run --help | sed -n 's/^  --*\([a-z_-]*\).*/\1/p' | sort >"$tmp/help"
 awk '
 	/^\.SH/ { options = /OPTIONS/ }
 	options && last == ".TP" {

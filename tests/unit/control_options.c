@@ -199,7 +199,8 @@ static void qemus_other_options_are_known_by_name(void **state)
 
 	(void)state;
 	parse_bad("-drive is not supported yet", WORDS(W("-drive") W("file=x")));
-	parse_bad("-device is not supported yet", WORDS(W("--device=virtio-rng-pci")));
+	parse_bad("-device virtio-frob: there is no such device",
+		  WORDS(W("--device=virtio-frob")));
 	parse_bad("-net user is not supported yet", WORDS(W("-net") W("user")));
 	parse_ok(&o, WORDS(W("-nic") W("none") W("-vga=none") W("-nodefaults")
 				   W("-nographic") W("-display") W("none")));
@@ -233,6 +234,92 @@ static void help_wins_over_what_comes_after(void **state)
 	assert_int_equal(o.action, RUN_CPU_HELP);
 }
 
+static void devices_and_their_backends(void **state)
+{
+	struct run_options o;
+
+	(void)state;
+	parse_ok(&o, WORDS(W("-device") W("isa-debug-exit,iobase=0xf4,iosize=0x4") W(
+			     "--device") W("pc-testdev") W("-debugcon") W("file:x")));
+	assert_int_equal(o.devices, 3);
+	assert_string_equal(device_name(&o.device[0]), "isa-debug-exit");
+	assert_int_equal(o.device[0].number[0], 0xf4);
+	assert_string_equal(device_name(&o.device[2]), "isa-debugcon");
+	assert_int_equal(o.debugcon.backend, BACKEND_FILE);
+	/* By name, and in any order. */
+	parse_ok(&o,
+		 WORDS(W("-device") W("isa-debugcon,iobase=0x402,chardev=c") W("-chardev")
+			       W("file,id=c,path=a,,b") W("-serial") W("chardev:s")
+				       W("-chardev") W("stdio,mux=on,id=s,signal=off")));
+	assert_int_equal(o.debugcon.backend, BACKEND_FILE);
+	assert_string_equal(o.debugcon.path, "a,b");
+	assert_int_equal(o.serial[0].backend, BACKEND_STDIO);
+	parse_ok(&o, WORDS(W("-debugcon") W("none")));
+	assert_int_equal(o.devices, 0);
+	parse_ok(&o, WORDS(W("-device") W("help")));
+	assert_int_equal(o.action, RUN_DEVICE_HELP);
+	assert_null(o.device_help);
+	parse_ok(&o, WORDS(W("-device") W("isa-debug-exit,help")));
+	assert_string_equal(o.device_help, "isa-debug-exit,help");
+	parse_bad("-device nosuch: there is no such device",
+		  WORDS(W("-device") W("nosuch,help")));
+	parse_bad("there is a debug console already",
+		  WORDS(W("-debugcon") W("null") W("-debugcon") W("null")));
+	parse_bad(
+		"there is a debug console already",
+		WORDS(W("-debugcon") W("null") W("-device") W("isa-debugcon,chardev=x")));
+	parse_bad("-device isa-debugcon: there is no -chardev with id 'x'",
+		  WORDS(W("-device") W("isa-debugcon,chardev=x")));
+	parse_bad("-serial: there is no -chardev with id 'x'",
+		  WORDS(W("-serial") W("chardev:x")));
+	parse_bad("stdio can be used for only one",
+		  WORDS(W("-chardev") W("stdio,id=c") W("-serial") W("stdio") W("-serial")
+				W("chardev:c")));
+	parse_bad("one of stdio, file, null", WORDS(W("-chardev") W("socket,id=c")));
+	parse_bad("id= is needed", WORDS(W("-chardev") W("null")));
+	parse_bad("path= is needed", WORDS(W("-chardev") W("file,id=c")));
+	parse_bad("no property 'path'", WORDS(W("-chardev") W("null,id=c,path=x")));
+	parse_bad("with id c already",
+		  WORDS(W("-chardev") W("null,id=c") W("-chardev") W("null,id=c")));
+}
+
+static void properties_of_the_machine(void **state)
+{
+	struct run_options o;
+
+	(void)state;
+	parse_ok(&o, WORDS(W("-machine") W("q35,accel=tcg,pit=off,hpet=off,vmport=off")));
+	assert_true(o.no_pit && o.no_hpet && !o.no_i8042);
+	parse_ok(&o,
+		 WORDS(W("-M") W("accel=kvm:tcg") W("-machine") W("i8042=off,pit=on")));
+	assert_true(!o.no_pit && o.no_i8042);
+	parse_ok(&o, WORDS(W("-accel") W("tcg,thread=single") W("-no-hpet")));
+	assert_true(o.no_hpet);
+	parse_bad("-machine accel=kvm is not supported yet",
+		  WORDS(W("-machine") W("accel=kvm")));
+	parse_bad("-accel kvm is not supported yet", WORDS(W("-accel") W("kvm")));
+	parse_bad("-machine pit=maybe: on or off", WORDS(W("-machine") W("pit=maybe")));
+	parse_bad("-machine pit=: on or off", WORDS(W("-machine") W("q35,pit")));
+	parse_bad("-machine usb=on: it can only be off",
+		  WORDS(W("-machine") W("usb=on")));
+	parse_bad("'warp' is not a property", WORDS(W("-machine") W("q35,warp=9")));
+}
+
+static void files_for_fw_cfg(void **state)
+{
+	struct run_options o;
+
+	(void)state;
+	parse_ok(&o, WORDS(W("-fw_cfg") W("opt/a,string=x") W("-fw_cfg")
+				   W("name=opt/b,file=y")));
+	assert_int_equal(o.fw_cfgs, 2);
+	parse_bad("a name is needed", WORDS(W("-fw_cfg") W("string=x")));
+	parse_bad("either file= or string= is needed", WORDS(W("-fw_cfg") W("opt/a")));
+	parse_bad("either file= or string= is needed",
+		  WORDS(W("-fw_cfg") W("opt/a,file=x,string=y")));
+	parse_bad("'gen_id' is not one of", WORDS(W("-fw_cfg") W("opt/a,gen_id=x")));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +334,9 @@ int main(void)
 		cmocka_unit_test(qemus_other_options_are_known_by_name),
 		cmocka_unit_test(typing_errors_get_a_suggestion),
 		cmocka_unit_test(help_wins_over_what_comes_after),
+		cmocka_unit_test(devices_and_their_backends),
+		cmocka_unit_test(properties_of_the_machine),
+		cmocka_unit_test(files_for_fw_cfg),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

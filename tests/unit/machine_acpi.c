@@ -123,6 +123,28 @@ static void what_the_board_lacks_has_no_table(void **state)
 	assert_non_null(find("FACP", used));
 }
 
+static bool says(size_t used, const char *name)
+{
+	return memmem(blob, used, name, 4) != NULL;
+}
+
+static void chips_left_out_are_not_named(void **state)
+{
+	enum { HAS_8042 = 2 };
+	size_t used = build(1);
+
+	(void)state;
+	assert_true(says(used, "TIMR") && says(used, "SPKR") && says(used, "KBD_"));
+	assert_true(says(used, "FWCF"));
+	assert_int_equal(le_load(find("FACP", used) + 109, 2) & HAS_8042, HAS_8042);
+	cfg.no_pit = cfg.no_i8042 = true;
+	cfg.hpet_block_id = 0;
+	used = acpi_build(blob, sizeof(blob), &cfg);
+	assert_false(says(used, "TIMR") || says(used, "SPKR") || says(used, "KBD_"));
+	assert_false(says(used, "HPET"));
+	assert_int_equal(le_load(find("FACP", used) + 109, 2) & HAS_8042, 0);
+}
+
 static void madt_entries_add_up(void **state)
 {
 	static const unsigned cpus[] = { 1, 2, 64, 255, 256 };
@@ -267,6 +289,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(root_pointer_leads_to_all_tables),
 		cmocka_unit_test(what_the_board_lacks_has_no_table),
+		cmocka_unit_test(chips_left_out_are_not_named),
 		cmocka_unit_test(madt_entries_add_up),
 		cmocka_unit_test(too_little_room_is_reported),
 		cmocka_unit_test(mp_table_checks_and_counts),

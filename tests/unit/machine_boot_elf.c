@@ -260,7 +260,7 @@ static void bad_headers_are_refused_with_the_cause(void **state)
 	BAD(f.ph[0].p_offset = UINT64_MAX - 4, "segment 0 is beyond the end");
 	BAD(f.ph[0].p_paddr = UINT64_MAX - 4, "wraps round");
 	BAD(f.ph[0].p_paddr = 0x7000, "hold boot data");
-	BAD(f.ph[0].p_paddr = 0x9f000, "where there is no memory");
+	BAD(f.ph[0].p_paddr = 0x9f000, "over the BIOS area");
 	BAD(f.ph[0].p_paddr = MiB(32), "needs at least 33 MiB");
 	BAD(f.ph[0].p_paddr = MiB(32) - 0x2000, "needs at least 33 MiB");
 	BAD(f.ph[0].p_paddr = GiB(5), "beyond 3 GiB");

@@ -19,6 +19,7 @@
 #include "cpu/vm.h"
 #include "host/loop.h"
 #include "irq/lapic.h"
+#include "machine/devices.h"
 #include "machine/layout.h"
 #include "machine/pc.h"
 #include "mem/io.h"
@@ -45,6 +46,13 @@ struct rig {
 };
 
 static struct rig *current; /* of the script */
+
+/* What the next machine is made with besides. */
+static struct {
+	struct device_args device[2];
+	unsigned devices;
+	bool no_chips;
+} extra;
 
 /* For scripts, which are not on cmocka's thread: note the first failure, and end. */
 #define want(cond)                                                                       \
@@ -150,6 +158,11 @@ static struct pc *make(struct rig *r, unsigned cpus, u64 ram, bool no_reboot,
 		.serial = { { take_output, r } },
 		.no_reboot = no_reboot,
 		.clock = clk,
+		.device = extra.device,
+		.devices = extra.devices,
+		.no_pit = extra.no_chips,
+		.no_hpet = extra.no_chips,
+		.no_i8042 = extra.no_chips,
 	};
 	struct pc *pc;
 
@@ -618,6 +631,90 @@ static void suspended_machine_can_be_stopped_and_stays_asleep(void **state)
 	pc_free(r.pc);
 }
 
+/* ---- what can be added and left out ---- */
+
+static void add_devices(void)
+{
+	struct error err = { 0 };
+
+	extra.devices = 2;
+	assert_int_equal(device_args_parse(&extra.device[0], "pc-testdev", &err), 0);
+	assert_int_equal(device_args_parse(&extra.device[1],
+					   "isa-debug-exit,iobase=0xf4,iosize=4", &err),
+			 0);
+}
+
+static void use_devices(struct vcpu *v, struct pc *pc)
+{
+	(void)pc;
+	if (current->step++)
+		return;
+	/* fw_cfg knows the machine. */
+	io_ports_write(v->ports, PORT_FWCFG, 5, 2);
+	want_equal(in(v, PORT_FWCFG + 1, 1), 3);
+	io_ports_write(v->ports, PORT_FWCFG, 3, 2);
+	for (unsigned i = 0; i < 4; i++)
+		want_equal(in(v, PORT_FWCFG + 1, 1), MiB(16) >> (8 * i) & 0xff);
+	io_ports_write(v->ports, PORT_FWCFG, 0x15, 2);
+	want_equal(in(v, PORT_FWCFG + 1, 1), 't'); /* of "test" */
+	/* Lines of the test device: to the PIC, and to the IOAPIC behind it. */
+	out8(v, PORT_TEST_LINES + 3, 1);
+	out8(v, PORT_PIC_MASTER, 0x0a);
+	want_equal(in(v, PORT_PIC_MASTER, 1) & 8, 8);
+	phys_store(v->phys, LAYOUT_IOAPIC, 0x10 + 2 * 20, 4);
+	phys_store(v->phys, LAYOUT_IOAPIC + 0x10, 0x8045, 4); /* level */
+	out8(v, PORT_TEST_LINES + 20, 1);
+	phys_store(v->phys, LAYOUT_TEST_MMIO + 0x1234, 0xabcd, 4);
+	/* The first value counts. */
+	io_ports_write(v->ports, 0xf4, 0x12345678, 4);
+	io_ports_write(v->ports, 0xf4, 1, 4);
+}
+
+static void expect_same_state(struct pc *from, struct pc *to);
+
+static void devices_are_added_and_saved(void **state)
+{
+	struct rig r1, r2;
+
+	(void)state;
+	add_devices();
+	rig_init(&r2, 3, false);
+	rig_init(&r1, 3, false);
+	script = use_devices;
+	expect_end(&r1, VM_EXITED);
+	assert_int_equal(pc_exit_value(r1.pc), 0x12345678);
+	expect_same_state(r1.pc, r2.pc);
+	assert_int_equal(phys_load(pc_phys(r2.pc), LAYOUT_TEST_MMIO + 0x1234, 4), 0xabcd);
+	extra.devices = 0;
+	pc_free(r1.pc);
+	pc_free(r2.pc);
+}
+
+static void look_for_chips(struct vcpu *v, struct pc *pc)
+{
+	(void)pc;
+	want_equal(in(v, PORT_PIT + 3, 1), 0xff);
+	want_equal(in(v, PORT_PIT, 1), 0xff);
+	want_equal(in(v, PORT_SYSTEM_B, 1), 0xff);
+	want_equal(in(v, PORT_KBD_STATUS, 1), 0xff);
+	want_equal(phys_load(v->phys, LAYOUT_HPET, 4), 0xffffffff);
+	want_equal(in(v, PORT_SYSTEM_A, 1) & 1, 0); /* this one stays */
+	power_off(v);
+}
+
+static void chips_are_left_out(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	extra.no_chips = true;
+	rig_init(&r, 1, false);
+	extra.no_chips = false;
+	script = look_for_chips;
+	expect_end(&r, VM_POWEROFF);
+	pc_free(r.pc);
+}
+
 /* ---- state ---- */
 
 static void expect_same_state(struct pc *from, struct pc *to)
@@ -778,6 +875,8 @@ int main(void)
 		cmocka_unit_test(power_button_reaches_the_guest),
 		cmocka_unit_test(suspended_machine_wakes_at_the_waking_vector),
 		cmocka_unit_test(suspended_machine_can_be_stopped_and_stays_asleep),
+		cmocka_unit_test(devices_are_added_and_saved),
+		cmocka_unit_test(chips_are_left_out),
 		cmocka_unit_test(save_load_save_is_identical),
 		cmocka_unit_test(stopped_machine_loads_into_another),
 		cmocka_unit_test(state_of_another_machine_is_refused),

@@ -273,6 +273,28 @@ static void requests_change_features(void **state)
 	assert_int_equal(t.phys_bits, 44);
 	assert_true(has(&t, FEAT_AUTOIBRS));
 	assert_false(has(&t, FEAT_ARCH_CAPABILITIES));
+	/* As QEMU also writes it. */
+	t = built("qemu64,fsgsbase,-svm,enforce,migratable=off,pmu=off,host-phys-bits",
+		  &host, 1);
+	assert_true(has(&t, FEAT_FSGSBASE));
+	assert_int_equal(t.phys_bits, host.phys_bits);
+	t = built("qemu64,level=7,xlevel=0x80000008", &host, 1);
+	assert_int_equal(t.max_extended, 0x80000008);
+}
+
+static void names_of_variants_are_known(void **state)
+{
+	struct host_cpu host = host_full();
+	static const char *const names[] = {
+		"Haswell-v2",
+		"haswell-noTSX-IBRS",
+		"EPYC-IBPB",
+		"EPYC-Rome-v12",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		built(names[i], &host, 1);
 }
 
 static void requests_that_cannot_be_met_are_refused_by_name(void **state)
@@ -291,7 +313,11 @@ static void requests_that_cannot_be_met_are_refused_by_name(void **state)
 	refused("Haswell,+autoibrs", &full, "only AMD CPUs have it");
 	refused("EPYC,+arch_capabilities", &full, "only Intel CPUs have it");
 	refused("max,-xsave,+avx", &full, "feature 'avx' needs 'xsave', which is off");
-	refused("max,avx", &full, "write +feature");
+	refused("max,frobnicate", &full, "no feature is called 'frobnicate'");
+	refused("max,pmu", &full, "no performance counters");
+	refused("max,pmu=maybe", &full, "on or off");
+	refused("max,xlevel=7", &full, "from 0x80000000 on");
+	refused("Haswell-v", &full, "no model is called");
 	refused("max,avx=maybe", &full, "on or off");
 	refused("max,", &full, "an empty item");
 	refused("max,+", &full, "no feature is called ''");
@@ -621,6 +647,7 @@ int main(void)
 		cmocka_unit_test(host_limits_unprivileged_features_only),
 		cmocka_unit_test(component_elsewhere_on_the_host_is_not_offered),
 		cmocka_unit_test(requests_change_features),
+		cmocka_unit_test(names_of_variants_are_known),
 		cmocka_unit_test(requests_that_cannot_be_met_are_refused_by_name),
 		cmocka_unit_test(max_claims_no_side_channels),
 		cmocka_unit_test(names_and_numbers_come_back),
