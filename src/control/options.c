@@ -341,7 +341,7 @@ static int set_chardev(struct run_options *o, const char *val, struct error *err
 	int ret = 0;
 
 	/* Files and nothing may be for either. */
-	if (!strncmp(val, "stdio", 5) == 0 &&
+	if (strncmp(val, "stdio", 5) &&
 	    devices_virtio_add(&o->virtio, WORD_CHARDEV, val, err))
 		return -EINVAL;
 	if (ports_has(val))

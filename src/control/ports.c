@@ -59,6 +59,8 @@ static const struct prop props[] = {
 	{ "server", PROP_SWITCH, AT(server), 0, 0 },
 	{ "wait", PROP_SWITCH, AT(wait), 0, 0 },
 	{ "append", PROP_BOOL, AT(append), 0, 0 },
+	{ "mux", PROP_IGNORED, 0, 0, 0 },
+	{ "signal", PROP_IGNORED, 0, 0, 0 },
 	{ 0 },
 };
 

@@ -176,8 +176,8 @@ static bool needs_vectors(const struct vcpu *v, const struct insn *in)
 	return in->aux && stub_of(v, in)->cls >= NC_MMX;
 }
 
-/* May translated code use the registers, without asking CR0? FWAIT makes them live whatever it says, and
- * CLTS may come and go without check_assumptions(). */
+/* May translated code use the registers, without asking CR0? FWAIT makes them live
+ * whatever it says, and CLTS may come and go without check_assumptions(). */
 static bool vectors_usable(const struct vcpu *v)
 {
 	return v->vec_live && !(v->cr0 & (CR0_TS | CR0_EM));
