@@ -102,6 +102,21 @@ status, out, err = run(["-drive", f"file={path},format=raw", "-snapshot"],
 case("disk_snapshot", out.strip() == "0" and
      hashlib.sha256(open(path, "rb").read()).hexdigest() == before, (out, err))
 
+# Resets while it is read, twice; the disk is found again each time.
+path = image("reboot")
+script = ("mount -t devtmpfs d /dev; mount -t proc p /proc; mount -t sysfs s /sys; "
+          "modprobe -a virtio_pci virtio_blk virtio_net; mkdir /m; mount /dev/vda /m; "
+          "echo x >>/m/n; sync; [ $(wc -l </m/n) -ge 3 ] && poweroff -f; "
+          "dd if=/dev/vda of=/dev/null bs=1M & reboot -f")
+guest = os.path.join(BUILD, "guest")
+p = subprocess.run([UMBRA, "run", "-kernel", f"{guest}/vmlinuz", "-initrd", f"{guest}/initrd",
+                    "-drive", f"file={path},format=raw", "-nic", "user", "-append",
+                    f'console=ttyS0 quiet rdinit=/bin/sh -- -c "{script}"'],
+                   stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+fsck = subprocess.run(["e2fsck", "-fn", path], capture_output=True)
+case("disk_reboots", p.returncode == 0 and p.stdout.count(b"Restarting") == 2 and
+     b"Power down" in p.stdout and fsck.returncode == 0, (p.stdout[-500:], p.stderr))
+
 # ---- network
 
 DHCP = """cat >/tmp/dhcp <<'END'
