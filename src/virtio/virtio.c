@@ -248,9 +248,12 @@ void virtio_set_features(struct virtio *v, u32 low)
 {
 	unsigned shift = 32 * v->s.driver_feature_select;
 
-	/* 2.2.1: what is agreed on stays. */
+	/* 2.2.1: what is agreed on stays. So does the format of a ring that is in use. */
 	if (v->s.driver_feature_select > 1 || v->s.status & VIRTIO_FEATURES_OK)
 		return;
+	for (unsigned i = 0; i < v->queues; i++)
+		if (v->vq[i].s.enabled)
+			return;
 	v->s.driver_features &= ~((u64)UINT32_MAX << shift);
 	v->s.driver_features |= (u64)low << shift;
 }
@@ -376,7 +379,9 @@ static int load_locked(struct virtio *v, struct state_buf *b, u32 instance,
 		ret = state_load(b, &vq_desc, instance << 8 | i, &v->vq[i].s, err);
 	if (ret)
 		return ret;
-	if (v->s.driver_features & ~v->features)
+	/* Before the driver says that it is done, it may have written anything. */
+	if (v->s.status & (VIRTIO_FEATURES_OK | VIRTIO_DRIVER_OK) &&
+	    v->s.driver_features & ~v->features)
 		return error_set(err, -EINVAL,
 				 "state of %s: features that this one does not have",
 				 v->class->name);

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,16 +155,19 @@ static void vfuzz_avail(struct vfuzz *f, unsigned n, u16 head)
 static void vfuzz_save_load(struct vfuzz *f, unsigned damage)
 {
 	struct state_buf a = { 0 };
+	struct error err = { 0 };
 
 	virtio_pci_save(f->p, &a);
 	if (f->save)
 		f->save(f->opaque, &a);
 	if (damage)
 		a.data[damage % a.len] ^= (u8)(1 + damage % 255);
-	if (virtio_pci_load(f->p, &a, NULL) == 0 && f->load)
-		(void)!f->load(f->opaque, &a, NULL);
-	else if (!damage && f->load)
+	if (!virtio_pci_load(f->p, &a, &err) && f->load)
+		(void)!f->load(f->opaque, &a, &err);
+	if (!damage && err.msg[0]) {
+		fprintf(stderr, "%s\n", err.msg);
 		abort();
+	}
 	state_buf_fini(&a);
 	vfuzz_place(f);
 }

@@ -203,6 +203,35 @@ static void features_must_be_offered(void **state)
 	fixture_free(f);
 }
 
+/* A driver that changes its mind cannot make a state that does not load. */
+static void the_format_of_a_ring_in_use_stays(void **state)
+{
+	struct fixture *f = fixture_new(false);
+	struct state_buf a = { 0 };
+
+	(void)state;
+	rig_set_status(&f->r, 3);
+	drvq_init(&f->r, &f->q[0], 0, SIZE);
+	bar_write(&f->r, VIRTIO_PCI_Q_SELECT, 1, 2);
+	bar_write(&f->r, VIRTIO_PCI_Q_DESC, 0x110000, 8);
+	bar_write(&f->r, VIRTIO_PCI_Q_DRIVER, 0x112002, 8);
+	bar_write(&f->r, VIRTIO_PCI_Q_DEVICE, 0x114000, 8);
+	bar_write(&f->r, VIRTIO_PCI_Q_ENABLE, 1, 2);
+	assert_int_equal(bar_read(&f->r, VIRTIO_PCI_Q_ENABLE, 2), 1);
+	bar_write(&f->r, VIRTIO_PCI_GFSELECT, 1, 4);
+	bar_write(&f->r, VIRTIO_PCI_GF, 5, 4); /* version 1, packed */
+	virtio_pci_save(f->r.p, &a);
+	assert_int_equal(virtio_pci_load(f->r.p, &a, NULL), 0);
+	state_buf_fini(&a);
+	/* Nor can one that wants what does not exist. */
+	rig_reset_device(&f->r);
+	bar_write(&f->r, VIRTIO_PCI_GF, ~0u, 4);
+	virtio_pci_save(f->r.p, &a);
+	assert_int_equal(virtio_pci_load(f->r.p, &a, NULL), 0);
+	state_buf_fini(&a);
+	fixture_free(f);
+}
+
 static void a_queue_that_does_not_exist(void **state)
 {
 	struct fixture *f = fixture_new(false);
@@ -568,6 +597,7 @@ int main(void)
 		cmocka_unit_test(capabilities_lead_to_the_structures),
 		cmocka_unit_test(window_in_configuration_space),
 		cmocka_unit_test(features_must_be_offered),
+		cmocka_unit_test(the_format_of_a_ring_in_use_stays),
 		cmocka_unit_test(a_queue_that_does_not_exist),
 		cmocka_unit_test(a_queue_outside_memory_needs_reset),
 		cmocka_unit_test(generation_counts_changes_that_were_seen),
