@@ -198,7 +198,8 @@ static void qemus_other_options_are_known_by_name(void **state)
 	struct run_options o;
 
 	(void)state;
-	parse_ok(&o, WORDS(W("-drive") W("file=x") W("-nic") W("user") W("-pcap") W("f")));
+	parse_ok(&o,
+		 WORDS(W("-drive") W("file=x") W("-nic") W("user") W("-pcap") W("f")));
 	assert_int_equal(o.virtio.count, 3);
 	parse_bad("-device virtio-frob: there is no such device",
 		  WORDS(W("--device=virtio-frob")));
