@@ -100,9 +100,9 @@ static bool can_join(const struct net_merge *m, const u8 *p, u32 len, u32 head)
 {
 	u32 tcp = tcp_offset(p, len);
 
-	return m->len && head == m->head && tcp == m->tcp && len - head <= m->segment &&
-	       m->len + (len - head) <= ETH + 65535 && be32(p + tcp + 4) == m->next &&
-	       same_flow(m->buf, p, head, tcp);
+	return m->len && m->segment >= NET_GSO_MIN && head == m->head && tcp == m->tcp &&
+	       len - head <= m->segment && m->len + (len - head) <= ETH + 65535 &&
+	       be32(p + tcp + 4) == m->next && same_flow(m->buf, p, head, tcp);
 }
 
 /* The checksum is left out, with the pseudo header's sum in its place. */

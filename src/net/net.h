@@ -16,6 +16,7 @@ struct net;
 #define NET_FRAME_MAX (22 + 65535)
 #define NET_ETH_MIN   14
 #define NET_MTU_MIN   68
+#define NET_GSO_MIN   32 /* bytes of data in a segment: below what any TCP does */
 #define NET_MTU_MAX   65520
 
 /* What is left to be done with a frame; values are those of struct virtio_net_hdr. */

@@ -77,7 +77,7 @@ bool net_offload_valid(const struct net_frame *f)
 	case NET_GSO_TCPV4:
 	case NET_GSO_TCPV6:
 		/* 5.1.6.2: a checksum is missing, since each segment has another. */
-		return o->gso_size && o->flags & NET_NEEDS_CSUM;
+		return o->gso_size >= NET_GSO_MIN && o->flags & NET_NEEDS_CSUM;
 	default: return false;
 	}
 }

@@ -49,7 +49,7 @@ static void step(void *opaque, u32 val)
 		f.off = (struct net_offload){ NET_NEEDS_CSUM,
 					      val & 2 ? NET_GSO_TCPV4 : 0,
 					      0,
-					      (u16)(1 + (val >> 16)),
+					      (u16)(NET_GSO_MIN + (val >> 17)),
 					      0,
 					      0 };
 	(void)cable.c.receive(cable.c.opaque, &f);

@@ -166,6 +166,13 @@ static void pushed(struct net_merge *m, struct sink *s, bool v6)
 	add(m, s, v6, 80, 3 * MSS + 7, MSS, 0x10);
 }
 
+/* What could not be cut again. */
+static void letters(struct net_merge *m, struct sink *s, bool v6)
+{
+	for (u32 i = 0; i < 5; i++)
+		add(m, s, v6, 80, i, 1, 0x10);
+}
+
 static void segments_are_joined(void **state)
 {
 	(void)state;
@@ -178,6 +185,7 @@ static void what_does_not_follow_is_not_joined(void **state)
 	(void)state;
 	expect(6, gaps);
 	expect(3, pushed);
+	expect(5, letters);
 }
 
 static void ignore(void *opaque, struct net_frame *f)

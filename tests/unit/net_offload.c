@@ -190,6 +190,8 @@ static void hostile_frames(void **state)
 	f.off.flags = NET_NEEDS_CSUM;
 	f.off.gso_size = 0;
 	assert_false(net_offload_valid(&f));
+	f.off.gso_size = NET_GSO_MIN - 1;
+	assert_false(net_offload_valid(&f));
 	f.off.gso_type = 3; /* UDP */
 	f.off.gso_size = 1;
 	assert_false(net_offload_valid(&f));
