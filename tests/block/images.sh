@@ -144,10 +144,10 @@ for raw in off on; do
 done
 
 # Cache modes; a temporary overlay leaves the image alone.
-for cache in writeback none writethrough directsync unsafe; do
+for cache in writeback none writethrough directsync unsafe 'none threads' 'writeback threads'; do
 	qemu-img create -q -f qcow2 "$tmp/c.qcow2" 8M
 	rc=0
-	io "$tmp/c.qcow2" 98 150 "$tmp/copy" $cache || rc=$?
+	io "$tmp/c.qcow2" 98 150 "$tmp/copy" $cache queue=32 || rc=$?
 	if grep -q O_DIRECT "$tmp/err"; then
 		echo "skip cache_$cache: no O_DIRECT on this file system"
 	elif [ $rc -ne 0 ]; then

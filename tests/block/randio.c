@@ -20,6 +20,7 @@
 
 #include "base/bits.h"
 #include "block/block.h"
+#include "block/hostio.h"
 
 enum { QUEUE_MAX = 64, LEN_MAX = 1 << 20 };
 
@@ -37,6 +38,7 @@ static u8 *copy, *acked;
 static bool *touched; /* sectors written since the last flush; for kill */
 static u64 size, seed;
 static unsigned failures;
+static struct hostio host;
 
 static u64 rnd(u64 n)
 {
@@ -266,7 +268,11 @@ static int option(struct block_config *cfg, const char *word, unsigned *queue, b
 			return 0;
 		}
 	}
-	if (!strcmp(word, "discard"))
+	if (!strcmp(word, "threads")) {
+		/* Any table but the usual one. */
+		host = hostio_linux;
+		cfg->host = &host;
+	} else if (!strcmp(word, "discard"))
 		cfg->discard = true;
 	else if (!strcmp(word, "snapshot"))
 		cfg->snapshot = true;
