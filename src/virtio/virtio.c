@@ -214,9 +214,9 @@ void virtio_set_status(struct virtio *v, u8 status)
 			  (unsigned long long)v->s.driver_features);
 		set &= (u8)~VIRTIO_FEATURES_OK;
 	}
-	/* 3.1.1: a driver of version 1 must have agreed on features. */
-	if (set & VIRTIO_DRIVER_OK && !v->s.legacy &&
-	    !((v->s.status | set) & VIRTIO_FEATURES_OK)) {
+	/* 3.1.1: a driver of version 1 must have agreed; one of old only chosen. */
+	if (set & VIRTIO_DRIVER_OK && !((v->s.status | set) & VIRTIO_FEATURES_OK) &&
+	    !(v->s.legacy && features_ok(v))) {
 		guest_bug(v->class->name, "DRIVER_OK without FEATURES_OK");
 		set &= (u8)~VIRTIO_DRIVER_OK;
 	}

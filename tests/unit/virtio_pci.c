@@ -520,6 +520,21 @@ static void legacy_driver(void **state)
 	fixture_free(f);
 }
 
+/* Features by the new registers, the rest by the old ones. */
+static void both_interfaces_mixed(void **state)
+{
+	struct fixture *f = fixture_new(true);
+
+	(void)state;
+	bar_write(&f->r, VIRTIO_PCI_GF, ~0u, 4);
+	port_write(f, VIRTIO_LEGACY_STATUS, 7, 1);
+	assert_int_equal(port_read(f, VIRTIO_LEGACY_STATUS, 1), 3);
+	port_write(f, VIRTIO_LEGACY_GF, ~0u, 4);
+	port_write(f, VIRTIO_LEGACY_STATUS, 7, 1);
+	assert_int_equal(port_read(f, VIRTIO_LEGACY_STATUS, 1), 7);
+	fixture_free(f);
+}
+
 /* ---- state ---- */
 
 static void save(struct fixture *f, struct state_buf *b)
@@ -609,6 +624,7 @@ int main(void)
 		cmocka_unit_test(a_broken_ring_needs_reset),
 		cmocka_unit_test(nothing_moves_while_paused),
 		cmocka_unit_test(legacy_driver),
+		cmocka_unit_test(both_interfaces_mixed),
 		cmocka_unit_test(state_comes_back),
 		cmocka_unit_test(damaged_state_is_survived),
 	};
