@@ -19,6 +19,7 @@
 #include "base/bits.h"
 #include "base/keyval.h"
 #include "control/gdb.h"
+#include "control/ports.h"
 
 #define RAM_DEFAULT MiB(512)
 
@@ -268,7 +269,8 @@ static int set_device(struct run_options *o, const char *val, struct error *err)
 	if (wants_help(val)) {
 		size_t n = strcspn(val, ",");
 
-		if (val[n] && !device_help(NULL, strndupa(val, n)))
+		if (val[n] && !device_help(NULL, strndupa(val, n)) &&
+		    !devices_virtio_help(NULL, strndupa(val, n)))
 			return error_set(err, -EINVAL,
 					 "-device %.*s: there is no such device; -device "
 					 "help lists them",
@@ -277,6 +279,8 @@ static int set_device(struct run_options *o, const char *val, struct error *err)
 		o->device_help = val[n] ? val : NULL;
 		return 0;
 	}
+	if (devices_virtio_has(val))
+		return devices_virtio_add(&o->virtio, WORD_DEVICE, val, err);
 	ret = device_args_parse(&a, val, err);
 	if (!ret && a.chardev[0]) {
 		ret = debugcon_twice(o, "-device isa-debugcon", err);
@@ -284,6 +288,46 @@ static int set_device(struct run_options *o, const char *val, struct error *err)
 		o->debugcon = (struct port_option){ BACKEND_CHARDEV, NULL };
 	}
 	return ret ? ret : add_device(o, &a, err);
+}
+
+static int set_drive(struct run_options *o, const char *val, struct error *err)
+{
+	return devices_virtio_add(&o->virtio, WORD_DRIVE, val, err);
+}
+
+static int set_netdev(struct run_options *o, const char *val, struct error *err)
+{
+	return devices_virtio_add(&o->virtio, WORD_NETDEV, val, err);
+}
+
+static int set_nic(struct run_options *o, const char *val, struct error *err)
+{
+	return devices_virtio_add(&o->virtio, WORD_NIC, val, err);
+}
+
+/* The form of old: with "user", a card too; cards by themselves are -nic's. */
+static int set_net(struct run_options *o, const char *val, struct error *err)
+{
+	if (!strncmp(val, "nic", 3) && (!val[3] || val[3] == ','))
+		return error_set(err, -EINVAL,
+				 "-net %s: say -nic user,... for network and card", val);
+	return devices_virtio_add(&o->virtio, WORD_NIC, val, err);
+}
+
+static int set_object(struct run_options *o, const char *val, struct error *err)
+{
+	return devices_virtio_add(&o->virtio, WORD_OBJECT, val, err);
+}
+
+static int set_pcap(struct run_options *o, const char *val, struct error *err)
+{
+	return devices_virtio_add(&o->virtio, WORD_PCAP, val, err);
+}
+
+static int set_snapshot(struct run_options *o, const char *val, struct error *err)
+{
+	(void)val;
+	return devices_virtio_add(&o->virtio, WORD_SNAPSHOT, "-snapshot", err);
 }
 
 static int set_chardev(struct run_options *o, const char *val, struct error *err)
@@ -300,6 +344,12 @@ static int set_chardev(struct run_options *o, const char *val, struct error *err
 	struct keyval kv;
 	int ret = 0;
 
+	/* Files and nothing may be for either. */
+	if (strncmp(val, "stdio", 5) &&
+	    devices_virtio_add(&o->virtio, WORD_CHARDEV, val, err))
+		return -EINVAL;
+	if (ports_has(val))
+		return 0;
 	if (o->chardevs == CHARDEVS_MAX)
 		return error_set(err, -EINVAL, "-chardev %s: at most %u are possible",
 				 val, CHARDEVS_MAX);
@@ -700,6 +750,13 @@ static const struct option options[] = {
 	{ "chardev",   VALUE_NEEDED, "KIND,id=ID", "a place to print to: stdio, null, or file,path=PATH", set_chardev },
 	{ "debugcon",  VALUE_NEEDED, "WHERE", "debug port e9h, like -serial", set_debugcon },
 	{ "fw_cfg",    VALUE_NEEDED, "NAME,...", "a file in the firmware configuration device: file=FILE or string=TEXT", set_fw_cfg },
+	{ "drive",     VALUE_NEEDED, "file=F,...", "a disk image; also format=,if=virtio|none,id=,readonly=,cache=,snapshot=", set_drive },
+	{ "snapshot",  VALUE_NONE,   NULL, "throw away what is written to disks", set_snapshot },
+	{ "nic",       VALUE_NEEDED, "user,...", "network and card: user, tap, stream, dgram, none; hostfwd=tcp::2222-:22", set_nic },
+	{ "netdev",    VALUE_NEEDED, "user,id=ID", "a network by itself, for -device virtio-net-pci,netdev=ID", set_netdev },
+	{ "net",       VALUE_NEEDED, NULL, NULL, set_net },
+	{ "object",    VALUE_NEEDED, NULL, NULL, set_object },
+	{ "pcap",      VALUE_NEEDED, "FILE", "record what passes the first network", set_pcap },
 	{ "nodefaults", VALUE_NONE,  NULL, "no serial port that was not asked for", set_nodefaults },
 	{ "no-hpet",   VALUE_NONE,   NULL, NULL, set_no_hpet },
 	{ "nographic", VALUE_NONE,   NULL, "console on standard input and output; always so", set_nothing },
@@ -717,7 +774,7 @@ static const struct option options[] = {
 
 /* Options whose value "none" is what we have. */
 static const char *const only_none[] = {
-	"audio", "display", "monitor", "net", "nic", "parallel", "vga", "vnc", NULL,
+	"audio", "display", "monitor", "parallel", "vga", "vnc", NULL,
 };
 
 /* Options of QEMU without value that ask for what we have. */
@@ -726,13 +783,13 @@ static const char *const accepted[] = { "no-user-config", "no-fd-bootchk", NULL 
 /* Other options of QEMU. */
 static const char *const missing[] = {
 	"acpitable", "action", "add-fd", "audiodev", "bios", "blockdev", "boot",
-	"cdrom", "compat", "d", "daemonize", "drive", "enable-kvm", "fda",
+	"cdrom", "compat", "d", "daemonize", "enable-kvm", "fda",
 	"fdb", "fsdev", "full-screen", "global", "hda", "hdb", "hdc", "hdd",
 	"icount", "incoming", "iscsi", "k", "L", "loadvm", "mem-path", "mem-prealloc", "mon",
-	"msg", "netdev", "no-acpi", "no-shutdown", "numa", "object", "only-migratable",
+	"msg", "no-acpi", "no-shutdown", "numa", "only-migratable",
 	"option-rom", "overcommit", "pflash", "pidfile", "plugin", "preconfig", "qmp",
 	"qmp-pretty", "readconfig", "runas", "sandbox", "sd", "set", "singlestep", "smbios",
-	"snapshot", "spice", "tb-size", "tpmdev", "trace", "usb", "usbdevice", "uuid", "virtfs",
+	"spice", "tb-size", "tpmdev", "trace", "usb", "usbdevice", "uuid", "virtfs",
 	"watchdog", "watchdog-action", "writeconfig", NULL,
 };
 /* clang-format on */

@@ -7,6 +7,7 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "control/devices_virtio.h"
 #include "control/fwfiles.h"
 #include "machine/devices.h"
 #include "machine/pc.h"
@@ -66,6 +67,7 @@ struct run_options {
 	unsigned chardevs;
 	struct device_args device[DEVICES_MAX];
 	unsigned devices;
+	struct virtio_words virtio;
 	const char *device_help; /* for RUN_DEVICE_HELP: "NAME,help", or NULL for all */
 	const char *fw_cfg[FWFILES_MAX]; /* checked */
 	unsigned fw_cfgs;

@@ -48,11 +48,16 @@ static int do_action(const struct run_options *o)
 		printf("  %-10s the same\n", "pc");
 		break;
 	case RUN_DEVICE_HELP:
-		if (o->device_help)
-			device_help(stdout, strndupa(o->device_help,
-						     strcspn(o->device_help, ",")));
-		else
+		if (o->device_help) {
+			const char *name =
+				strndupa(o->device_help, strcspn(o->device_help, ","));
+
+			if (!devices_virtio_help(stdout, name))
+				device_help(stdout, name);
+		} else {
 			devices_help(stdout);
+			devices_virtio_list(stdout);
+		}
 		break;
 	default: help(); break;
 	}

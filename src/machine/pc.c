@@ -38,6 +38,7 @@
 #include "machine/boot.h"
 #include "machine/devices.h"
 #include "machine/layout.h"
+#include "machine/pcivirtio.h"
 #include "mem/io.h"
 #include "mem/phys.h"
 #include "pci/host.h"
@@ -96,6 +97,7 @@ struct pc {
 	struct i8042 *i8042;
 	struct serial *serial[PC_SERIALS];
 	struct pci_host *pci;
+	struct pcivirtio *virtio;
 	struct fwcfg *fwcfg;
 	struct device device[DEVICES_MAX]; /* what was added to the board */
 	unsigned devices;
@@ -507,6 +509,17 @@ static int fwcfg_build(struct pc *pc, struct error *err)
 	return ret;
 }
 
+static int virtio_build(struct pc *pc, struct error *err)
+{
+	struct pcivirtio_board board = { .phys = pc->phys,
+					 .pci = pc->pci,
+					 .loop = pc->loop,
+					 .msi = { apic_bus_msi, pc->apic_bus } };
+
+	pc->virtio = pcivirtio_new(pc->cfg.virtio, pc->cfg.virtios, &board, err);
+	return pc->virtio ? 0 : -EINVAL;
+}
+
 /* The whole machine, in order. On failure pc_free() takes apart what is there. */
 static int pc_build(struct pc *pc, struct error *err)
 {
@@ -589,6 +602,9 @@ static int pc_build(struct pc *pc, struct error *err)
 	if (ret)
 		return ret;
 	place(pc, PORT_PCI_HOST, PCI_HOST_PORTS, "PCI", &pci_host_ops, pc->pci);
+	ret = virtio_build(pc, err);
+	if (ret)
+		return ret;
 
 	/* ISA devices. Port 80h (POST) is nobody's: writes there are ignored. */
 	pc->i8042 = i8042_new(isa_line(pc, IRQ_KBD, BY_DEVICE),
@@ -745,6 +761,7 @@ static void reset_chips(struct pc *pc)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		serial_reset(pc->serial[i]);
 	pci_host_reset(pc->pci);
+	pcivirtio_reset(pc->virtio);
 	fwcfg_reset(pc->fwcfg);
 	for (unsigned i = 0; i < pc->devices; i++)
 		device_reset(&pc->device[i]);
@@ -880,7 +897,9 @@ static enum vm_end run_cpus(struct pc *pc, struct error *err)
 
 	__atomic_store_n(&pc->ended, false, __ATOMIC_SEQ_CST);
 	clock_start(pc->clock);
+	pcivirtio_resume(pc->virtio);
 	if (vm_start(pc->vm, err)) {
+		pcivirtio_pause(pc->virtio);
 		clock_stop(pc->clock);
 		log_error("%s", err->msg);
 		return VM_FAILED;
@@ -888,6 +907,7 @@ static enum vm_end run_cpus(struct pc *pc, struct error *err)
 	while (!__atomic_load_n(&pc->ended, __ATOMIC_SEQ_CST))
 		loop_run(pc->loop);
 	why = vm_join(pc->vm);
+	pcivirtio_pause(pc->virtio);
 	clock_stop(pc->clock);
 	return why;
 }
@@ -1048,6 +1068,7 @@ void pc_save(struct pc *pc, struct state_buf *b)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		serial_save(pc->serial[i], b);
 	pci_host_save(pc->pci, b);
+	pcivirtio_save(pc->virtio, b);
 	fwcfg_save(pc->fwcfg, b);
 	for (unsigned i = 0; i < pc->devices; i++)
 		device_save(&pc->device[i], b);
@@ -1073,6 +1094,7 @@ static int chips_load(struct pc *pc, struct state_buf *b, struct error *err)
 		if ((ret = serial_load(pc->serial[i], b, err)))
 			return ret;
 	if ((ret = pci_host_load(pc->pci, b, err)) ||
+	    (ret = pcivirtio_load(pc->virtio, b, err)) ||
 	    (ret = fwcfg_load(pc->fwcfg, b, err)))
 		return ret;
 	for (unsigned i = 0; !ret && i < pc->devices; i++)
@@ -1154,6 +1176,7 @@ struct pc *pc_new(const struct pc_config *cfg, struct error *err)
 		goto fail;
 	/* Copied where needed. */
 	pc->cfg.kernel = pc->cfg.initrd = pc->cfg.cmdline = NULL;
+	pc->cfg.virtio = NULL;
 	pc->cfg.device = NULL;
 	pc->cfg.file = NULL;
 	return pc;
@@ -1175,6 +1198,7 @@ void pc_free(struct pc *pc)
 	for (unsigned i = PC_SERIALS; i-- > 0;)
 		serial_free(pc->serial[i]);
 	i8042_free(pc->i8042);
+	pcivirtio_free(pc->virtio);
 	pci_host_free(pc->pci);
 	acpi_pm_free(pc->acpi_pm);
 	pmtimer_free(pc->pmtimer);
@@ -1229,6 +1253,11 @@ struct phys *pc_phys(struct pc *pc)
 struct serial *pc_serial(struct pc *pc, unsigned n)
 {
 	return pc->serial[n];
+}
+
+struct pcivirtio *pc_virtio(struct pc *pc)
+{
+	return pc->virtio;
 }
 
 const char *pc_describe_boot(struct pc *pc)

@@ -282,6 +282,8 @@ u32 pci_config_read(struct pci_dev *dev, unsigned off, unsigned size)
 	u32 v;
 
 	pthread_mutex_lock(pci_host_config_lock(dev->host));
+	if (dev->desc.config_reading && config_ok(off, size))
+		dev->desc.config_reading(dev->desc.opaque, off, size);
 	v = pci_config_get(dev, off, size) & (u32)size_mask(size);
 	pthread_mutex_unlock(pci_host_config_lock(dev->host));
 	pthread_mutex_lock(irq_lock);

@@ -71,6 +71,11 @@ struct pci_desc {
 	 * Configuration lock held. May be NULL.
 	 */
 	void (*config_written)(void *opaque, unsigned off, unsigned size);
+	/*
+	 * The guest is about to read them: for registers that are a window to something
+	 * else, set with pci_config_set(). Configuration lock held. May be NULL.
+	 */
+	void (*config_reading)(void *opaque, unsigned off, unsigned size);
 	void *opaque;
 };
 

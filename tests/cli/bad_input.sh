@@ -29,9 +29,26 @@ refuses option_value_unwanted '-no-reboot takes no value' run --no-reboot=yes
 refuses option_stray "'image.img' is not an option" run image.img
 refuses option_dash "'-' is not an option" run -
 refuses command_empty 'a command is needed behind --' run --
-refuses missing_drive '-drive is not supported yet' run -drive file=x
-refuses missing_netdev '-netdev is not supported yet' run --netdev user,id=n
-refuses missing_nic '-nic user is not supported yet' run -nic user
+refuses drive_missing 'No such file or directory' run -drive file=/nosuch,format=raw
+refuses drive_unused '-drive id=d: no -device uses it' run -drive file=x,if=none,id=d
+refuses drive_unknown "there is no -drive with id 'x'" run -device virtio-blk-pci,drive=x
+refuses drive_needed 'drive=ID is needed' run -device virtio-blk-pci
+refuses device_property "there is no property 'drvie'" run -device virtio-blk-pci,drvie=x
+refuses device_number 'num-queues is a number from 1 to 16' \
+	run -device virtio-blk-pci,drive=x,num-queues=0
+refuses device_slot 'addr is a slot from 1 to 1e' run -device virtio-rng-pci,addr=1f
+refuses device_slot_twice 'addr=05.0 is taken' \
+	run -device virtio-rng-pci,addr=5 -device virtio-rng-pci,addr=5
+refuses netdev_unused '-netdev id=n: no -device uses it' run --netdev user,id=n
+refuses netdev_type 'the network is user, tap, stream, dgram or none' run -nic bridge
+refuses netdev_unknown "there is no -netdev with id 'n'" run -device virtio-net-pci,netdev=n
+refuses nic_model 'model is virtio-net-pci' run -nic user,model=e1000
+refuses nic_mac 'mac is an address like' run -nic user,mac=52:54
+refuses nic_hostfwd 'tcp:[ADDR]:PORT-[ADDR]:PORT is needed' run -nic user,hostfwd=tcp::22
+refuses nic_net 'ADDRESS/BITS' run -nic user,net=10.0.0.0/99
+refuses nic_socket 'No such file or directory' run -nic stream,addr.path=/nosuch/socket
+refuses port_chardev "there is no -chardev with id 'c'" run -device virtconsole,chardev=c
+refuses object 'only filter-dump is supported' run -object rng-random,id=r
 refuses missing_display '-display gtk is not supported yet' run -display gtk
 refuses missing_kvm '-enable-kvm is not supported yet' run -enable-kvm
 

@@ -211,10 +211,12 @@ static void qemus_other_options_are_known_by_name(void **state)
 	struct run_options o;
 
 	(void)state;
-	parse_bad("-drive is not supported yet", WORDS(W("-drive") W("file=x")));
+	parse_ok(&o,
+		 WORDS(W("-drive") W("file=x") W("-nic") W("user") W("-pcap") W("f")));
+	assert_int_equal(o.virtio.count, 3);
 	parse_bad("-device virtio-frob: there is no such device",
 		  WORDS(W("--device=virtio-frob")));
-	parse_bad("-net user is not supported yet", WORDS(W("-net") W("user")));
+	parse_bad("say -nic user,", WORDS(W("-net") W("nic")));
 	parse_ok(&o, WORDS(W("-nic") W("none") W("-vga=none") W("-nodefaults")
 				   W("-nographic") W("-display") W("none")));
 }
@@ -288,7 +290,8 @@ static void devices_and_their_backends(void **state)
 	parse_bad("stdio can be used for only one",
 		  WORDS(W("-chardev") W("stdio,id=c") W("-serial") W("stdio") W("-serial")
 				W("chardev:c")));
-	parse_bad("one of stdio, file, null", WORDS(W("-chardev") W("socket,id=c")));
+	parse_bad("one of stdio, file, null", WORDS(W("-chardev") W("pipe,id=c")));
+	parse_ok(&o, WORDS(W("-chardev") W("socket,id=c,path=p,server=on,wait=off")));
 	parse_bad("id= is needed", WORDS(W("-chardev") W("null")));
 	parse_bad("path= is needed", WORDS(W("-chardev") W("file,id=c")));
 	parse_bad("no property 'path'", WORDS(W("-chardev") W("null,id=c,path=x")));

@@ -22,8 +22,11 @@
 #include "machine/devices.h"
 #include "machine/layout.h"
 #include "machine/pc.h"
+#include "machine/pcivirtio.h"
 #include "mem/io.h"
 #include "mem/phys.h"
+#include "net/net.h"
+#include "pci/pci.h"
 #include "state/save.h"
 #include "time/clock.h"
 #include "x86/cpuid.h"
@@ -52,6 +55,8 @@ static struct {
 	struct device_args device[2];
 	unsigned devices;
 	bool no_chips;
+	const struct pcivirtio_config *virtio;
+	unsigned virtios;
 } extra;
 
 /* For scripts, which are not on cmocka's thread: note the first failure, and end. */
@@ -160,6 +165,8 @@ static struct pc *make(struct rig *r, unsigned cpus, u64 ram, bool no_reboot,
 		.clock = clk,
 		.device = extra.device,
 		.devices = extra.devices,
+		.virtio = extra.virtio,
+		.virtios = extra.virtios,
 		.no_pit = extra.no_chips,
 		.no_hpet = extra.no_chips,
 		.no_i8042 = extra.no_chips,
@@ -758,6 +765,44 @@ static void save_load_save_is_identical(void **state)
 	}
 }
 
+/* With devices on PCI; also that two cannot have one place. */
+static void virtio_devices_are_saved(void **state)
+{
+	struct net_config nc = { .kind = NET_NONE, .id = "n" };
+	struct pcivirtio_config cfg[] = {
+		{ .kind = PCIVIRTIO_RNG, .name = "rng", .devfn = PCI_DEVFN(1, 0) },
+		{ .kind = PCIVIRTIO_CONSOLE,
+		  .name = "console",
+		  .ports = 2,
+		  .legacy = true },
+		{ .kind = PCIVIRTIO_BALLOON, .name = "balloon" },
+		{ .kind = PCIVIRTIO_NET, .name = "net", .net = { .pairs = 1 } },
+	};
+	struct clock *clk = clock_new_manual();
+	struct error err;
+	struct rig r;
+
+	(void)state;
+	assert_int_equal(net_open(&cfg[3].net.net, &nc, &err), 0);
+	extra.virtio = cfg;
+	extra.virtios = ARRAY_SIZE(cfg);
+	memset(&r, 0, sizeof(r));
+	r.pc = make(&r, 1, MiB(16), false, clk, &err);
+	assert_non_null(r.pc);
+	assert_null(pcivirtio_console(pc_virtio(r.pc), 0));
+	assert_non_null(pcivirtio_console(pc_virtio(r.pc), 1));
+	expect_same_state(r.pc, r.pc);
+	assert_int_equal(pc_reset(r.pc, &err), 0);
+	expect_same_state(r.pc, r.pc);
+	pc_free(r.pc);
+	cfg[1].devfn = PCI_DEVFN(1, 0);
+	assert_null(make(&r, 1, MiB(16), false, clk, &err));
+	assert_non_null(strstr(err.msg, "addr=01.0 is taken"));
+	extra.virtios = 0;
+	net_close(cfg[3].net.net);
+	clock_free(clk);
+}
+
 /* Busy: timers running, interrupts pending, a UART in use; then stopped. */
 static void make_busy(struct vcpu *v, struct pc *pc)
 {
@@ -878,6 +923,7 @@ int main(void)
 		cmocka_unit_test(devices_are_added_and_saved),
 		cmocka_unit_test(chips_are_left_out),
 		cmocka_unit_test(save_load_save_is_identical),
+		cmocka_unit_test(virtio_devices_are_saved),
 		cmocka_unit_test(stopped_machine_loads_into_another),
 		cmocka_unit_test(state_of_another_machine_is_refused),
 		cmocka_unit_test(state_tables_are_complete),

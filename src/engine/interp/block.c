@@ -320,7 +320,7 @@ void block_unlink_jumps(struct block_cache *c, u64 page)
 	}
 }
 
-void block_flush(struct block_cache *c)
+void block_cache_flush(struct block_cache *c)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(c->pages); i++) {
 		for (struct code_page *p = c->pages[i]; p; p = p->next)
@@ -370,7 +370,7 @@ int block_cache_init(struct block_cache *c, struct vcpu *v)
 void block_cache_fini(struct block_cache *c)
 {
 	phys_remove_code_listener(c->v->phys, &c->listener);
-	block_flush(c);
+	block_cache_flush(c);
 	munmap(c->arena, c->size);
 	free(c->once);
 }

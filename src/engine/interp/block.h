@@ -13,11 +13,11 @@
  * section 8.1.3).
  *
  * I2 A dead block has mode BLOCK_DEAD, so no lookup finds it, and all its instructions
- * lead out of it; its memory stays until block_flush().
+ * lead out of it; its memory stays until block_cache_flush().
  *
  * I3 The jump cache is emptied when linear addresses may translate differently.
  *
- * I4 block_flush() runs only between blocks.
+ * I4 block_cache_flush() runs only between blocks.
  *
  * I5 Bytes are fetched from memory once. Somebody else may be writing to them, and what
  * is looked at a second time would not be what was checked.
@@ -140,7 +140,7 @@ int block_cache_init(struct block_cache *c, struct vcpu *v);
 void block_cache_fini(struct block_cache *c);
 
 /* Forget everything. Between blocks only (I4). */
-void block_flush(struct block_cache *c);
+void block_cache_flush(struct block_cache *c);
 /* Drop what other threads wrote to. Between blocks only, before each one. */
 void block_catch_up_slow(struct block_cache *c);
 static inline void block_catch_up(struct block_cache *c)

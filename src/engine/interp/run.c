@@ -31,7 +31,7 @@ static enum vcpu_exit interp_loop(struct vcpu *v, struct block_cache *c)
 		block_catch_up(c);
 		if (unlikely(block_cache_full(c))) {
 			vcpu_park(v);
-			block_flush(c);
+			block_cache_flush(c);
 		}
 		if (unlikely(v->shadow || v->step_check || v->pending_db)) {
 			s = step_one(v, c);
@@ -114,7 +114,7 @@ static void interp_vcpu_close(struct vcpu *v)
 
 static void interp_push(struct vcpu *v)
 {
-	block_flush(cache_of(v));
+	block_cache_flush(cache_of(v));
 }
 
 const struct engine engine_interp = {

@@ -299,7 +299,7 @@ static void block_dropped(void *opaque, struct block *b)
 static void forget_code(struct translator *t)
 {
 	t->v->stats->code_flushes++;
-	block_flush(&t->cache);
+	block_cache_flush(&t->cache);
 	jumps_clear(t, KEEP_NONE);
 	execmem_reset(t->mem);
 	t->sites[0].count = t->sites[1].count = 0;

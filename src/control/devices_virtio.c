@@ -1,0 +1,575 @@
+/*
+ * Virtio devices from the command line: -device virtio-..., and the short forms -drive
+ * if=virtio and -nic.
+ *
+ * Names and properties are QEMU's. All words are understood before the first file is
+ * opened; drives and networks are found by id in any order. One thread, before and after
+ * the machine.
+ */
+#include "control/devices_virtio.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "control/drives.h"
+#include "control/nets.h"
+#include "control/ports.h"
+#include "control/props.h"
+#include "machine/pc.h"
+#include "net/net.h"
+#include "pci/pci.h"
+
+/* All properties of all devices; which a device has is in its table. */
+struct device_spec {
+	char *driver, *id, *addr, *bus, *serial, *drive, *netdev, *mac, *rng;
+	char *chardev, *name;
+	u8 packed, event_idx, indirect;
+	u8 legacy_off, modern_off, write_cache, mq, merge, csum, tso4, guest_csum;
+	u64 queues, queue_size, logical, physical, vectors, mtu, target, ports, nr;
+	bool reporting, deflate;
+};
+
+#define AT(field) offsetof(struct device_spec, field)
+#define TEXT(name, field)                                                                \
+	{                                                                                \
+		name, PROP_TEXT, AT(field), 0, 0                                         \
+	}
+#define SW(name, field)                                                                  \
+	{                                                                                \
+		name, PROP_SWITCH, AT(field), 0, 0                                       \
+	}
+#define NUM(name, field, lo, hi)                                                         \
+	{                                                                                \
+		name, PROP_NUMBER, AT(field), lo, hi                                     \
+	}
+#define IGNORED(name)                                                                    \
+	{                                                                                \
+		name, PROP_IGNORED, 0, 0, 0                                              \
+	}
+
+/* clang-format off */
+#define COMMON                                                                           \
+	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),    \
+	SW("disable-legacy", legacy_off), SW("disable-modern", modern_off),              \
+	NUM("vectors", vectors, 0, 2048), IGNORED("bootindex"), IGNORED("iommu_platform"), \
+	SW("packed", packed), SW("event_idx", event_idx), SW("indirect_desc", indirect),               \
+	IGNORED("ats"), IGNORED("page-per-vq"), IGNORED("romfile"), IGNORED("rombar")
+
+static const struct prop blk_props[] = {
+	COMMON,
+	TEXT("drive", drive),
+	TEXT("serial", serial),
+	NUM("num-queues", queues, 1, VIRTIO_BLK_QUEUES_MAX),
+	NUM("queue-size", queue_size, 2, 1024),
+	{ "logical_block_size", PROP_SIZE, AT(logical), 0, 0 },
+	{ "physical_block_size", PROP_SIZE, AT(physical), 0, 0 },
+	SW("write-cache", write_cache),
+	IGNORED("scsi"), IGNORED("config-wce"), IGNORED("discard"), IGNORED("write-zeroes"),
+	IGNORED("iothread"), IGNORED("share-rw"),
+	{ 0 },
+};
+
+static const struct prop net_props[] = {
+	COMMON,
+	TEXT("netdev", netdev),
+	TEXT("mac", mac),
+	SW("mq", mq),
+	NUM("queues", queues, 1, VIRTIO_NET_PAIRS_MAX),
+	NUM("rx_queue_size", queue_size, 64, 1024),
+	NUM("tx_queue_size", queue_size, 64, 1024),
+	NUM("host_mtu", mtu, NET_MTU_MIN, NET_MTU_MAX),
+	SW("mrg_rxbuf", merge),
+	SW("csum", csum), SW("guest_csum", guest_csum),
+	SW("host_tso4", tso4), SW("host_tso6", tso4), SW("guest_tso4", tso4),
+	SW("guest_tso6", tso4), IGNORED("gso"), IGNORED("tx"), IGNORED("status"),
+	{ 0 },
+};
+
+static const struct prop rng_props[] = {
+	COMMON,
+	TEXT("rng", rng),
+	{ 0 },
+};
+
+static const struct prop balloon_props[] = {
+	COMMON,
+	{ "free-page-reporting", PROP_BOOL, AT(reporting), 0, 0 },
+	{ "deflate-on-oom", PROP_BOOL, AT(deflate), 0, 0 },
+	{ "target", PROP_SIZE, AT(target), 0, 0 },
+	IGNORED("guest-stats-polling-interval"),
+	{ 0 },
+};
+
+static const struct prop console_props[] = {
+	COMMON,
+	NUM("max_ports", ports, 1, 511),
+	{ 0 },
+};
+
+static const struct prop port_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("bus", bus),
+	TEXT("chardev", chardev), TEXT("name", name), NUM("nr", nr, 0, 511),
+	{ 0 },
+};
+
+static const struct type {
+	const char *name;
+	const struct prop *props;
+	enum pcivirtio_kind kind;
+	const char *help;
+} types[] = {
+	{ "virtio-blk", blk_props, PCIVIRTIO_BLK, "a disk: drive=ID" },
+	{ "virtio-net", net_props, PCIVIRTIO_NET, "a network card: netdev=ID" },
+	{ "virtio-rng", rng_props, PCIVIRTIO_RNG, "random numbers of the host" },
+	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport" },
+	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back" },
+};
+/* clang-format on */
+
+static const char *const suffixes[] = { "", "-pci", "-pci-transitional",
+					"-pci-non-transitional" };
+enum { SUFFIX_TRANSITIONAL = 2, SUFFIX_MODERN = 3 };
+
+/* 'len' letters of 'name'. */
+static const struct type *find_type(const char *name, size_t len, unsigned *suffix)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		size_t n = strlen(types[i].name);
+
+		if (len < n || strncmp(name, types[i].name, n))
+			continue;
+		for (*suffix = 0; *suffix < ARRAY_SIZE(suffixes); ++*suffix)
+			if (strlen(suffixes[*suffix]) == len - n &&
+			    !strncmp(suffixes[*suffix], name + n, len - n))
+				return &types[i];
+	}
+	return NULL;
+}
+
+/* A port of the console before it; *console: a terminal. */
+static bool is_port(const char *text, bool *console)
+{
+	size_t n = strcspn(text, ",");
+
+	*console = n == 11 && !strncmp(text, "virtconsole", n);
+	return *console || (n == 14 && !strncmp(text, "virtserialport", n));
+}
+
+bool devices_virtio_has(const char *text)
+{
+	unsigned suffix;
+	bool console;
+
+	if (is_port(text, &console))
+		return true;
+	return find_type(text, strcspn(text, ","), &suffix);
+}
+
+int devices_virtio_add(struct virtio_words *w, enum virtio_word kind, const char *text,
+		       struct error *err)
+{
+	if (w->count == VIRTIO_WORDS_MAX)
+		return error_set(
+			err, -EINVAL,
+			"%s: at most %u drives, networks and devices are possible", text,
+			VIRTIO_WORDS_MAX);
+	w->word[w->count].kind = kind;
+	w->word[w->count++].text = text;
+	return 0;
+}
+
+void devices_virtio_list(FILE *out)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		fprintf(out, "  %s-pci%*s %s\n", types[i].name,
+			(int)(14 - strlen(types[i].name)), "", types[i].help);
+	fprintf(out,
+		"  %-18s a terminal (hvc) on the virtio-serial before it: chardev=ID\n",
+		"virtconsole");
+	fprintf(out, "  %-18s a port on it: chardev=ID,name=NAME\n", "virtserialport");
+}
+
+bool devices_virtio_help(FILE *out, const char *name)
+{
+	unsigned suffix;
+	const struct type *t = find_type(name, strlen(name), &suffix);
+
+	if (t && out)
+		for (const struct prop *p = t->props; p->name; p++)
+			if (p->kind != PROP_IGNORED && strcmp(p->name, "driver"))
+				fprintf(out, "  %s\n", p->name);
+	return t;
+}
+
+/* ---- properties ---- */
+
+static int bad(const char *text, const char *what, struct error *err)
+{
+	return error_set(err, -EINVAL, "-device %s: %s", text, what);
+}
+
+/* SLOT[.FUNCTION], hexadecimal. */
+static int parse_addr(struct pcivirtio_config *c, const struct device_spec *s,
+		      const char *text, struct error *err)
+{
+	unsigned long slot, fn = 0;
+	char *end;
+
+	if (s->bus && strcmp(s->bus, "pcie.0") && strcmp(s->bus, "pci.0"))
+		return bad(text, "the only bus is pcie.0", err);
+	if (!s->addr)
+		return 0;
+	slot = strtoul(s->addr, &end, 16);
+	if (*end == '.')
+		fn = strtoul(end + 1, &end, 16);
+	if (*end || slot < 1 || slot > 0x1e || fn > 7)
+		return bad(text, "addr is a slot from 1 to 1e, or SLOT.FUNCTION", err);
+	c->devfn = PCI_DEVFN(slot, fn);
+	return 0;
+}
+
+static bool parse_mac(const char *s, u8 *mac)
+{
+	char end;
+
+	return sscanf(s, "%2hhx:%2hhx:%2hhx:%2hhx:%2hhx:%2hhx%c", &mac[0], &mac[1],
+		      &mac[2], &mac[3], &mac[4], &mac[5], &end) == 6 &&
+	       !(mac[0] & 1);
+}
+
+static int queue_size(const struct device_spec *s, const char *text, u16 *size,
+		      struct error *err)
+{
+	if (s->queue_size && !is_pow2(s->queue_size))
+		return bad(text, "queue sizes are powers of two", err);
+	*size = (u16)MIN(s->queue_size, (u64)VQ_SIZE_MAX);
+	return 0;
+}
+
+static bool block_size_ok(u64 n)
+{
+	return !n || (is_pow2(n) && n >= 512 && n <= 32768);
+}
+
+static int set_blk(struct devices_virtio *d, struct pcivirtio_config *c,
+		   const struct device_spec *s, const char *text, struct error *err)
+{
+	int n;
+
+	if (!s->drive)
+		return bad(text, "drive=ID is needed", err);
+	if (!block_size_ok(s->logical) || !block_size_ok(s->physical))
+		return bad(text, "block sizes are powers of two from 512 to 32768", err);
+	n = drives_take(d->drives, s->drive, err);
+	if (n < 0 || queue_size(s, text, &c->blk.queue_size, err))
+		return -EINVAL;
+	if (c->blk.queue_size && c->blk.queue_size < 4)
+		return bad(text, "queue-size is at least 4", err);
+	c->backend = (unsigned)n;
+	c->blk.queues = s->queues ? (unsigned)s->queues : 1;
+	c->blk.logical_block = (u32)s->logical;
+	c->blk.physical_block = (u32)s->physical;
+	c->blk.serial = s->serial ? s->serial : drives_serial(d->drives, c->backend);
+	c->blk.write_cache_off = s->write_cache == SWITCH_OFF ||
+				 (s->write_cache == SWITCH_AUTO &&
+				  drives_writethrough(d->drives, c->backend));
+	return 0;
+}
+
+static int set_net(struct devices_virtio *d, struct pcivirtio_config *c,
+		   const struct device_spec *s, const char *text, struct error *err)
+{
+	int n;
+
+	if (!s->netdev)
+		return bad(text, "netdev=ID is needed", err);
+	n = nets_take(d->nets, s->netdev, err);
+	if (n < 0 || queue_size(s, text, &c->net.queue_size, err))
+		return -EINVAL;
+	if (s->mac && !parse_mac(s->mac, c->net.mac))
+		return bad(text, "mac is an address like 52:54:00:12:34:56", err);
+	c->backend = (unsigned)n;
+	c->net.pairs = s->queues ? (unsigned)s->queues : s->mq == SWITCH_ON ? 2 : 1;
+	c->net.mtu = (u16)s->mtu;
+	c->net.no_merge = s->merge == SWITCH_OFF;
+	c->net.no_offload = s->csum == SWITCH_OFF || s->guest_csum == SWITCH_OFF ||
+			    s->tso4 == SWITCH_OFF;
+	return 0;
+}
+
+static struct pcivirtio_config *new_device(struct devices_virtio *d, const char *text,
+					   struct error *err)
+{
+	if (d->count < PCIVIRTIO_MAX)
+		return &d->cfg[d->count++];
+	bad(text, "there are no more slots", err);
+	return NULL;
+}
+
+/* The last console that was made; a new one when there is none. */
+static struct pcivirtio_config *port_bus(struct devices_virtio *d, const char *text,
+					 struct error *err)
+{
+	struct pcivirtio_config *c;
+
+	for (unsigned i = d->count; i-- > 0;)
+		if (d->cfg[i].kind == PCIVIRTIO_CONSOLE)
+			return &d->cfg[i];
+	c = new_device(d, text, err);
+	if (c)
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_CONSOLE,
+						.name = "virtio-serial-pci",
+						.legacy = true };
+	return c;
+}
+
+static int set_port(struct devices_virtio *d, const char *text, bool console,
+		    struct error *err)
+{
+	struct pcivirtio_config *c = port_bus(d, text, err);
+	struct virtio_console_port *p;
+	struct device_spec *s;
+
+	if (!c)
+		return -EINVAL;
+	/* Port 0 is for a console: without one it stays unused, as Linux expects. */
+	if (!console && !c->ports)
+		c->ports = 1;
+	if (console && c->ports == 1 && !c->port[0].console && !c->port[0].opaque)
+		c->ports = 0;
+	if (c->ports == VIRTIO_CONSOLE_PORTS_MAX)
+		return bad(text, "the virtio-serial has no port left", err);
+	p = &c->port[c->ports];
+	s = &d->port_spec[(c - d->cfg) * VIRTIO_CONSOLE_PORTS_MAX + c->ports++];
+	if (props_parse(s, port_props, "-device", text, "driver", err))
+		return -EINVAL;
+	p->console = console;
+	p->name = s->name;
+	if (!s->chardev)
+		return bad(text, "chardev=ID is needed", err);
+	return ports_take(d->ports, s->chardev, p, err);
+}
+
+static int set_device(struct devices_virtio *d, const char *text, struct error *err)
+{
+	struct pcivirtio_config *c;
+	struct device_spec *s;
+	const struct type *t;
+	unsigned suffix;
+	bool console;
+
+	if (is_port(text, &console))
+		return set_port(d, text, console, err);
+	c = new_device(d, text, err);
+	if (!c)
+		return -EINVAL;
+	s = &d->spec[c - d->cfg];
+	t = find_type(text, strcspn(text, ","), &suffix);
+	c->kind = t->kind;
+	if (props_parse(s, t->props, "-device", text, "driver", err) ||
+	    parse_addr(c, s, text, err))
+		return -EINVAL;
+	c->name = s->driver;
+	c->id = s->id;
+	/* Auto is transitional, as on QEMU's root bus. */
+	c->legacy = suffix == SUFFIX_TRANSITIONAL ||
+		    (suffix != SUFFIX_MODERN && s->legacy_off != SWITCH_ON);
+	c->without = (s->packed == SWITCH_OFF ? BIT(VIRTIO_F_RING_PACKED) : 0) |
+		     (s->event_idx == SWITCH_OFF ? BIT(VIRTIO_RING_F_EVENT_IDX) : 0) |
+		     (s->indirect == SWITCH_OFF ? BIT(VIRTIO_RING_F_INDIRECT_DESC) : 0);
+	if (s->modern_off == SWITCH_ON)
+		return bad(text, "a device without the modern interface is not possible",
+			   err);
+	switch (t->kind) {
+	case PCIVIRTIO_BLK: return set_blk(d, c, s, text, err);
+	case PCIVIRTIO_NET: return set_net(d, c, s, text, err);
+	case PCIVIRTIO_BALLOON:
+		c->balloon.reporting = s->reporting;
+		c->balloon.deflate_on_oom = s->deflate;
+		c->balloon.target = s->target;
+		return 0;
+	default: return 0;
+	}
+}
+
+/* ---- short forms ---- */
+
+static int set_nic(struct devices_virtio *d, const char *text, struct error *err)
+{
+	struct nic nic = { 0 };
+	int ret = nets_add_nic(d->nets, text, &nic, err);
+	struct pcivirtio_config *c;
+
+	if (ret <= 0)
+		return ret;
+	ret = 0;
+	c = new_device(d, text, err);
+	if (!c) {
+		ret = -EINVAL;
+		goto out;
+	}
+	*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_NET,
+					.name = "virtio-net-pci",
+					.legacy = true,
+					.backend = (unsigned)nic.net,
+					.net.pairs = 1 };
+	if (nic.model && !devices_virtio_has(nic.model) && strcmp(nic.model, "virtio"))
+		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci", text);
+	if (!ret && nic.mac && !parse_mac(nic.mac, c->net.mac))
+		ret = error_set(err, -EINVAL,
+				"-nic %s: mac is an address like 52:54:00:12:34:56",
+				text);
+out:
+	free(nic.mac);
+	free(nic.model);
+	return ret;
+}
+
+static int drive_device(struct devices_virtio *d, unsigned n, const char *text,
+			struct error *err)
+{
+	struct pcivirtio_config *c;
+
+	if (!drives_is_virtio(d->drives, n))
+		return 0;
+	c = new_device(d, text, err);
+	if (!c)
+		return -EINVAL;
+	drives_take_number(d->drives, n);
+	*c = (struct pcivirtio_config){
+		.kind = PCIVIRTIO_BLK,
+		.name = "virtio-blk-pci",
+		.legacy = true,
+		.backend = n,
+		.blk = { .queues = 1,
+			 .serial = drives_serial(d->drives, n),
+			 .write_cache_off = drives_writethrough(d->drives, n) },
+	};
+	return 0;
+}
+
+static int set_drive(struct devices_virtio *d, const char *text, struct error *err)
+{
+	int ret = drives_add(d->drives, text, err);
+
+	return ret ? ret : drive_device(d, drives_count(d->drives) - 1, text, err);
+}
+
+/* ---- all words ---- */
+
+/*
+ * In three rounds, so that an id may come before what has it; the devices among
+ * themselves keep their order, which is that of their slots.
+ */
+static int parse_word(struct devices_virtio *d, unsigned round, enum virtio_word kind,
+		      const char *text, struct error *err)
+{
+	switch (kind) {
+	case WORD_DRIVE: return round == 0 ? set_drive(d, text, err) : 0;
+	case WORD_NETDEV: return round == 0 ? nets_add(d->nets, text, err) : 0;
+	case WORD_NIC: return round == 1 ? set_nic(d, text, err) : 0;
+	case WORD_DEVICE: return round == 1 ? set_device(d, text, err) : 0;
+	case WORD_CHARDEV: return round == 0 ? ports_add_chardev(d->ports, text, err) : 0;
+	case WORD_OBJECT: return round == 2 ? nets_add_dump(d->nets, text, err) : 0;
+	case WORD_PCAP:
+		if (round == 2)
+			nets_set_pcap(d->nets, text);
+		return 0;
+	default:
+		if (round == 2)
+			drives_snapshot(d->drives);
+		return 0;
+	}
+}
+
+/* QEMU's, counted up in the last byte. */
+static void default_macs(struct devices_virtio *d)
+{
+	static const u8 none[6];
+	u8 mac[6] = { 0x52, 0x54, 0x00, 0x12, 0x34, 0x56 };
+
+	for (unsigned i = 0; i < d->count; i++) {
+		if (d->cfg[i].kind != PCIVIRTIO_NET)
+			continue;
+		if (!memcmp(d->cfg[i].net.mac, none, 6))
+			memcpy(d->cfg[i].net.mac, mac, 6);
+		mac[5]++;
+	}
+}
+
+int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
+			struct clock *clk, struct error *err)
+{
+	*d = (struct devices_virtio){
+		.drives = drives_new(),
+		.nets = nets_new(),
+		.ports = ports_new(),
+		.port_spec = xzalloc(PCIVIRTIO_MAX * VIRTIO_CONSOLE_PORTS_MAX *
+				     sizeof(struct device_spec)),
+		.spec = xzalloc(PCIVIRTIO_MAX * sizeof(struct device_spec))
+	};
+	for (unsigned round = 0; round < 3; round++)
+		for (unsigned i = 0; i < w->count; i++)
+			if (parse_word(d, round, w->word[i].kind, w->word[i].text, err))
+				return -EINVAL;
+	default_macs(d);
+	for (unsigned i = 0; i < d->count; i++)
+		if (d->cfg[i].kind == PCIVIRTIO_CONSOLE && !d->cfg[i].ports)
+			d->cfg[i].ports = 1;
+	if (drives_open(d->drives, err) || nets_open(d->nets, clk, err) ||
+	    ports_open(d->ports, err))
+		return -EINVAL;
+	for (unsigned i = 0; i < d->count; i++) {
+		struct pcivirtio_config *c = &d->cfg[i];
+
+		if (c->kind == PCIVIRTIO_BLK)
+			c->blk.block = drives_block(d->drives, c->backend);
+		else if (c->kind == PCIVIRTIO_NET)
+			c->net.net = nets_net(d->nets, c->backend);
+	}
+	return 0;
+}
+
+int devices_virtio_attach(struct devices_virtio *d, struct pc *pc, struct error *err)
+{
+	for (unsigned i = 0; i < d->count; i++) {
+		struct virtio_console *v = pcivirtio_console(pc_virtio(pc), i);
+
+		for (unsigned k = 0; v && k < d->cfg[i].ports; k++)
+			if (ports_attach(d->ports, &d->cfg[i].port[k], v, k, pc_loop(pc),
+					 err))
+				return -EINVAL;
+	}
+	return 0;
+}
+
+void devices_virtio_detach(struct devices_virtio *d)
+{
+	ports_detach(d->ports);
+}
+
+void devices_virtio_fini(struct devices_virtio *d)
+{
+	const unsigned port_specs = PCIVIRTIO_MAX * VIRTIO_CONSOLE_PORTS_MAX;
+
+	for (unsigned i = 0; d->spec && i < d->count; i++) {
+		const struct device_spec *s = &d->spec[i];
+		unsigned suffix;
+		const struct type *t =
+			s->driver ? find_type(s->driver, strlen(s->driver), &suffix)
+				  : NULL;
+
+		if (t)
+			props_fini(&d->spec[i], t->props);
+	}
+	for (unsigned i = 0; d->port_spec && i < port_specs; i++)
+		props_fini(&d->port_spec[i], port_props);
+	free(d->spec);
+	free(d->port_spec);
+	ports_free(d->ports);
+	nets_free(d->nets);
+	drives_free(d->drives);
+	*d = (struct devices_virtio){ 0 };
+}

@@ -1,0 +1,318 @@
+/*
+ * The virtio devices of the board, on PCI: made, run, saved, all in one list.
+ *
+ * Each is a device of virtio/ and a function of virtio/pci.c. Those without a place of
+ * their own get the free slots of bus 0 from 1 on, in order. No locks: machine stopped.
+ */
+#include "machine/pcivirtio.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "base/alloc.h"
+#include "base/bits.h"
+#include "pci/host.h"
+#include "virtio/pci.h"
+#include "virtio/rng.h"
+
+#define SLOT_FIRST 1
+#define SLOT_LAST  0x1e
+
+/* How a kind of device is handled. */
+struct kind {
+	void *(*make)(const struct pcivirtio_config *cfg,
+		      const struct pcivirtio_board *board);
+	struct virtio *(*core)(void *dev);
+	void (*unmake)(void *dev);
+	/* Once it is on the bus; NULL: nothing to do. */
+	int (*start)(void *dev, struct error *err);
+	/* What it has beside its virtio; NULL: nothing. */
+	void (*save)(void *dev, struct state_buf *b, u32 instance);
+	int (*load)(void *dev, struct state_buf *b, u32 instance, struct error *err);
+};
+
+struct device {
+	const struct kind *kind;
+	unsigned index; /* of its configuration */
+	void *dev;
+	struct virtio_pci *pci;
+};
+
+struct pcivirtio {
+	unsigned count;
+	struct device dev[PCIVIRTIO_MAX];
+};
+
+/* ---- kinds ---- */
+
+static void *blk_make(const struct pcivirtio_config *cfg,
+		      const struct pcivirtio_board *board)
+{
+	return virtio_blk_new(board->phys, &cfg->blk);
+}
+
+static struct virtio *blk_core(void *dev)
+{
+	return virtio_blk_core(dev);
+}
+
+static void blk_unmake(void *dev)
+{
+	virtio_blk_free(dev);
+}
+
+static void blk_save(void *dev, struct state_buf *b, u32 instance)
+{
+	virtio_blk_save(dev, b, instance);
+}
+
+static int blk_load(void *dev, struct state_buf *b, u32 instance, struct error *err)
+{
+	return virtio_blk_load(dev, b, instance, err);
+}
+
+static void *net_make(const struct pcivirtio_config *cfg,
+		      const struct pcivirtio_board *board)
+{
+	return virtio_net_new(board->phys, &cfg->net);
+}
+
+static struct virtio *net_core(void *dev)
+{
+	return virtio_net_core(dev);
+}
+
+static void net_unmake(void *dev)
+{
+	virtio_net_free(dev);
+}
+
+static int net_start(void *dev, struct error *err)
+{
+	return virtio_net_start(dev, err);
+}
+
+static void net_save(void *dev, struct state_buf *b, u32 instance)
+{
+	virtio_net_save(dev, b, instance);
+}
+
+static int net_load(void *dev, struct state_buf *b, u32 instance, struct error *err)
+{
+	return virtio_net_load(dev, b, instance, err);
+}
+
+static void *rng_make(const struct pcivirtio_config *cfg,
+		      const struct pcivirtio_board *board)
+{
+	(void)cfg;
+	return virtio_rng_new(board->phys, board->loop);
+}
+
+static struct virtio *rng_core(void *dev)
+{
+	return virtio_rng_core(dev);
+}
+
+static void rng_unmake(void *dev)
+{
+	virtio_rng_free(dev);
+}
+
+static void *console_make(const struct pcivirtio_config *cfg,
+			  const struct pcivirtio_board *board)
+{
+	return virtio_console_new(board->phys, board->loop, cfg->port, cfg->ports);
+}
+
+static struct virtio *console_core(void *dev)
+{
+	return virtio_console_core(dev);
+}
+
+static void console_unmake(void *dev)
+{
+	virtio_console_free(dev);
+}
+
+static void console_save(void *dev, struct state_buf *b, u32 instance)
+{
+	virtio_console_save(dev, b, instance);
+}
+
+static int console_load(void *dev, struct state_buf *b, u32 instance, struct error *err)
+{
+	return virtio_console_load(dev, b, instance, err);
+}
+
+static void *balloon_make(const struct pcivirtio_config *cfg,
+			  const struct pcivirtio_board *board)
+{
+	return virtio_balloon_new(board->phys, board->loop, &cfg->balloon);
+}
+
+static struct virtio *balloon_core(void *dev)
+{
+	return virtio_balloon_core(dev);
+}
+
+static void balloon_unmake(void *dev)
+{
+	virtio_balloon_free(dev);
+}
+
+static void balloon_save(void *dev, struct state_buf *b, u32 instance)
+{
+	virtio_balloon_save(dev, b, instance);
+}
+
+static int balloon_load(void *dev, struct state_buf *b, u32 instance, struct error *err)
+{
+	return virtio_balloon_load(dev, b, instance, err);
+}
+
+static const struct kind kinds[] = {
+	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load },
+	[PCIVIRTIO_NET] = { net_make, net_core, net_unmake, net_start, net_save,
+			    net_load },
+	[PCIVIRTIO_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL },
+	[PCIVIRTIO_CONSOLE] = { console_make, console_core, console_unmake, NULL,
+				console_save, console_load },
+	[PCIVIRTIO_BALLOON] = { balloon_make, balloon_core, balloon_unmake, NULL,
+				balloon_save, balloon_load },
+};
+
+/* ---- making them ---- */
+
+static bool is_free(struct pci_host *h, u8 devfn)
+{
+	return pci_host_config_read(h, devfn, PCI_VENDOR, 2) == 0xffff;
+}
+
+/* 0 when there is no free slot. */
+static u8 free_slot(struct pci_host *h)
+{
+	for (unsigned slot = SLOT_FIRST; slot <= SLOT_LAST; slot++)
+		if (is_free(h, PCI_DEVFN(slot, 0)))
+			return PCI_DEVFN(slot, 0);
+	return 0;
+}
+
+static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg, unsigned index,
+	       const struct pcivirtio_board *board, struct error *err)
+{
+	struct device *d = &p->dev[p->count];
+	struct virtio_pci_config pci = { .host = board->pci,
+					 .devfn = cfg->devfn,
+					 .msi = board->msi,
+					 .legacy = cfg->legacy };
+
+	if (!pci.devfn)
+		pci.devfn = free_slot(board->pci);
+	if (!pci.devfn)
+		return error_set(err, -ENOSPC, "-device %s: no PCI slot is free",
+				 cfg->name);
+	if (!is_free(board->pci, pci.devfn))
+		return error_set(err, -EBUSY, "-device %s: addr=%02x.%x is taken",
+				 cfg->name, pci.devfn >> 3, pci.devfn & 7);
+	d->kind = &kinds[cfg->kind];
+	d->index = index;
+	d->dev = d->kind->make(cfg, board);
+	d->kind->core(d->dev)->features &= ~cfg->without;
+	p->count++;
+	d->pci = virtio_pci_new(d->kind->core(d->dev), &pci, err);
+	if (!d->pci)
+		return -EINVAL;
+	return d->kind->start ? d->kind->start(d->dev, err) : 0;
+}
+
+struct pcivirtio *pcivirtio_new(const struct pcivirtio_config *cfg, unsigned count,
+				const struct pcivirtio_board *board, struct error *err)
+{
+	struct pcivirtio *p = xzalloc(sizeof(*p));
+
+	if (count > PCIVIRTIO_MAX) {
+		error_set(err, -E2BIG, "at most %u virtio devices are possible",
+			  PCIVIRTIO_MAX);
+		goto fail;
+	}
+	/* Those with a place first, so that no other takes it. */
+	for (unsigned placed = 0; placed < 2; placed++)
+		for (unsigned i = 0; i < count; i++)
+			if ((cfg[i].devfn == 0) == (placed == 1) &&
+			    add(p, &cfg[i], i, board, err))
+				goto fail;
+	return p;
+fail:
+	pcivirtio_free(p);
+	return NULL;
+}
+
+void pcivirtio_free(struct pcivirtio *p)
+{
+	if (!p)
+		return;
+	while (p->count > 0) {
+		struct device *d = &p->dev[--p->count];
+
+		virtio_pause(d->kind->core(d->dev));
+		virtio_pci_free(d->pci);
+		d->kind->unmake(d->dev);
+	}
+	free(p);
+}
+
+struct virtio_console *pcivirtio_console(struct pcivirtio *p, unsigned index)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		if (p->dev[i].index == index &&
+		    p->dev[i].kind == &kinds[PCIVIRTIO_CONSOLE])
+			return p->dev[i].dev;
+	return NULL;
+}
+
+/* ---- all of them ---- */
+
+void pcivirtio_resume(struct pcivirtio *p)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		virtio_resume(p->dev[i].kind->core(p->dev[i].dev));
+}
+
+void pcivirtio_pause(struct pcivirtio *p)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		virtio_pause(p->dev[i].kind->core(p->dev[i].dev));
+}
+
+void pcivirtio_reset(struct pcivirtio *p)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		virtio_pci_reset(p->dev[i].pci);
+}
+
+void pcivirtio_save(struct pcivirtio *p, struct state_buf *b)
+{
+	for (unsigned i = 0; i < p->count; i++) {
+		struct device *d = &p->dev[i];
+
+		virtio_pci_save(d->pci, b);
+		if (d->kind->save)
+			d->kind->save(d->dev, b, pci_devfn(virtio_pci_dev(d->pci)));
+	}
+}
+
+int pcivirtio_load(struct pcivirtio *p, struct state_buf *b, struct error *err)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < p->count && !ret; i++) {
+		struct device *d = &p->dev[i];
+
+		ret = virtio_pci_load(d->pci, b, err);
+		if (!ret && d->kind->load)
+			ret = d->kind->load(d->dev, b, pci_devfn(virtio_pci_dev(d->pci)),
+					    err);
+	}
+	return ret;
+}

@@ -1,0 +1,60 @@
+/*
+ * What the kinds of networks have in common. For net/ only.
+ *
+ * All functions of a backend run on the network's thread, but for opening and closing,
+ * when there is none.
+ */
+#pragma once
+
+#include <poll.h>
+
+#include "net/net.h"
+
+/* Descriptors to wait for. */
+struct net_poll {
+	struct pollfd *fds;
+	unsigned count, cap;
+	int timeout; /* milliseconds; -1: none */
+};
+
+/* Returns its index, -1 without memory. */
+int net_poll_add(struct net_poll *p, int fd, short events);
+
+struct net_ops {
+	/* Add what is to be waited for, lower the timeout. */
+	void (*fill)(void *backend, struct net_poll *p);
+	/* After waiting: what fill() added is in the same places. */
+	void (*ready)(void *backend, const struct net_poll *p);
+	/* A frame from the guest without offloads, but see 'big'. */
+	void (*send)(void *backend, const struct net_frame *f);
+	void (*close)(void *backend);
+	/* Takes TCP frames of up to 64 KiB that are to be cut (checksums are right). */
+	bool big;
+};
+
+struct net_backend {
+	const struct net_ops *ops;
+	void *opaque;
+};
+
+/* A frame for the guest. Copied when it has to wait. */
+void net_deliver(struct net *n, struct net_frame *f);
+/* False: the guest does not keep up, read no more from the host for now. */
+bool net_wants(const struct net *n);
+
+int net_user_open(struct net_backend *b, struct net *n, const struct net_config *cfg,
+		  struct error *err);
+int net_tap_open(struct net_backend *b, struct net *n, const struct net_config *cfg,
+		 struct error *err);
+int net_socket_open(struct net_backend *b, struct net *n, const struct net_config *cfg,
+		    struct error *err);
+
+/* ---- pcap.c ---- */
+
+struct pcap;
+
+int pcap_open(struct pcap **p, const char *path, struct clock *clk, struct error *err);
+void pcap_close(struct pcap *p);
+void pcap_frame(struct pcap *p, const u8 *data, u32 len);
+/* Nothing more comes for a while. */
+void pcap_flush(struct pcap *p);

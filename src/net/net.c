@@ -1,0 +1,345 @@
+/*
+ * A network: its thread, the frames that wait for the guest, offloads, recording.
+ *
+ * The thread waits for the descriptors of the backend and for net_kick(). Frames for a
+ * guest without receive buffers wait in a bounded queue; meanwhile backends read
+ * no more from the host, so that senders there are slowed down and nothing is lost.
+ *
+ * Lock: none; all state belongs to the network's thread, but 'kicked' and 'stop', which
+ * are atomic, and the statistics, which only it writes.
+ */
+#include "net/net.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/bits.h"
+#include "base/log.h"
+#include "net/backend.h"
+#include "net/offload.h"
+
+/* Frames that wait for the guest: from LOW on nothing is read, beyond MAX dropped. */
+#define WAITING_LOW 32
+#define WAITING_MAX 1024
+
+struct waiting {
+	struct waiting *next;
+	struct net_frame f;
+	u8 data[];
+};
+
+struct net {
+	struct net_backend be;
+	struct net_client client;
+	char *id;
+	unsigned mtu;
+	struct pcap *pcap;
+	pthread_t thread;
+	bool running;
+	int wake; /* eventfd */
+	bool kicked, stop;
+	struct waiting *first, **last;
+	unsigned waiting;
+	struct net_stats stats;
+};
+
+int net_poll_add(struct net_poll *p, int fd, short events)
+{
+	if (p->count == p->cap) {
+		unsigned cap = p->cap ? 2 * p->cap : 16;
+		struct pollfd *fds = reallocarray(p->fds, cap, sizeof(*fds));
+
+		if (!fds)
+			return -1;
+		p->fds = fds;
+		p->cap = cap;
+	}
+	p->fds[p->count] = (struct pollfd){ .fd = fd, .events = events };
+	return (int)p->count++;
+}
+
+static void count(u64 *n, u64 by)
+{
+	__atomic_store_n(n, *n + by, __ATOMIC_RELAXED);
+}
+
+/* ---- to the guest ---- */
+
+static void wait_in_line(struct net *n, const struct net_frame *f)
+{
+	struct waiting *w = n->waiting < WAITING_MAX ? malloc(sizeof(*w) + f->len) : NULL;
+
+	if (!w) {
+		count(&n->stats.dropped, 1);
+		return;
+	}
+	w->next = NULL;
+	w->f = *f;
+	w->f.data = w->data;
+	memcpy(w->data, f->data, f->len);
+	*n->last = w;
+	n->last = &w->next;
+	n->waiting++;
+}
+
+static void pop_waiting(struct net *n)
+{
+	struct waiting *w = n->first;
+
+	n->first = w->next;
+	if (!n->first)
+		n->last = &n->first;
+	n->waiting--;
+	free(w);
+}
+
+static enum net_result give(struct net *n, struct net_frame *f)
+{
+	u32 len = f->len;
+	enum net_result r = n->client.receive(n->client.opaque, f);
+
+	if (r == NET_DONE) {
+		count(&n->stats.received, 1);
+		count(&n->stats.received_bytes, len);
+	} else if (r == NET_DROPPED) {
+		count(&n->stats.dropped, 1);
+	}
+	return r;
+}
+
+void net_deliver(struct net *n, struct net_frame *f)
+{
+	if (!net_offload_valid(f)) {
+		count(&n->stats.dropped, 1);
+		return;
+	}
+	if (n->pcap)
+		pcap_frame(n->pcap, f->data, f->len);
+	if (n->first || give(n, f) == NET_FULL)
+		wait_in_line(n, f);
+}
+
+bool net_wants(const struct net *n)
+{
+	return n->waiting < WAITING_LOW;
+}
+
+static void deliver_waiting(struct net *n)
+{
+	while (n->first && give(n, &n->first->f) != NET_FULL)
+		pop_waiting(n);
+}
+
+/* ---- from the guest ---- */
+
+static void send_plain(void *opaque, struct net_frame *f)
+{
+	struct net *n = opaque;
+
+	if (n->pcap)
+		pcap_frame(n->pcap, f->data, f->len);
+	n->be.ops->send(n->be.opaque, f);
+}
+
+void net_send(struct net *n, struct net_frame *f)
+{
+	if (!net_offload_valid(f)) {
+		count(&n->stats.dropped, 1);
+		return;
+	}
+	count(&n->stats.sent, 1);
+	count(&n->stats.sent_bytes, f->len);
+	if (f->off.gso_type && !n->be.ops->big) {
+		if (!net_segment(f, send_plain, n))
+			count(&n->stats.dropped, 1);
+		return;
+	}
+	net_checksum(f);
+	send_plain(n, f);
+}
+
+/* ---- the thread ---- */
+
+static void *net_thread(void *opaque)
+{
+	struct net *n = opaque;
+	struct net_poll p = { 0 };
+	bool more = false;
+
+	pthread_setname_np(pthread_self(), "net");
+	while (!__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE)) {
+		u64 ignored;
+
+		p.count = 0;
+		p.timeout = more ? 0 : -1;
+		if (net_poll_add(&p, n->wake, POLLIN) < 0)
+			break;
+		n->be.ops->fill(n->be.opaque, &p);
+		if (more)
+			p.timeout = 0;
+		else if (n->pcap)
+			pcap_flush(n->pcap);
+		if (poll(p.fds, p.count, p.timeout) < 0)
+			for (unsigned i = 0; i < p.count; i++)
+				p.fds[i].revents = 0;
+		if (p.fds[0].revents && read(n->wake, &ignored, sizeof(ignored)) < 0)
+			ignored = 0; /* somebody else's wake-up was read with it */
+		/* Before looking: whoever kicks from now on wakes us again. */
+		more |= __atomic_exchange_n(&n->kicked, false, __ATOMIC_SEQ_CST);
+		deliver_waiting(n);
+		n->be.ops->ready(n->be.opaque, &p);
+		if (more)
+			more = n->client.transmit(n->client.opaque);
+	}
+	free(p.fds);
+	return NULL;
+}
+
+void net_kick(struct net *n)
+{
+	u64 one = 1;
+
+	if (__atomic_exchange_n(&n->kicked, true, __ATOMIC_SEQ_CST))
+		return;
+	/* Cannot fail: the counter does not come near its end. */
+	if (write(n->wake, &one, sizeof(one)) < 0)
+		return;
+}
+
+int net_attach(struct net *n, const struct net_client *c, struct error *err)
+{
+	sigset_t all, old;
+	int ret;
+
+	n->client = *c;
+	n->stop = false;
+	/* Signals belong to the main thread. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	ret = pthread_create(&n->thread, NULL, net_thread, n);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (ret)
+		return error_set(err, -ret, "network %s: no thread: %s", n->id,
+				 strerror(ret));
+	n->running = true;
+	return 0;
+}
+
+void net_detach(struct net *n)
+{
+	u64 one = 1;
+
+	if (!n->running)
+		return;
+	__atomic_store_n(&n->stop, true, __ATOMIC_RELEASE);
+	if (write(n->wake, &one, sizeof(one)) < 0)
+		log_error("network %s: cannot wake its thread", n->id);
+	pthread_join(n->thread, NULL);
+	n->running = false;
+	while (n->first)
+		pop_waiting(n);
+}
+
+/* ---- set-up ---- */
+
+static void none_fill(void *backend, struct net_poll *p)
+{
+	(void)backend;
+	(void)p;
+}
+
+static void none_ready(void *backend, const struct net_poll *p)
+{
+	(void)backend;
+	(void)p;
+}
+
+static void none_send(void *backend, const struct net_frame *f)
+{
+	(void)backend;
+	(void)f;
+}
+
+static void none_close(void *backend)
+{
+	(void)backend;
+}
+
+/* A cable with nobody at the other end. */
+static const struct net_ops none_ops = { none_fill, none_ready, none_send, none_close,
+					 true };
+
+static int open_backend(struct net *n, const struct net_config *cfg, struct error *err)
+{
+	switch (cfg->kind) {
+	case NET_USER: return net_user_open(&n->be, n, cfg, err);
+	case NET_TAP: return net_tap_open(&n->be, n, cfg, err);
+	case NET_STREAM:
+	case NET_DGRAM: return net_socket_open(&n->be, n, cfg, err);
+	default: n->be.ops = &none_ops; return 0;
+	}
+}
+
+int net_open(struct net **out, const struct net_config *cfg, struct error *err)
+{
+	struct net *n = xzalloc(sizeof(*n));
+	int ret;
+
+	n->id = xstrdup(cfg->id ? cfg->id : "");
+	n->last = &n->first;
+	n->mtu = cfg->mtu ? cfg->mtu : 1500;
+	n->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (n->wake < 0) {
+		ret = error_set(err, -errno, "network %s: %s", n->id, strerror(errno));
+		goto fail;
+	}
+	ret = open_backend(n, cfg, err);
+	if (!ret && cfg->pcap)
+		ret = pcap_open(&n->pcap, cfg->pcap, cfg->clk, err);
+	if (ret)
+		goto fail;
+	*out = n;
+	return 0;
+fail:
+	net_close(n);
+	return ret;
+}
+
+void net_close(struct net *n)
+{
+	if (!n)
+		return;
+	net_detach(n);
+	if (n->be.ops)
+		n->be.ops->close(n->be.opaque);
+	pcap_close(n->pcap);
+	if (n->wake >= 0)
+		close(n->wake);
+	free(n->id);
+	free(n);
+}
+
+unsigned net_mtu(const struct net *n)
+{
+	return n->mtu;
+}
+
+const char *net_id(const struct net *n)
+{
+	return n->id;
+}
+
+void net_get_stats(const struct net *n, struct net_stats *s)
+{
+	const u64 *from = &n->stats.sent;
+	u64 *to = &s->sent;
+
+	for (size_t i = 0; i < sizeof(*s) / sizeof(u64); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}
