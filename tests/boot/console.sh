@@ -107,10 +107,10 @@ else
 fi
 
 run run -smp 4 -m 300M -append loglevel=1
-if [ "$(grep -c '^umbra: ' "$tmp/err")" -eq 2 ] && grep -q 'runs 1 CPU, not 4' "$tmp/err"; then
-	case_ok smp_says_one
+if [ "$(grep -c '^umbra: ' "$tmp/err")" -eq 1 ] && grep -q ' 4 CPUs, ' "$tmp/err"; then
+	case_ok smp_says_four
 else
-	case_bad smp_says_one 'two lines are expected'
+	case_bad smp_says_four 'one line is expected, with 4 CPUs'
 fi
 powers_off smp_goes_on
 
