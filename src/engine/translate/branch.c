@@ -198,10 +198,10 @@ static i64 target_of(const struct plan *p)
 	return behind(p) + (i64)p->in->imm;
 }
 
-/* Far outside of what lea reaches only when the guest's code says so. */
+/* Far outside of what lea reaches, to there and back, only when the guest's code says so. */
 static bool near_enough(i64 target)
 {
-	return target == (i32)target;
+	return target == (i32)target && target >= INT32_MIN + (i64)PAGE_SIZE;
 }
 
 static void jcc(struct front *f, const struct plan *p)

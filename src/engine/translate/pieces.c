@@ -139,8 +139,10 @@ bool pieces_emit(struct translator *t)
 	e8(&e, 0xff);
 	e8(&e, 0xe3);
 
-	/* Where the bottom of the shadow stack returns to: the target is in r9. */
+	/* Where the bottom of the shadow stack returns to: the target is in r9. The whole
+	 * pair goes. */
 	t->lost_return = emit_exec(&e);
+	emit_lea_rsp(&e, H_RSP, 8);
 	/* Jumped to with RIP in r9. */
 	t->leave_at = emit_exec(&e);
 	emit_store(&e, H_R9, VCPU(t, rip));

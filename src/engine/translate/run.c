@@ -40,7 +40,7 @@
  * is its bottom. */
 #define GUARD        KiB(64)
 #define SHADOW       KiB(256)
-#define BOTTOM       KiB(4)
+#define BOTTOM       512
 #define LOW_SIZE     (GUARD + 2 * (SHADOW + GUARD) + PAGE_SIZE)
 /* Times a block is interpreted before it is translated. */
 #define HOT          6
@@ -54,8 +54,6 @@ static struct translator *translator_of(const struct vcpu *v)
 
 /* ---- the look-up table ---- */
 
-enum { KEEP_NONE, KEEP_GLOBAL };
-
 static void jumps_init(struct frame *f)
 {
 	for (unsigned m = 0; m < 2; m++)
@@ -63,39 +61,17 @@ static void jumps_init(struct frame *f)
 			f->jumps[m].slot[i].neg_lin = i ? TR_NO_JUMP : TR_SLOT0;
 }
 
-/* Forget all, or what is not global, for either privilege. */
-static void jumps_clear(struct translator *t, int keep)
+static void jumps_clear(struct translator *t, unsigned m)
 {
-	for (unsigned m = 0; m < 2; m++) {
-		struct tr_taken *k = &t->taken[m];
-		unsigned kept = 0;
+	struct tr_taken *k = &t->taken[m];
 
-		if (keep == KEEP_GLOBAL && !m && !t->kernel_local)
-			continue;
-		for (unsigned n = 0; n < k->count; n++) {
-			unsigned i = k->slot[n];
-
-			if (keep == KEEP_GLOBAL && k->global[i])
-				k->slot[kept++] = (u16)i;
-			else
-				t->f->jumps[m].slot[i].neg_lin = TR_NO_JUMP;
-		}
-		k->count = kept;
-	}
+	for (unsigned n = 0; n < k->count; n++)
+		t->f->jumps[m].slot[k->slot[n]].neg_lin = TR_NO_JUMP;
+	k->count = 0;
 }
 
 /* Slots that are emptied one by one stay on the list, which is harmless: 'taken' holds
  * each once. */
-static void jumps_forget_page(struct translator *t, unsigned m, u64 page)
-{
-	for (unsigned n = 0; n < t->taken[m].count; n++) {
-		u64 *neg = &t->f->jumps[m].slot[t->taken[m].slot[n]].neg_lin;
-
-		if ((-*neg & PAGE_MASK) == page)
-			*neg = TR_FORGOTTEN;
-	}
-}
-
 static void jump_forget(struct translator *t, unsigned m, unsigned i, u64 entry)
 {
 	struct tr_jump *j = &t->f->jumps[m].slot[i];
@@ -138,7 +114,8 @@ static bool is_global(struct vcpu *v, gva_t lin)
 	unsigned slot = tlb_slot(lin);
 	gpa_t gpa;
 
-	if (w->entry[slot].exec != tlb_tag(lin & PAGE_MASK) && !fetch_translate(v, lin, &gpa))
+	if (w->entry[slot].exec != tlb_tag(lin & PAGE_MASK) &&
+	    !fetch_translate(v, lin, &gpa))
 		return false;
 	return w->entry[slot].exec == tlb_tag(lin & PAGE_MASK) && w->info[slot].global;
 }
@@ -150,13 +127,13 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 	struct tr_jump *j = &t->f->jumps[m].slot[i];
 	struct tr_taken *k = &t->taken[m];
 
+	if (!m && !t->kernel_local)
+		t->kernel_local = !is_global(t->v, lin);
 	/* Slot 0 stays empty: a kick sends every look-up there. */
 	if (!i)
 		return;
 	if (j->neg_lin == TR_NO_JUMP)
 		k->slot[k->count++] = (u16)i;
-	k->global[i] = is_global(t->v, lin);
-	t->kernel_local |= !m && !k->global[i];
 	j->neg_lin = -lin;
 	j->code = entry;
 	j->page = lin & PAGE_MASK;
@@ -183,7 +160,8 @@ static void unlink_all(struct tr_code *code)
 
 static unsigned pages_slot(const struct tr_pages *s, u64 page)
 {
-	unsigned i = (unsigned)((page >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 52);
+	unsigned i =
+		(unsigned)((page >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 52);
 
 	while (s->page[i] && s->page[i] != page)
 		i = (i + 1) % TR_PAGES;
@@ -222,22 +200,25 @@ static u8 *shadow_top(const struct translator *t, unsigned mode)
 	return t->low + GUARD + mode * (SHADOW + GUARD) + SHADOW - BOTTOM;
 }
 
-/* The bottom matches returns to address 0 alone, and leads out. */
-static void shadow_init(struct translator *t)
+/*
+ * The bottom matches returns to address 0 alone, and leads out. Each time anew: where
+ * returns have gone beyond it calls are pushed there, and whatever else is pushed.
+ */
+static u64 shadow_empty(const struct translator *t, unsigned mode)
 {
-	for (unsigned m = 0; m < 2; m++) {
-		u64 *p = (u64 *)(void *)shadow_top(t, m);
+	u64 *p = (u64 *)(void *)shadow_top(t, mode);
 
-		for (unsigned i = 0; i < BOTTOM / sizeof(*p); i += 2) {
-			p[i] = t->lost_return;
-			p[i + 1] = ~UINT64_C(0);
-		}
+	for (unsigned i = 0; i < BOTTOM / sizeof(*p); i += 2) {
+		p[i] = t->lost_return;
+		p[i + 1] = ~UINT64_C(0);
 	}
+	return (u64)(uintptr_t)p;
 }
 
+/* Whoever runs code of this mode must leave it now. */
 static void shadow_forget(struct translator *t, unsigned mode)
 {
-	t->shadow[mode] = (u64)(uintptr_t)shadow_top(t, mode);
+	t->shadow[mode] = shadow_empty(t, mode);
 	if (mode == t->mode)
 		t->f->shadow_rsp = t->shadow[mode];
 }
@@ -254,30 +235,38 @@ static void far_forget(struct translator *t, unsigned mode)
 			link_undo(l);
 	}
 	t->far_links[mode] = NULL;
+	/* What is found there would be executed without note_page(). */
+	jumps_clear(t, mode);
 	pages_clear(&t->pages[mode]);
+	if (!mode)
+		t->kernel_local = false;
 	t->v->stats->far_forgets++;
 	t->epoch[mode]++;
 	shadow_forget(t, mode);
 	t->f->leave = 1;
 }
 
-/* The block is about to be executed at this linear page. */
-static void note_page(struct translator *t, const struct block *b, gva_t lin)
+/* The block is about to be executed at this linear page. False: from where it was come
+ * from has not been noted, as it has just been forgotten. */
+static bool note_page(struct translator *t, const struct block *b, gva_t lin)
 {
+	bool known = true;
+
 	struct code_page *p = b->home;
 	unsigned m = t->v->cpl == 3;
 	gva_t page = lin & PAGE_MASK;
 
 	if (likely(p->epoch[m] == t->epoch[m] && p->lin[m] == page))
-		return;
+		return true;
+	/* Here and there at once: start anew. */
 	if (p->epoch[m] == t->epoch[m]) {
-		/* Here and there at once: start anew. */
 		far_forget(t, m);
-		jumps_clear(t, KEEP_NONE);
+		known = false;
 	}
 	p->epoch[m] = t->epoch[m];
 	p->lin[m] = page;
 	pages_add(&t->pages[m], page);
+	return known;
 }
 
 /* The interpreter's cache drops a block: nothing may enter its code any more. */
@@ -300,7 +289,6 @@ static void forget_code(struct translator *t)
 {
 	t->v->stats->code_flushes++;
 	block_cache_flush(&t->cache);
-	jumps_clear(t, KEEP_NONE);
 	execmem_reset(t->mem);
 	t->sites[0].count = t->sites[1].count = 0;
 	t->arena_used = 0;
@@ -311,9 +299,10 @@ static void forget_code(struct translator *t)
 	t->f->link = NULL;
 	t->hot = t->cold = (struct emit){ 0 };
 	t->full = !pieces_emit(t);
-	shadow_init(t);
-	for (unsigned m = 0; m < 2; m++)
+	for (unsigned m = 0; m < 2; m++) {
+		shadow_forget(t, m);
 		t->f->jumps[m].slot[0].code = t->leave_at;
+	}
 }
 
 static void link_to(struct translator *t, struct tr_link *l, struct tr_code *code)
@@ -372,8 +361,9 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	switch (r) {
 	case OP_NEXT:
 		ev = vcpu_events(v);
-		if (f->leave || t->poll_gone || v->shadow || v->step_check || v->ac_check ||
-		    v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev))) {
+		if (f->leave || t->poll_gone || v->shadow || v->step_check ||
+		    v->ac_check || v->pending_db ||
+		    (unlikely(ev) && vcpu_event_ready(v, ev))) {
 			t->resume = in + 1;
 			v->rip = next_ip(v, in);
 			return leave_with(t, TR_GO_ON);
@@ -432,19 +422,27 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 {
 	struct translator *t = translator_of(v);
 	struct frame *f = t->f;
+	bool live = !f->vec_parked;
 
 	v->stats->group_misses++;
 	v->cc = f->flags_out & RFLAGS_STATUS;
-	if (group_fits(v, g, v->gpr[g->base] + (u64)(i64)g->disp)) {
+	f->leave = 0;
+	if (!group_fits(v, g, v->gpr[g->base] + (u64)(i64)g->disp)) {
+		/* The interpreter does it access by access. */
+		v->stats->group_splits++;
+		if (++g->code->misses > GROUP_MISSES && g->code->block->code == g->code)
+			code_ungroup(t, g->code->block);
+		t->lone = true;
+	} else if (!f->leave) {
+		/* A table may be in a device. */
+		if (live && !v->vec_live)
+			vec_load(v);
+		f->vec_parked = !vectors_usable(v);
 		f->flags_in = cc_to_ax(v->cc);
 		return 0;
 	}
-	/* The interpreter does it access by access. */
-	v->stats->group_splits++;
-	if (++g->code->misses > GROUP_MISSES && g->code->block->code == g->code)
-		code_ungroup(t, g->code->block);
+	/* Or the walk has set the A bit of an entry that is code as well. */
 	t->resume = g->in;
-	t->lone = true;
 	v->rip = this_ip(v, g->in);
 	return leave_with(t, TR_GO_ON);
 }
@@ -493,7 +491,7 @@ static bool host_fault(void *opaque, struct sig_regs *r)
 	}
 	if (r->sig != SIGSEGV || !is_guard(t, r->addr))
 		return false;
-	r->gpr[4] = (u64)(uintptr_t)shadow_top(t, t->mode);
+	r->gpr[4] = shadow_empty(t, t->mode);
 	return true;
 }
 
@@ -524,7 +522,8 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 static void check_assumptions(struct translator *t)
 {
 	struct vcpu *v = t->v;
-	u64 cr4 = v->cr4 & (CR4_OSFXSR | CR4_OSXSAVE | CR4_SMAP), cr0 = v->cr0 & (CR0_TS | CR0_EM);
+	u64 cr4 = v->cr4 & (CR4_OSFXSR | CR4_OSXSAVE | CR4_SMAP),
+	    cr0 = v->cr0 & (CR0_TS | CR0_EM);
 
 	if (unlikely(cr0 != t->cr0)) {
 		/* Vector instructions ask the interpreter again. */
@@ -602,8 +601,7 @@ static enum step run_one(struct translator *t)
 		if (!t->options.run_block(t, b))
 			return STEP_FAILED;
 	} else {
-		note_page(t, b, v->rip);
-		if (link && !link->linked &&
+		if (note_page(t, b, v->rip) && link && !link->linked &&
 		    (link->target == b->gpa ||
 		     (link->target == GPA_NONE && link->mode == (v->cpl == 3))))
 			link_to(t, link, code);
@@ -723,22 +721,16 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 	t->f->leave = 1;
 	block_unlink_jumps(&t->cache, page);
 	if (page == TLB_FLUSHED_ALL) {
-		jumps_clear(t, KEEP_NONE);
 		far_forget(t, 0);
 		far_forget(t, 1);
-		t->kernel_local = false;
 	} else if (page == TLB_FLUSHED_NONGLOBAL) {
-		jumps_clear(t, KEEP_GLOBAL);
 		far_forget(t, 1);
 		if (t->kernel_local)
 			far_forget(t, 0);
 	} else {
-		for (unsigned m = 0; m < 2; m++) {
-			if (likely(!pages_have(&t->pages[m], page)))
-				continue;
-			jumps_forget_page(t, m, page);
-			far_forget(t, m);
-		}
+		for (unsigned m = 0; m < 2; m++)
+			if (unlikely(pages_have(&t->pages[m], page)))
+				far_forget(t, m);
 	}
 	t->f->link = NULL;
 }
@@ -807,7 +799,8 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	}
 	t->arena = map_lazily(ARENA_SIZE);
 	t->mem = execmem_new(o->code_size ? o->code_size : CODE_SIZE, err);
-	if (!t->mem || !t->sites[0].site || !t->sites[1].site || !t->arena || !pieces_emit(t)) {
+	if (!t->mem || !t->sites[0].site || !t->sites[1].site || !t->arena ||
+	    !pieces_emit(t)) {
 		translator_free(t);
 		return error_set(err, -ENOMEM, "no memory for translated code");
 	}

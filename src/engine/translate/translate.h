@@ -28,7 +28,7 @@
  * mapping. One between pages holds while addresses translate as they do, and while its
  * page is executed at one linear address: when that changes, all are undone
  * (struct code_page.lin). Everything else looks the target up by linear address, in a
- * table that is emptied when translations of addresses change.
+ * table that is emptied with them: what runs has been noted by note_page() since.
  *
  * T4 Each loop of translated code passes a place where a kick gets it out: backward links,
  * calls and links between pages read a page that a kick takes away; table look-ups find
@@ -139,7 +139,6 @@ struct frame {
  */
 struct tr_taken {
 	u16 slot[TR_JUMPS];
-	bool global[TR_JUMPS]; /* by slot: the mapping is global, a CR3 load keeps it */
 	unsigned count;
 };
 
