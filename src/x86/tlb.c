@@ -53,6 +53,13 @@ static void note_filled(struct tlb_way *t, unsigned slot, const struct walk *w, 
 	}
 }
 
+/* What was copied from the entry is not more than it, at any time. */
+static void drop_copies(struct vcpu *v, struct tlb_info *i)
+{
+	if (unlikely(i->copies))
+		v->tlb_dropped(v, i);
+}
+
 bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	      struct tlb_hit *hit)
 {
@@ -88,6 +95,7 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	flags = r->page_flags + ((w.gpa - r->base) >> PAGE_SHIFT);
 	hit->code = *flags & PAGE_CODE;
 
+	drop_copies(v, &t->info[slot]);
 	e = &t->entry[slot];
 	e->addend = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
 	note_filled(t, slot, &w, page);
@@ -118,20 +126,23 @@ static void flushed(struct vcpu *v, u64 page)
 		v->tlb_flushed(v, page);
 }
 
-static void drop(struct tlb_way *t, unsigned slot)
+static void drop(struct vcpu *v, struct tlb_way *t, unsigned slot)
 {
+	drop_copies(v, &t->info[slot]);
 	t->entry[slot].read = t->entry[slot].write = t->entry[slot].exec = tlb_none(slot);
 }
 
-static void make_ready(struct tlb *tlb)
+static void make_ready(struct vcpu *v)
 {
+	struct tlb *tlb = &v->tlb;
+
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		for (unsigned s = 0; s < TLB_SIZE; s++)
-			drop(&tlb->way[i], s);
+			drop(v, &tlb->way[i], s);
 	tlb->ready = true;
 }
 
-static void way_flush(struct tlb_way *t, bool keep_global)
+static void way_flush(struct vcpu *v, struct tlb_way *t, bool keep_global)
 {
 	unsigned kept = 0;
 
@@ -142,7 +153,7 @@ static void way_flush(struct tlb_way *t, bool keep_global)
 			t->taken[kept++] = (u16)s;
 			continue;
 		}
-		drop(t, s);
+		drop(v, t, s);
 		t->info[s].listed = false;
 	}
 	t->count = kept;
@@ -157,9 +168,9 @@ void tlb_flush_all(struct vcpu *v)
 		return;
 	v->stats->tlb_flushes++;
 	if (unlikely(!v->tlb.ready))
-		make_ready(&v->tlb);
+		make_ready(v);
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
-		way_flush(&v->tlb.way[i], false);
+		way_flush(v, &v->tlb.way[i], false);
 	v->tlb.keys = 0;
 	flushed(v, TLB_FLUSHED_ALL);
 }
@@ -170,7 +181,7 @@ void tlb_flush_nonglobal(struct vcpu *v)
 		return;
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
-		way_flush(&v->tlb.way[i], true);
+		way_flush(v, &v->tlb.way[i], true);
 	flushed(v, TLB_FLUSHED_NONGLOBAL);
 }
 
@@ -195,13 +206,13 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 		struct tlb_way *t = &v->tlb.way[i];
 
 		if (covers(t, tlb_slot(lin), lin))
-			drop(t, tlb_slot(lin));
+			drop(v, t, tlb_slot(lin));
 		if (likely(!may_be_large(t, lin)))
 			continue;
 		large = true;
 		for (unsigned n = 0; n < t->count; n++)
 			if (covers(t, t->taken[n], lin))
-				drop(t, t->taken[n]);
+				drop(v, t, t->taken[n]);
 	}
 	/* Code of a large page may be cached under other linear pages. */
 	flushed(v, large ? TLB_FLUSHED_ALL : lin & PAGE_MASK);
@@ -212,8 +223,13 @@ void tlb_protect_code(struct vcpu *v, gpa_t page)
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
 		struct tlb_way *t = &v->tlb.way[i];
 
-		for (unsigned n = 0; n < t->count; n++)
-			if (t->info[t->taken[n]].gpa == (page & PAGE_MASK))
-				t->entry[t->taken[n]].write = tlb_none(t->taken[n]);
+		for (unsigned n = 0; n < t->count; n++) {
+			struct tlb_info *info = &t->info[t->taken[n]];
+
+			if (info->gpa != (page & PAGE_MASK))
+				continue;
+			drop_copies(v, info);
+			t->entry[t->taken[n]].write = tlb_none(t->taken[n]);
+		}
 	}
 }

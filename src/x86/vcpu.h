@@ -157,6 +157,8 @@ struct vcpu {
 	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May
 	 * be NULL. */
 	void (*tlb_flushed)(struct vcpu *v, u64 page);
+	/* Engine: an entry with copies changes or goes: make 'copies' 0. */
+	void (*tlb_dropped)(struct vcpu *v, struct tlb_info *info);
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);
 	struct native *native; /* stubs for vector and x87 instructions

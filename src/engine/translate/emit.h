@@ -303,3 +303,20 @@ static inline void emit_patch(u8 *at, const u8 *to)
 {
 	le_store(at, (u64)(to - (at + 4)), 4);
 }
+
+/* jcc rel8 to be filled in with emit_patch_short(). */
+static inline u8 *emit_jcc_short(struct emit *e, unsigned cond)
+{
+	u8 *at;
+
+	e8(e, 0x70 | cond);
+	at = e->p;
+	e8(e, 0);
+	return at;
+}
+
+/* At most 127 bytes behind. */
+static inline void emit_patch_short(u8 *at, const u8 *to)
+{
+	*at = (u8)(to - (at + 1));
+}

@@ -184,6 +184,8 @@ static void emit_cold(struct front *f)
 		}
 		if (c->rcx)
 			emit_mov_rr(e, H_RCX, T_KEEP);
+		if (c->memo)
+			memop_cold(f, c);
 		if (c->site >= 0)
 			t->sites[c->seldom].site[c->site].slow =
 				(u32)(emit_exec(e) - (u64)t->base);

@@ -300,6 +300,7 @@ static void forget_code(struct translator *t)
 	jumps_clear(t, KEEP_NONE);
 	execmem_reset(t->mem);
 	t->sites[0].count = t->sites[1].count = 0;
+	memos_reset(t);
 	t->arena_used = 0;
 	for (unsigned m = 0; m < 2; m++) {
 		t->far_links[m] = NULL;
@@ -750,6 +751,7 @@ static void translator_free(struct translator *t)
 	for (unsigned i = 0; i < 2; i++)
 		if (t->sites[i].site)
 			munmap(t->sites[i].site, SITES_MAX * sizeof(*t->sites[i].site));
+	memos_fini(t);
 	lowmem_free(t->low, LOW_SIZE);
 	lowmem_free(t->f, sizeof(*t->f));
 	if (t->arena)
@@ -775,7 +777,7 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->sig = -1;
 	t->f = lowmem_new(sizeof(*t->f));
 	t->low = lowmem_new(LOW_SIZE);
-	if (!t->f || !t->low) {
+	if (!t->f || !t->low || !memos_init(t)) {
 		translator_free(t);
 		return error_set(err, -ENOMEM, "no memory below 2 GiB");
 	}
@@ -784,6 +786,8 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->poll = (i32)(uintptr_t)(t->low + LOW_SIZE - PAGE_SIZE);
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;
 	t->f->page_mask = PAGE_MASK;
+	for (unsigned i = 0; i < MEMO_SHIFTS; i++)
+		t->f->single_mask[i] = PAGE_MASK | (BIT(i) - 1);
 	t->f->not_if = ~(u64)RFLAGS_IF;
 	t->f->not_ac = ~(u64)RFLAGS_AC;
 	t->f->status = RFLAGS_STATUS;
@@ -836,6 +840,7 @@ int translate_open(struct vcpu *v, const struct translate_options *o, struct err
 	t->cache.asked = kick;
 	v->engine = t;
 	v->tlb_flushed = translate_tlb_flushed;
+	v->tlb_dropped = memo_tlb_dropped;
 	forget_code(t);
 	return 0;
 free_translator:
@@ -855,6 +860,7 @@ void translate_close(struct vcpu *v)
 	struct translator *t = translator_of(v);
 
 	block_cache_fini(&t->cache);
+	memos_reset(t);
 	native_close(v);
 	v->engine = NULL;
 	v->tlb_flushed = NULL;

@@ -113,6 +113,42 @@ struct tr_group {
 	bool write, first_write; /* any of them; the first */
 };
 
+/*
+ * What an access, or the first of a group, has found in the TLB the last time, so that its
+ * host address does not wait for a look-up: memo.c. Copies of TLB entries, dropped with
+ * them.
+ */
+struct tr_memo {
+	u64 neg_page; /* in the form of its check */
+	u64 addend;
+};
+
+/* How the page is looked for, and what 'neg_page' is: memop.c. */
+enum memo_form {
+	MEMO_QUICK,  /* the page's address */
+	MEMO_TWICE,  /* twice the page's number */
+	MEMO_SINGLE, /* + n: its number, and n zero bits */
+};
+#define MEMO_SHIFTS 7 /* accesses of up to 64 bytes */
+
+struct tr_memo_info {
+	u32 next, prev; /* of the same TLB entry; prev 0: the first */
+	u32 call;       /* where memo_fill is called, from the base of the code memory */
+	u32 filled_at;  /* in some 64 cycles of the host */
+	u16 slot;       /* of the TLB */
+	u8 idx;         /* enum mmu_idx */
+	u8 form;
+	u8 hurry; /* how often it was filled soon after it had been */
+	bool write, filled;
+};
+
+/* The first is not used. */
+struct tr_memos {
+	struct tr_memo *memo; /* below 2 GiB */
+	struct tr_memo_info *info;
+	u32 count;
+};
+
 #define TR_GROUPS 24 /* at most in one piece of code */
 
 /* What translated code reaches besides struct vcpu. */
@@ -123,8 +159,10 @@ struct frame {
 	u64 flags_in;   /* LAHF and SETO image to enter with */
 	u64 page_lin;   /* linear address of the page that is executed */
 	u64 tmp;        /* a jump target while the stack is written */
+	u64 addr;       /* while memo_fill runs */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
+	u64 single_mask[MEMO_SHIFTS]; /* page number and bits that must be 0 */
 	u64 not_if, not_ac, status; /* bits of RFLAGS */
 	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
 	struct tr_link *link; /* the exit taken, or NULL */
@@ -189,8 +227,9 @@ struct translator {
 	u64 cr0, cr4, xcr0; /* the bits that code was translated under */
 	int sig;
 	/* Executable addresses of the common pieces. */
-	u64 enter, leave, call_out, group_miss, leave_at, lost_return;
+	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
+	struct tr_memos memos;
 	struct tr_taken taken[2];
 	/* Linear pages that code was executed at since links between pages were undone. */
 	struct tr_pages pages[2];
@@ -237,6 +276,19 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in);
 
 /* The same through the 'group_miss' piece: 0 check again, 1 leave. */
 u64 translate_group_miss(struct vcpu *v, const struct tr_group *g);
+
+/* ---- memo.c ---- */
+
+bool memos_init(struct translator *t);
+void memos_fini(struct translator *t);
+/* Forget them, for code that is gone. */
+void memos_reset(struct translator *t);
+/* An empty one. 0: there are no more. */
+u32 memo_new(struct translator *t, enum mmu_idx idx, bool write, unsigned form);
+/* For vcpu.tlb_dropped. */
+void memo_tlb_dropped(struct vcpu *v, struct tlb_info *info);
+/* Called from translated code through the 'memo_fill' piece. Runs nothing of the guest. */
+void translate_memo_fill(struct vcpu *v, u64 memo);
 
 /* ---- pieces.c ---- */
 
