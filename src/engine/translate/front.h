@@ -50,6 +50,7 @@ struct mem_access {
 
 struct plan {
 	const struct insn *in;
+	struct block *block; /* it is in */
 	const u8 *bytes;
 	u32 start; /* offset of its block from the page */
 	u8 kind;

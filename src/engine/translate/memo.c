@@ -21,12 +21,19 @@
 #include "x86/access.h"
 #include "x86/stats.h"
 
-#define MEMOS      (1u << 20)
-/* Of the host's time-stamp counter; what is sooner is too soon, as filling takes some
- * hundred. So many times more often than not, it is the last one. */
-#define SOON_SHIFT 6
-#define SOON       (2048u >> SOON_SHIFT)
-#define HURRY_MAX  8
+#define MEMOS (1u << 20)
+/* Pages that are compared before the first fill, and how many must be that before. */
+#define PROBES      8
+#define PROBES_SAME 6
+/*
+ * Misses from one fill to the next. It is doubled when these came one in CYCLES or faster,
+ * so that filling costs little beside them; too often means that memos do not help.
+ */
+#define PATIENCE     16
+#define PATIENCE_MAX 512
+#define CYCLES       64
+
+enum { MEMO_PROBE, MEMO_FILLS, MEMO_ROAMS, MEMO_RETIRED };
 
 bool memos_init(struct translator *t)
 {
@@ -36,8 +43,9 @@ bool memos_init(struct translator *t)
 
 	m->info = info == MAP_FAILED ? NULL : info;
 	m->memo = lowmem_new(MEMOS * sizeof(*m->memo));
+	m->wait = lowmem_new(MEMOS * sizeof(*m->wait));
 	m->count = 1;
-	return m->info && m->memo;
+	return m->info && m->memo && m->wait;
 }
 
 void memos_fini(struct translator *t)
@@ -45,6 +53,7 @@ void memos_fini(struct translator *t)
 	if (t->memos.info)
 		munmap(t->memos.info, MEMOS * sizeof(*t->memos.info));
 	lowmem_free(t->memos.memo, MEMOS * sizeof(*t->memos.memo));
+	lowmem_free(t->memos.wait, MEMOS * sizeof(*t->memos.wait));
 }
 
 /* What matches no address: memop.c. */
@@ -53,15 +62,15 @@ static u64 empty(unsigned form)
 	return form == MEMO_QUICK ? 0 : 1;
 }
 
-u32 memo_new(struct translator *t, enum mmu_idx idx, bool write, unsigned form)
+u32 memo_new(struct translator *t, const struct tr_memo_info *like)
 {
 	struct tr_memos *m = &t->memos;
 
 	if (m->count == MEMOS)
 		return 0;
-	m->info[m->count] =
-		(struct tr_memo_info){ .idx = (u8)idx, .write = write, .form = (u8)form };
-	m->memo[m->count] = (struct tr_memo){ .neg_page = empty(form) };
+	m->info[m->count] = *like;
+	m->memo[m->count] = (struct tr_memo){ .neg_page = empty(like->form) };
+	m->wait[m->count] = 1;
 	return m->count++;
 }
 
@@ -99,6 +108,7 @@ void memos_reset(struct translator *t)
 	for (u32 memo = 1; memo < t->memos.count; memo++)
 		memo_empty(t, memo);
 	t->memos.count = 1;
+	t->memos.retires = 0;
 }
 
 static u64 neg_page(unsigned form, u64 page)
@@ -110,51 +120,81 @@ static u64 neg_page(unsigned form, u64 page)
 	}
 }
 
-/* It has been filled too often in too short a time, of late: its code does not call
- * again. */
-static void give_up(struct translator *t, const struct tr_memo_info *i)
+static void roam(struct translator *t, struct tr_memo_info *i)
 {
-	static const u8 nop5[5] = { 0x0f, 0x1f, 0x44, 0, 0 };
-
-	memcpy((void *)((u64)t->base + i->call - (u64)t->exec_delta), nop5, sizeof(nop5));
+	i->state = MEMO_ROAMS;
+	*i->roams |= BIT(i->nth);
 	t->v->stats->memo_polymorphic++;
 }
 
-static void note_time(struct translator *t, struct tr_memo_info *i)
+/* Some time later, as by then others of the same code will have been found out as well. */
+static void retire(struct translator *t, struct tr_memo_info *i)
 {
-	u32 now = (u32)(__builtin_ia32_rdtsc() >> SOON_SHIFT);
+	struct tr_memos *m = &t->memos;
 
-	if (now - i->filled_at < SOON)
-		i->hurry++;
-	else if (i->hurry)
-		i->hurry--;
+	if (m->retires == ARRAY_SIZE(m->retire))
+		return;
+	m->retire[m->retires++] = i->code;
+	i->state = MEMO_RETIRED;
+}
+
+static void probe(struct translator *t, struct tr_memo_info *i, u64 page)
+{
+	i->same += i->seen && page == i->page;
+	i->page = page;
+	if (++i->seen < PROBES)
+		return;
+	if (i->same < PROBES_SAME)
+		roam(t, i);
+	else
+		i->state = MEMO_FILLS;
+}
+
+static void fill(struct translator *t, u32 memo, u64 page)
+{
+	struct tr_memo_info *i = &t->memos.info[memo];
+	struct tlb_way *w = &t->v->tlb.way[i->idx];
+	unsigned slot = tlb_slot(page);
+	const struct tlb_entry *e = &w->entry[slot];
+	u32 now = (u32)(__builtin_ia32_rdtsc() / CYCLES);
+
+	if ((i->write ? e->write : e->read) != tlb_tag(page))
+		return;
+	if (now - i->filled_at < i->patience)
+		i->patience *= 2;
+	else
+		i->patience = MAX(i->patience / 2, PATIENCE);
 	i->filled_at = now;
-	if (i->hurry == HURRY_MAX)
-		give_up(t, i);
+	if (i->patience > PATIENCE_MAX) {
+		roam(t, i);
+		return;
+	}
+	memo_empty(t, memo);
+	t->v->stats->memo_fills++;
+	i->filled = true;
+	i->slot = (u16)slot;
+	i->prev = 0;
+	i->next = w->info[slot].copies;
+	if (i->next)
+		t->memos.info[i->next].prev = memo;
+	w->info[slot].copies = memo;
+	t->memos.memo[memo] = (struct tr_memo){ neg_page(i->form, page), e->addend };
 }
 
 void translate_memo_fill(struct vcpu *v, u64 memo)
 {
 	struct translator *t = v->engine;
 	struct tr_memo_info *i = &t->memos.info[memo];
-	gva_t lin = t->f->addr;
-	struct tlb_way *w = &v->tlb.way[i->idx];
-	unsigned slot = tlb_slot(lin);
-	const struct tlb_entry *e = &w->entry[slot];
+	u64 page = t->f->addr & PAGE_MASK;
 
 	t->f->flags_in = cc_to_ax(t->f->flags_out & RFLAGS_STATUS);
-	if ((i->write ? e->write : e->read) != tlb_tag(lin & PAGE_MASK))
-		return;
-	note_time(t, i);
-	memo_empty(t, (u32)memo);
-	v->stats->memo_fills++;
-	i->filled = true;
-	i->slot = (u16)slot;
-	i->prev = 0;
-	i->next = w->info[slot].copies;
-	if (i->next)
-		t->memos.info[i->next].prev = (u32)memo;
-	w->info[slot].copies = (u32)memo;
-	t->memos.memo[memo] =
-		(struct tr_memo){ neg_page(i->form, lin & PAGE_MASK), e->addend };
+	if (i->state == MEMO_ROAMS)
+		retire(t, i);
+	if (i->state == MEMO_PROBE)
+		probe(t, i, page);
+	if (i->state == MEMO_FILLS)
+		fill(t, (u32)memo, page);
+	t->memos.wait[memo] = i->state == MEMO_PROBE	 ? 1
+			      : i->state == MEMO_RETIRED ? UINT64_MAX
+							 : MAX(i->patience, PATIENCE);
 }

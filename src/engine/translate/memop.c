@@ -145,7 +145,7 @@ static u8 *quick_memo(struct front *f, u32 memo, unsigned size, bool keep)
 	emit_op_at(e, 0x03, off, MEMO(f, memo, neg_page)); /* add */
 	skip = emit_jcc_short(e, 3);                       /* jnc */
 	emit_cmp_imm(e, off, (i32)(PAGE_SIZE - size + 1));
-	emit_patch_short(skip, e->p);
+	emit_patch_short(e, skip);
 	cold = emit_jcc(e, 3); /* jae, that is jnc */
 	emit_load(e, T_SLOT, MEMO(f, memo, addend));
 	return cold;
@@ -185,6 +185,22 @@ static unsigned memo_form(unsigned size, bool aligned, bool quick)
 	return MEMO_SINGLE + (unsigned)__builtin_ctz(size);
 }
 
+static u32 new_memo(struct front *f, const struct plan *p, const struct mem_access *a,
+		    unsigned form)
+{
+	unsigned nth = (unsigned)(p->in - p->block->insn);
+
+	if (f->t->options.slow || (p->block->roams >> nth & 1) ||
+	    (!f->t->options.eager && !p->block->home->hot))
+		return 0;
+	return memo_new(f->t, &(struct tr_memo_info){ .roams = &p->block->roams,
+						      .nth = (u8)nth,
+						      .code = f->code,
+						      .idx = (u8)f->idx,
+						      .write = a->write,
+						      .form = (u8)form });
+}
+
 /*
  * The access can be made with the addend in T_SLOT, or the stub that is returned runs.
  * T_ADDR stays if 'keep'. 'aligned': it usually is.
@@ -194,7 +210,7 @@ static struct cold *check(struct front *f, const struct plan *p, const struct me
 {
 	bool quick = eflags_lose(f, p);
 	unsigned form = memo_form(a->size, aligned, quick);
-	u32 memo = f->t->options.slow ? 0 : memo_new(f->t, f->idx, a->write, form);
+	u32 memo = new_memo(f, p, a, form);
 	struct cold *c;
 	u8 *from;
 
@@ -214,6 +230,33 @@ static struct cold *check(struct front *f, const struct plan *p, const struct me
 	return c;
 }
 
+/* Count the memo's misses, and call memo_fill now and then. */
+static void count_miss(struct front *f, const struct cold *c)
+{
+	struct emit *e = &f->e;
+	i32 wait = (i32)(uintptr_t)&f->t->memos.wait[c->memo];
+	u8 *fill, *skip;
+
+	if (c->rcx) {
+		emit_load(e, H_RCX, wait);
+		emit_lea(e, true, H_RCX, H_RCX, -1);
+		emit_store(e, H_RCX, wait);
+		e8(e, 0xe3); /* jrcxz */
+		fill = e->p;
+		e8(e, 0);
+		emit_mov_rr(e, H_RCX, T_KEEP);
+		skip = emit_jmp_short(e);
+		emit_patch_short(e, fill);
+		emit_mov_rr(e, H_RCX, T_KEEP);
+	} else {
+		emit_dec_at(e, wait);
+		skip = emit_jcc_short(e, 5); /* jnz */
+	}
+	emit_mov_imm(e, H_R10, c->memo);
+	emit_call(e, f->t->memo_fill);
+	emit_patch_short(e, skip);
+}
+
 void memop_cold(struct front *f, const struct cold *c)
 {
 	const struct mem_access *a = &c->access;
@@ -223,9 +266,7 @@ void memop_cold(struct front *f, const struct cold *c)
 	f->idx = c->idx;
 	/* The check may have spoilt it. */
 	memop_address(f, a);
-	emit_mov_imm(e, H_R10, c->memo);
-	f->t->memos.info[c->memo].call = (u32)(emit_exec(e) - (u64)f->t->base);
-	emit_call(e, f->t->memo_fill);
+	count_miss(f, c);
 	slow = c->rcx ? flagless_check(f, a->write, a->size)
 		      : quick_check(f, a->write, a->size, c->keep);
 	emit_jmp(e, (u64)c->hit + (u64)e->exec_delta);

@@ -45,6 +45,9 @@
 #define HOT          6
 /* Times the check of a group may fail before there are no groups. */
 #define GROUP_MISSES 16
+/* So many of so many kicks in a row make a page hot. */
+#define HEAT         5
+#define WINDOW       64
 
 static struct translator *translator_of(const struct vcpu *v)
 {
@@ -426,6 +429,63 @@ static void code_ungroup(struct translator *t, struct block *b)
 	b->lone = true;
 }
 
+static bool translatable(const struct vcpu *v)
+{
+	return v->code_size == 8 && !v->ac_check && (v->cpl == 0 || v->cpl == 3);
+}
+
+static void code_retire(struct translator *t, struct tr_code *code)
+{
+	unlink_all(code);
+	jumps_forget_code(t, code);
+	code->block->code = NULL;
+}
+
+/* Accesses that roam are made anew without memos. Nothing runs now; what is returned to is
+ * forgotten. */
+static void retire_code(struct translator *t)
+{
+	struct tr_memos *m = &t->memos;
+
+	for (unsigned i = 0; i < m->retires; i++)
+		if (m->retire[i]->block->code == m->retire[i])
+			code_retire(t, m->retire[i]);
+	m->retires = 0;
+	shadow_forget(t, 0);
+	shadow_forget(t, 1);
+}
+
+/*
+ * A kick has found the vCPU at RIP. A page that a good part of them find it in is hot: its
+ * code is made anew with memos, which cost more than they bring elsewhere.
+ */
+static void sample(struct translator *t)
+{
+	const struct vcpu *v = t->v;
+	const struct tlb_way *w = &v->tlb.way[v->mmu_idx];
+	unsigned slot = tlb_slot(v->rip);
+	struct code_page *p;
+
+	t->samples++;
+	if (!translatable(v) || w->entry[slot].exec != tlb_tag(v->rip & PAGE_MASK))
+		return;
+	p = block_page(&t->cache, w->info[slot].gpa);
+	if (!p || p->hot)
+		return;
+	if (p->window != t->samples / WINDOW) {
+		p->window = t->samples / WINDOW;
+		p->samples = 0;
+	}
+	if (++p->samples < HEAT)
+		return;
+	p->hot = true;
+	for (struct block *b = p->first; b; b = b->page_next[b->home != p])
+		if (b->home == p && b->code)
+			code_retire(t, b->code);
+	shadow_forget(t, 0);
+	shadow_forget(t, 1);
+}
+
 u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 {
 	struct translator *t = translator_of(v);
@@ -549,11 +609,6 @@ static struct tr_code *code_of(struct translator *t, struct block *b)
 	return b->code;
 }
 
-static bool translatable(const struct vcpu *v)
-{
-	return v->code_size == 8 && !v->ac_check && (v->cpl == 0 || v->cpl == 3);
-}
-
 static enum step run_one(struct translator *t)
 {
 	struct tr_link *link = t->f->link;
@@ -637,6 +692,7 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		if (__atomic_load_n(&t->kicked, __ATOMIC_SEQ_CST)) {
 			__atomic_store_n(&t->kicked, false, __ATOMIC_SEQ_CST);
 			__atomic_store_n(&f->jump_mask, TR_JUMPS - 1, __ATOMIC_SEQ_CST);
+			sample(t);
 		}
 		if (unlikely(__atomic_load_n(&t->poll_gone, __ATOMIC_SEQ_CST)))
 			poll_restore(t);
@@ -648,6 +704,8 @@ static enum vcpu_exit translate_loop(struct translator *t)
 			vcpu_park(v);
 			forget_code(t);
 		}
+		if (unlikely(t->memos.retires))
+			retire_code(t);
 		s = run_one(t);
 		if (unlikely(s != STEP_ON))
 			return s == STEP_EXIT       ? VCPU_EXIT_HLT

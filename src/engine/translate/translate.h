@@ -133,20 +133,29 @@ enum memo_form {
 
 struct tr_memo_info {
 	u32 next, prev; /* of the same TLB entry; prev 0: the first */
-	u32 call;       /* where memo_fill is called, from the base of the code memory */
-	u32 filled_at;  /* in some 64 cycles of the host */
-	u16 slot;       /* of the TLB */
-	u8 idx;         /* enum mmu_idx */
+	u32 patience;   /* what 'wait' was last set to */
+	u32 filled_at;  /* by the host's clock, in units of 64 cycles */
+	u64 page;       /* PROBE: the last one */
+	u64 *roams;     /* struct block.roams, and the bit */
+	struct tr_code *code;
+	u16 slot; /* of the TLB */
+	u8 nth;
+	u8 idx; /* enum mmu_idx */
 	u8 form;
-	u8 hurry; /* how often it was filled soon after it had been */
+	u8 state;
+	u8 seen, same; /* PROBE */
 	bool write, filled;
 };
 
 /* The first is not used. */
 struct tr_memos {
 	struct tr_memo *memo; /* below 2 GiB */
+	u64 *wait; /* so many misses from now on, memo_fill is called; below 2 GiB */
 	struct tr_memo_info *info;
 	u32 count;
+	/* Code that does better without some of them. */
+	struct tr_code *retire[64];
+	unsigned retires;
 };
 
 #define TR_GROUPS 24 /* at most in one piece of code */
@@ -252,6 +261,7 @@ struct translator {
 	/* Code was left in the middle of a block: this one is the next. NULL: it was not. */
 	const struct insn *resume;
 	bool lone; /* the next block is for the interpreter: a group's check failed */
+	u32 samples; /* of where kicks found it */
 	bool full;
 	bool strayed; /* something else than translated code has run; for
 			 options.run_block */
@@ -284,7 +294,7 @@ void memos_fini(struct translator *t);
 /* Forget them, for code that is gone. */
 void memos_reset(struct translator *t);
 /* An empty one. 0: there are no more. */
-u32 memo_new(struct translator *t, enum mmu_idx idx, bool write, unsigned form);
+u32 memo_new(struct translator *t, const struct tr_memo_info *like);
 /* For vcpu.tlb_dropped. */
 void memo_tlb_dropped(struct vcpu *v, struct tlb_info *info);
 /* Called from translated code through the 'memo_fill' piece. Runs nothing of the guest. */
