@@ -21,13 +21,14 @@
 #include "x86/access.h"
 #include "x86/stats.h"
 
-#define MEMOS (1u << 20)
+#define MEMOS        (1u << 20)
 /* Pages that are compared before the first fill, and how many must be that before. */
-#define PROBES      8
-#define PROBES_SAME 6
+#define PROBES       8
+#define PROBES_SAME  6
 /*
- * Misses from one fill to the next. It is doubled when these came one in CYCLES or faster,
- * so that filling costs little beside them; too often means that memos do not help.
+ * Misses from one fill to the next. It is doubled when these came one in CYCLES or
+ * faster, so that filling costs little beside them; too often means that memos do not
+ * help.
  */
 #define PATIENCE     16
 #define PATIENCE_MAX 512
@@ -127,7 +128,8 @@ static void roam(struct translator *t, struct tr_memo_info *i)
 	t->v->stats->memo_polymorphic++;
 }
 
-/* Some time later, as by then others of the same code will have been found out as well. */
+/* Some time later, as by then others of the same code will have been found out as well.
+ */
 static void retire(struct translator *t, struct tr_memo_info *i)
 {
 	struct tr_memos *m = &t->memos;
@@ -194,7 +196,7 @@ void translate_memo_fill(struct vcpu *v, u64 memo)
 		probe(t, i, page);
 	if (i->state == MEMO_FILLS)
 		fill(t, (u32)memo, page);
-	t->memos.wait[memo] = i->state == MEMO_PROBE	 ? 1
+	t->memos.wait[memo] = i->state == MEMO_PROBE     ? 1
 			      : i->state == MEMO_RETIRED ? UINT64_MAX
 							 : MAX(i->patience, PATIENCE);
 }
