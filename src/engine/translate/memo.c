@@ -6,9 +6,14 @@
  * (tlb_info.copies): at no time does it allow more than the TLB does. Filling looks only
  * there, walks no page tables and sets no A or D bits.
  *
- * An access that goes to many pages in turn would be filled all the time. When that
- * happens at short intervals, it is not filled any more: then its code asks the TLB at
- * once.
+ * The check of a memo, where it misses, leads to the seldom-run part of the code, which
+ * counts and asks the TLB itself; only now and then, and on the first executions, is C
+ * called to fill the memo. An access whose first executions go to different pages never
+ * gets it filled; nor does one that misses again and again in short time. That is noted
+ * in its block, and the code is made anew without that memo.
+ *
+ * Code of hot pages alone has memos (run.c): one costs memory, code and the first
+ * executions, and flat code is slower with them.
  *
  * Thread: the owner of the vCPU.
  */
@@ -22,7 +27,8 @@
 #include "x86/stats.h"
 
 #define MEMOS        (1u << 20)
-/* Pages that are compared before the first fill, and how many must be that before. */
+/* Executions before the first fill, and how many of them must be in the page of the one
+ * before. */
 #define PROBES       8
 #define PROBES_SAME  6
 /*

@@ -20,10 +20,10 @@
  * and compares what is left. Empty is 0, which never carries. (So is page 0, which
  * therefore is never found.)
  *
- * MEMO_SINGLE, with flags left alone: PEXT takes the page number, of 52 bits, and the bits
- * that an aligned access has 0; the sum with what 'neg_page' is, is 0 for a hit. PEXT's
- * result is below 2^58, so that it does not become 0 with 1 added: empty is 1. An access
- * that is misaligned is not found, so none crosses the page.
+ * MEMO_SINGLE, with flags left alone: PEXT takes the page number, of 52 bits, and the
+ * bits that an aligned access has 0; the sum with what 'neg_page' is, is 0 for a hit.
+ * PEXT's result is below 2^58, so that it does not become 0 with 1 added: empty is 1. An
+ * access that is misaligned is not found, so none crosses the page.
  *
  * MEMO_TWICE, the same for odd sizes and whole groups: the numbers of the first and the
  * last byte's page, added. They are the same or differ by 1 (or are 2^52 - 1 and 0), so
@@ -205,8 +205,8 @@ static u32 new_memo(struct front *f, const struct plan *p, const struct mem_acce
  * The access can be made with the addend in T_SLOT, or the stub that is returned runs.
  * T_ADDR stays if 'keep'. 'aligned': it usually is.
  */
-static struct cold *check(struct front *f, const struct plan *p, const struct mem_access *a,
-			  bool keep, bool aligned)
+static struct cold *check(struct front *f, const struct plan *p,
+			  const struct mem_access *a, bool keep, bool aligned)
 {
 	bool quick = eflags_lose(f, p);
 	unsigned form = memo_form(a->size, aligned, quick);
@@ -275,7 +275,8 @@ void memop_cold(struct front *f, const struct cold *c)
 		emit_mov_rr(e, H_RCX, T_KEEP);
 }
 
-static struct operand lone(struct front *f, const struct plan *p, const struct mem_access *a)
+static struct operand lone(struct front *f, const struct plan *p,
+			   const struct mem_access *a)
 {
 	bool simple = is_simple(a);
 

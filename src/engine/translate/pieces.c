@@ -83,8 +83,9 @@ static void back_to_c(struct emit *e, const struct translator *t)
 	e8(e, 0xc3);
 }
 
-/* Call function(v, argument in rsi) on the stack of C. The return address of the piece is on
- * the shadow stack; shadow_rsp is above it, where the stack is once the code is left. */
+/* Call function(v, argument in rsi) on the stack of C. The return address of the piece is
+ * on the shadow stack; shadow_rsp is above it, where the stack is once the code is left.
+ */
 static void emit_c_call(struct emit *e, const struct translator *t, u64 function)
 {
 	emit_mov_imm(e, H_RDI, (u64)(uintptr_t)t->v);
@@ -106,8 +107,8 @@ static void emit_c_return(struct emit *e, const struct translator *t)
 }
 
 /*
- * A piece that calls u64 function(struct vcpu *v, argument), and goes back, or leaves when
- * the result is not 0. Called with the argument in r11 and the offset of the
+ * A piece that calls u64 function(struct vcpu *v, argument), and goes back, or leaves
+ * when the result is not 0. Called with the argument in r11 and the offset of the
  * instruction's block from the page in r10.
  */
 static u64 emit_call_piece(struct emit *e, const struct translator *t, u64 function)
@@ -134,8 +135,8 @@ static u64 emit_call_piece(struct emit *e, const struct translator *t, u64 funct
 	return piece;
 }
 
-/* The piece that calls translate_memo_fill(), with the memo's number in r10. r9 stays, and
- * so do the registers that C keeps. */
+/* The piece that calls translate_memo_fill(), with the memo's number in r10. r9 stays,
+ * and so do the registers that C keeps. */
 static u64 emit_memo_piece(struct emit *e, const struct translator *t)
 {
 	u64 piece = emit_exec(e);

@@ -441,8 +441,8 @@ static void code_retire(struct translator *t, struct tr_code *code)
 	code->block->code = NULL;
 }
 
-/* Accesses that roam are made anew without memos. Nothing runs now; what is returned to is
- * forgotten. */
+/* Accesses that roam are made anew without memos. Nothing runs now; what is returned to
+ * is forgotten. */
 static void retire_code(struct translator *t)
 {
 	struct tr_memos *m = &t->memos;
@@ -456,8 +456,8 @@ static void retire_code(struct translator *t)
 }
 
 /*
- * A kick has found the vCPU at RIP. A page that a good part of them find it in is hot: its
- * code is made anew with memos, which cost more than they bring elsewhere.
+ * A kick has found the vCPU at RIP. A page that a good part of them find it in is hot:
+ * its code is made anew with memos, which cost more than they bring elsewhere.
  */
 static void sample(struct translator *t)
 {
@@ -922,6 +922,7 @@ void translate_close(struct vcpu *v)
 	native_close(v);
 	v->engine = NULL;
 	v->tlb_flushed = NULL;
+	v->tlb_dropped = NULL;
 	translator_free(t);
 }
 

@@ -30,15 +30,18 @@
  * (struct code_page.lin). Everything else looks the target up by linear address, in a
  * table that is emptied when translations of addresses change.
  *
- * T4 Each loop of translated code passes a place where a kick gets it out: backward links,
- * calls and links between pages read a page that a kick takes away; table look-ups find
- * nothing.
+ * T4 Each loop of translated code passes a place where a kick gets it out: backward
+ * links, calls and links between pages read a page that a kick takes away; table look-ups
+ * find nothing.
  *
- * T5 A CALL pushes the complement of its return address and where to go on to the shadow stack, a
- * host call; a RET whose address is the one on top is a host return. What is on it holds
- * as long as links between pages do, and is forgotten with them. It may hold too much or
- * too little (a guest switches stacks): then a RET looks its target up. Guard pages on both sides
- * start it anew.
+ * T5 A CALL pushes the complement of its return address and where to go on to the shadow
+ * stack, a host call; a RET whose address is the one on top is a host return. What is on
+ * it holds as long as links between pages do, and is forgotten with them. It may hold too
+ * much or too little (a guest switches stacks): then a RET looks its target up. Guard
+ * pages on both sides start it anew.
+ *
+ * T6 A memo (struct tr_memo) allows what its TLB entry allows, and is emptied when that
+ * changes. An empty one matches no address.
  *
  * Thread: the owner of the vCPU; translate_kick() any thread.
  */
@@ -114,9 +117,9 @@ struct tr_group {
 };
 
 /*
- * What an access, or the first of a group, has found in the TLB the last time, so that its
- * host address does not wait for a look-up: memo.c. Copies of TLB entries, dropped with
- * them.
+ * What an access, or the first of a group, has found in the TLB the last time, so that
+ * its host address does not wait for a look-up: memo.c. Copies of TLB entries, dropped
+ * with them.
  */
 struct tr_memo {
 	u64 neg_page; /* in the form of its check */
@@ -295,9 +298,10 @@ void memos_fini(struct translator *t);
 void memos_reset(struct translator *t);
 /* An empty one. 0: there are no more. */
 u32 memo_new(struct translator *t, const struct tr_memo_info *like);
-/* For vcpu.tlb_dropped. */
+/* For vcpu.tlb_dropped: empty what was copied from the entry. */
 void memo_tlb_dropped(struct vcpu *v, struct tlb_info *info);
-/* Called from translated code through the 'memo_fill' piece. Runs nothing of the guest. */
+/* Called from translated code through the 'memo_fill' piece. Runs nothing of the guest.
+ */
 void translate_memo_fill(struct vcpu *v, u64 memo);
 
 /* ---- pieces.c ---- */
