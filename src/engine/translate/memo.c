@@ -36,9 +36,9 @@
  * faster, so that filling costs little beside them; too often means that memos do not
  * help.
  */
-#define PATIENCE     16
-#define PATIENCE_MAX 512
-#define CYCLES       64
+#define PATIENCE     64
+#define PATIENCE_MAX 2048
+#define CYCLES       256
 
 enum { MEMO_PROBE, MEMO_FILLS, MEMO_ROAMS, MEMO_RETIRED };
 
