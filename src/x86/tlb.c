@@ -53,6 +53,13 @@ static void note_filled(struct tlb_way *t, unsigned slot, const struct walk *w, 
 	}
 }
 
+/* What was copied from the entry is not more than it, at any time. */
+static void drop_copies(struct vcpu *v, struct tlb_info *i)
+{
+	if (unlikely(i->copies))
+		v->tlb_dropped(v, i);
+}
+
 bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	      struct tlb_hit *hit)
 {
@@ -90,6 +97,7 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 			    ? !phys_page_writer(flags)
 			    : __atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_CODE;
 
+	drop_copies(v, &t->info[slot]);
 	e = &t->entry[slot];
 	e->addend = (u64)(hit->host - (lin & ~PAGE_MASK)) - page;
 	note_filled(t, slot, &w, page);
@@ -122,21 +130,24 @@ static void flushed(struct vcpu *v, u64 page)
 		v->tlb_flushed(v, page);
 }
 
-static void drop(struct tlb_way *t, unsigned slot)
+static void drop(struct vcpu *v, struct tlb_way *t, unsigned slot)
 {
+	drop_copies(v, &t->info[slot]);
 	t->entry[slot].read = t->entry[slot].write = t->entry[slot].exec = tlb_none(slot);
 }
 
-static void make_ready(struct tlb *tlb)
+static void make_ready(struct vcpu *v)
 {
+	struct tlb *tlb = &v->tlb;
+
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		for (unsigned s = 0; s < TLB_SIZE; s++)
-			drop(&tlb->way[i], s);
+			drop(v, &tlb->way[i], s);
 	tlb->ready = true;
 }
 
 /* Drop the entries of a list that are still of its kind, and the list. */
-static void list_flush(struct tlb_way *t, bool global)
+static void list_flush(struct vcpu *v, struct tlb_way *t, bool global)
 {
 	struct tlb_list *l = &t->list[global];
 
@@ -144,17 +155,17 @@ static void list_flush(struct tlb_way *t, bool global)
 		unsigned s = l->slot[n];
 
 		if (t->info[s].global == global)
-			drop(t, s);
+			drop(v, t, s);
 		t->info[s].listed[global] = false;
 	}
 	l->count = 0;
 }
 
-static void way_flush(struct tlb_way *t, bool keep_global)
+static void way_flush(struct vcpu *v, struct tlb_way *t, bool keep_global)
 {
-	list_flush(t, false);
+	list_flush(v, t, false);
 	if (!keep_global)
-		list_flush(t, true);
+		list_flush(v, t, true);
 	/* Of the global ones it is not known which are large. */
 	if (!t->list[1].count)
 		t->large = (struct tlb_large){ 0 };
@@ -166,9 +177,9 @@ void tlb_flush_all(struct vcpu *v)
 		return;
 	v->stats->tlb_flushes++;
 	if (unlikely(!v->tlb.ready))
-		make_ready(&v->tlb);
+		make_ready(v);
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
-		way_flush(&v->tlb.way[i], false);
+		way_flush(v, &v->tlb.way[i], false);
 	v->tlb.keys = 0;
 	flushed(v, TLB_FLUSHED_ALL);
 }
@@ -179,7 +190,7 @@ void tlb_flush_nonglobal(struct vcpu *v)
 		return;
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
-		way_flush(&v->tlb.way[i], true);
+		way_flush(v, &v->tlb.way[i], true);
 	flushed(v, TLB_FLUSHED_NONGLOBAL);
 }
 
@@ -204,14 +215,14 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 		struct tlb_way *t = &v->tlb.way[i];
 
 		if (covers(t, tlb_slot(lin), lin))
-			drop(t, tlb_slot(lin));
+			drop(v, t, tlb_slot(lin));
 		if (likely(!may_be_large(t, lin)))
 			continue;
 		large = true;
 		for (unsigned k = 0; k < 2; k++)
 			for (unsigned n = 0; n < t->list[k].count; n++)
 				if (covers(t, t->list[k].slot[n], lin))
-					drop(t, t->list[k].slot[n]);
+					drop(v, t, t->list[k].slot[n]);
 	}
 	/* Code of a large page may be cached under other linear pages. */
 	flushed(v, large ? TLB_FLUSHED_ALL : lin & PAGE_MASK);
@@ -223,8 +234,13 @@ void tlb_protect_code(struct vcpu *v, gpa_t page)
 		struct tlb_way *t = &v->tlb.way[i / 2];
 		const struct tlb_list *l = &t->list[i & 1];
 
-		for (unsigned n = 0; n < l->count; n++)
-			if (t->info[l->slot[n]].gpa == (page & PAGE_MASK))
-				t->entry[l->slot[n]].write = tlb_none(l->slot[n]);
+		for (unsigned n = 0; n < l->count; n++) {
+			struct tlb_info *info = &t->info[l->slot[n]];
+
+			if (info->gpa != (page & PAGE_MASK))
+				continue;
+			drop_copies(v, info);
+			t->entry[l->slot[n]].write = tlb_none(l->slot[n]);
+		}
 	}
 }

@@ -37,7 +37,8 @@ struct tlb_info {
 	bool global; /* survives a CR3 load */
 	bool listed[2]; /* is in a list of slots: by 'global' */
 	u8 shift;    /* page size the entry is a piece of */
-	u8 pad[4];
+	u32 copies; /* the engine's: what it has copied from the entry, 0: nothing. It is
+		     * told when the entry goes, vcpu.tlb_dropped. */
 };
 
 /* Which large pages may have pieces in the TLB: bits by a hash of the page. */

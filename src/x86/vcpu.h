@@ -170,6 +170,8 @@ struct vcpu {
 	/* Board: somebody spins; let another thread run. Vectors parked. May be NULL. */
 	void (*relax)(struct vcpu *v);
 	u32 pauses; /* PAUSE instructions since then */
+	/* Engine: an entry with copies changes or goes: make 'copies' 0. */
+	void (*tlb_dropped)(struct vcpu *v, struct tlb_info *info);
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);
 	struct native *native;    /* stubs for vector and x87 instructions

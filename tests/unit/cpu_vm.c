@@ -73,7 +73,7 @@ PROGRAM(halt_for_ever, "inc dword ptr [0x3000]\n"
 PROGRAM(spin, "sti\n"
 	      "1: inc dword ptr [0x3000]\n"
 	      "jmp 1b\n");
-PROGRAM(spin_one_instruction, "jmp $\n");
+PROGRAM(spin_one_instruction, "1: jmp 1b\n");
 PROGRAM(spin_rep, "1: mov cx, 0xffff\n"
 		  "xor di, di\n"
 		  "mov ax, 0x4000\n"

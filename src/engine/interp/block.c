@@ -77,6 +77,11 @@ static struct code_page *page_find(const struct block_cache *c, gpa_t page)
 	return p;
 }
 
+struct code_page *block_page(const struct block_cache *c, gpa_t page)
+{
+	return page_find(c, page);
+}
+
 static void *arena_take(struct block_cache *c, size_t n)
 {
 	void *p = c->arena + c->used;
@@ -580,6 +585,7 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	b->count = 0;
 	b->span = 0;
 	b->lone = false;
+	b->roams = 0;
 	b->code = NULL;
 	b->text = text;
 	page_mark(c, gpa);

@@ -50,6 +50,7 @@ struct block {
 	bool stop; /* a debugger may have a breakpoint here: one instruction, to be
 		      executed by step_one(), never translated */
 	u16 count; /* times it was found, for an engine that translates what is hot */
+	u64 roams; /* for it: instructions, by bit, whose accesses change pages often */
 	struct code_page *home; /* of the first byte */
 	struct tr_code *code;   /* that engine's translation, or NULL */
 	const u8 *text;       /* the bytes as they were decoded; not of 'once' */
@@ -62,6 +63,10 @@ struct code_page {
 	 * 'epoch' is the engine's. */
 	gva_t lin[2];
 	u32 epoch[2];
+	/* And how often it was found there of late: in this one of its windows. */
+	u32 window;
+	u8 samples;
+	bool hot;
 	struct block *first;
 	struct code_page *next;
 	unsigned idle; /* writes since there was no block any more */
@@ -155,6 +160,8 @@ void block_unlink_jumps(struct block_cache *c, u64 page);
 
 /* A block that begins at this physical address and was decoded for this mode, or NULL. */
 struct block *block_at(const struct block_cache *c, gpa_t gpa, u8 mode);
+/* Of a guest-physical page. NULL: no code of it is cached. */
+struct code_page *block_page(const struct block_cache *c, gpa_t page);
 
 /* One of the sixteen Jcc. */
 bool block_insn_is_jcc(const struct insn *in);

@@ -303,3 +303,40 @@ static inline void emit_patch(u8 *at, const u8 *to)
 {
 	le_store(at, (u64)(to - (at + 4)), 4);
 }
+
+/* jcc and jmp rel8 to be filled in with emit_patch_short(). */
+static inline u8 *emit_jcc_short(struct emit *e, unsigned cond)
+{
+	u8 *at;
+
+	e8(e, 0x70 | cond);
+	at = e->p;
+	e8(e, 0);
+	return at;
+}
+
+static inline u8 *emit_jmp_short(struct emit *e)
+{
+	u8 *at;
+
+	e8(e, 0xeb);
+	at = e->p;
+	e8(e, 0);
+	return at;
+}
+
+/* The jump leads here, which is at most 127 bytes behind it. */
+static inline void emit_patch_short(const struct emit *e, u8 *at)
+{
+	if (!e->full)
+		*at = (u8)(e->p - (at + 1));
+}
+
+/* sub qword [addr], 1. Changes flags. */
+static inline void emit_dec_at(struct emit *e, i32 addr)
+{
+	e8(e, 0x48);
+	e8(e, 0x83);
+	emit_at(e, 5, addr);
+	e8(e, 1);
+}

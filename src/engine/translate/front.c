@@ -184,6 +184,8 @@ static void emit_cold(struct front *f)
 		}
 		if (c->rcx)
 			emit_mov_rr(e, H_RCX, T_KEEP);
+		if (c->memo)
+			memop_cold(f, c);
 		if (c->site >= 0)
 			t->sites[c->seldom].site[c->site].slow =
 				(u32)(emit_exec(e) - (u64)t->base);
@@ -204,22 +206,25 @@ static void emit_cold(struct front *f)
 
 /* ---- traces ---- */
 
-static void plan_block(struct front *f, const struct block *b, unsigned insns)
+static void plan_block(struct front *f, struct block *b, unsigned insns)
 {
 	u32 start = (u32)(b->gpa & ~PAGE_MASK);
 
-	for (unsigned i = 0; i < insns && f->insns < TRACE_MAX; i++)
-		plan_insn(f, &f->plan[f->insns++], &b->insn[i],
-			  b->text + b->insn[i].ip_off, start);
+	for (unsigned i = 0; i < insns && f->insns < TRACE_MAX; i++) {
+		struct plan *p = &f->plan[f->insns++];
+
+		plan_insn(f, p, &b->insn[i], b->text + b->insn[i].ip_off, start);
+		p->block = b;
+	}
 	f->b->span = (u16)(b->gpa + b->bytes - f->b->gpa);
 }
 
 /* The block that the last one falls into, if it has been executed as well. */
-static const struct block *falls_into(const struct front *f, const struct block *b)
+static struct block *falls_into(const struct front *f, const struct block *b)
 {
 	const struct insn *last = &b->insn[b->insns - 1];
 	gpa_t next = b->gpa + b->bytes;
-	const struct block *n;
+	struct block *n;
 
 	if (f->t->options.one || f->t->options.run_block || f->insns >= TRACE_MAX)
 		return NULL;
@@ -236,7 +241,7 @@ static const struct block *falls_into(const struct front *f, const struct block 
 
 static void plan_trace(struct front *f)
 {
-	const struct block *b = f->b;
+	struct block *b = f->b;
 	unsigned insns = f->t->options.one ? 1 : b->insns;
 
 	f->insns = 0;

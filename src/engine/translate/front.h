@@ -50,6 +50,7 @@ struct mem_access {
 
 struct plan {
 	const struct insn *in;
+	struct block *block; /* it is in */
 	const u8 *bytes;
 	u32 start; /* offset of its block from the page */
 	u8 kind;
@@ -113,6 +114,12 @@ struct cold {
 	bool call;      /* FAR_EXIT: of a call */
 	bool drop;      /* LOOKUP: take one from the shadow stack */
 	const struct tr_group *group;
+	/* SLOW, GROUP: what to do first when it arrives from an access's memo. */
+	u32 memo; /* 0: nothing */
+	enum mmu_idx idx;
+	struct mem_access access;
+	bool keep; /* T_ADDR is needed */
+	u8 *hit;   /* where T_SLOT is the addend */
 };
 
 #define COLD_MAX (TRACE_MAX * 4)
@@ -198,6 +205,8 @@ void memop_address(struct front *f, const struct mem_access *a);
  * stub for faults of the access itself.
  */
 struct operand memop(struct front *f, const struct plan *p, const struct mem_access *a);
+/* Arriving from an access's memo: fill it, and check in the TLB. */
+void memop_cold(struct front *f, const struct cold *c);
 /* ModRM, SIB and displacement of the operand; 'scaled': no 8-bit displacement (EVEX). */
 void memop_emit(struct emit *e, unsigned reg, struct operand o, bool scaled);
 /* The REX bits X and B of the operand. */

@@ -10,6 +10,25 @@
  * Either finds the addend, which the operand is addressed with: [base + addend + disp]
  * with the guest's own base register where that is possible, so that the address does
  * not wait for the check.
+ *
+ * Still the addend comes from a slot that the address chooses. So each access has a memo
+ * of the entry it used last (memo.c), and looks there first; the TLB is asked in the
+ * seldom-run part. An empty memo must match no address at all, whatever the guest
+ * adds up to one, in each form:
+ *
+ * MEMO_QUICK adds the negated page, which carries exactly for addresses from the page on,
+ * and compares what is left. Empty is 0, which never carries. (So is page 0, which
+ * therefore is never found.)
+ *
+ * MEMO_SINGLE, with flags left alone: PEXT takes the page number, of 52 bits, and the
+ * bits that an aligned access has 0; the sum with what 'neg_page' is, is 0 for a hit.
+ * PEXT's result is below 2^58, so that it does not become 0 with 1 added: empty is 1. An
+ * access that is misaligned is not found, so none crosses the page.
+ *
+ * MEMO_TWICE, the same for odd sizes and whole groups: the numbers of the first and the
+ * last byte's page, added. They are the same or differ by 1 (or are 2^52 - 1 and 0), so
+ * their sum is twice a page's number only if both are that one's. The sum is below 2^53:
+ * empty is 1.
  */
 #include "engine/translate/front.h"
 
@@ -107,16 +126,161 @@ static u8 *flagless_check(struct front *f, bool write, unsigned size)
 	return slow;
 }
 
-static struct operand lone(struct front *f, const struct plan *p, const struct mem_access *a)
+static i32 memo_at(const struct front *f, u32 memo, size_t field)
 {
-	bool simple = is_simple(a), quick;
-	u8 *slow;
+	return (i32)(uintptr_t)&f->t->memos.memo[memo] + (i32)field;
+}
+
+#define MEMO(f, memo, field) memo_at(f, memo, offsetof(struct tr_memo, field))
+
+/* Of T_ADDR, which stays if 'keep', in T_SLOT. Returns as quick_check(). */
+static u8 *quick_memo(struct front *f, u32 memo, unsigned size, bool keep)
+{
+	struct emit *e = &f->e;
+	unsigned off = keep ? T_KEEP : T_ADDR;
+	u8 *cold, *skip;
+
+	if (keep)
+		emit_mov_rr(e, T_KEEP, T_ADDR);
+	emit_op_at(e, 0x03, off, MEMO(f, memo, neg_page)); /* add */
+	skip = emit_jcc_short(e, 3);                       /* jnc */
+	emit_cmp_imm(e, off, (i32)(PAGE_SIZE - size + 1));
+	emit_patch_short(e, skip);
+	cold = emit_jcc(e, 3); /* jae, that is jnc */
+	emit_load(e, T_SLOT, MEMO(f, memo, addend));
+	return cold;
+}
+
+/* The same, with EFLAGS left alone and T_ADDR kept. Arriving there, RCX is in T_KEEP. */
+static u8 *flagless_memo(struct front *f, u32 memo, unsigned form, unsigned size)
+{
+	struct emit *e = &f->e;
+	u8 *cold;
+
+	emit_mov_rr(e, T_KEEP, H_RCX);
+	if (form == MEMO_TWICE) {
+		emit_lea(e, true, H_RCX, T_ADDR, (i32)size - 1);
+		emit_pext(e, T_SLOT, T_ADDR, FRAME(f->t, page_mask));
+		emit_pext(e, H_RCX, H_RCX, FRAME(f->t, page_mask));
+		emit_lea_sib(e, true, H_RCX, H_RCX, T_SLOT, 0, 0);
+	} else {
+		emit_pext(e, H_RCX, T_ADDR,
+			  FRAME(f->t, single_mask) + 8 * (i32)(form - MEMO_SINGLE));
+	}
+	emit_load(e, T_SLOT, MEMO(f, memo, neg_page));
+	emit_lea_sib(e, true, H_RCX, H_RCX, T_SLOT, 0, 0);
+	emit_load(e, T_SLOT, MEMO(f, memo, addend));
+	emit_jrcxz(e, 5);
+	cold = emit_jmp(e, 0);
+	emit_mov_rr(e, H_RCX, T_KEEP);
+	return cold;
+}
+
+static unsigned memo_form(unsigned size, bool aligned, bool quick)
+{
+	if (quick)
+		return MEMO_QUICK;
+	if (!aligned || !is_pow2(size) || size >> MEMO_SHIFTS)
+		return MEMO_TWICE;
+	return MEMO_SINGLE + (unsigned)__builtin_ctz(size);
+}
+
+static u32 new_memo(struct front *f, const struct plan *p, const struct mem_access *a,
+		    unsigned form)
+{
+	unsigned nth = (unsigned)(p->in - p->block->insn);
+
+	if (f->t->options.slow || (p->block->roams >> nth & 1) ||
+	    (!f->t->options.eager && !p->block->home->hot))
+		return 0;
+	return memo_new(f->t, &(struct tr_memo_info){ .roams = &p->block->roams,
+						      .nth = (u8)nth,
+						      .code = f->code,
+						      .idx = (u8)f->idx,
+						      .write = a->write,
+						      .form = (u8)form });
+}
+
+/*
+ * The access can be made with the addend in T_SLOT, or the stub that is returned runs.
+ * T_ADDR stays if 'keep'. 'aligned': it usually is.
+ */
+static struct cold *check(struct front *f, const struct plan *p,
+			  const struct mem_access *a, bool keep, bool aligned)
+{
+	bool quick = eflags_lose(f, p);
+	unsigned form = memo_form(a->size, aligned, quick);
+	u32 memo = new_memo(f, p, a, form);
+	struct cold *c;
+	u8 *from;
 
 	memop_address(f, a);
-	quick = eflags_lose(f, p);
-	slow = quick ? quick_check(f, a->write, a->size, !simple)
-		     : flagless_check(f, a->write, a->size);
-	f->access = cold_add(f, p, slow, !quick);
+	if (!memo)
+		from = quick ? quick_check(f, a->write, a->size, keep)
+			     : flagless_check(f, a->write, a->size);
+	else
+		from = quick ? quick_memo(f, memo, a->size, keep)
+			     : flagless_memo(f, memo, form, a->size);
+	c = cold_add(f, p, from, !quick);
+	c->memo = memo;
+	c->idx = f->idx;
+	c->access = *a;
+	c->keep = keep;
+	c->hit = f->e.p;
+	return c;
+}
+
+/* Count the memo's misses, and call memo_fill now and then. */
+static void count_miss(struct front *f, const struct cold *c)
+{
+	struct emit *e = &f->e;
+	i32 wait = (i32)(uintptr_t)&f->t->memos.wait[c->memo];
+	u8 *fill, *skip;
+
+	if (c->rcx) {
+		emit_load(e, H_RCX, wait);
+		emit_lea(e, true, H_RCX, H_RCX, -1);
+		emit_store(e, H_RCX, wait);
+		e8(e, 0xe3); /* jrcxz */
+		fill = e->p;
+		e8(e, 0);
+		emit_mov_rr(e, H_RCX, T_KEEP);
+		skip = emit_jmp_short(e);
+		emit_patch_short(e, fill);
+		emit_mov_rr(e, H_RCX, T_KEEP);
+	} else {
+		emit_dec_at(e, wait);
+		skip = emit_jcc_short(e, 5); /* jnz */
+	}
+	emit_mov_imm(e, H_R10, c->memo);
+	emit_call(e, f->t->memo_fill);
+	emit_patch_short(e, skip);
+}
+
+void memop_cold(struct front *f, const struct cold *c)
+{
+	const struct mem_access *a = &c->access;
+	struct emit *e = &f->e;
+	u8 *slow;
+
+	f->idx = c->idx;
+	/* The check may have spoilt it. */
+	memop_address(f, a);
+	count_miss(f, c);
+	slow = c->rcx ? flagless_check(f, a->write, a->size)
+		      : quick_check(f, a->write, a->size, c->keep);
+	emit_jmp(e, (u64)c->hit + (u64)e->exec_delta);
+	emit_patch(slow, e->p);
+	if (c->rcx)
+		emit_mov_rr(e, H_RCX, T_KEEP);
+}
+
+static struct operand lone(struct front *f, const struct plan *p,
+			   const struct mem_access *a)
+{
+	bool simple = is_simple(a);
+
+	f->access = check(f, p, a, !simple, true);
 	f->in_slot = -1;
 	return simple ? (struct operand){ home(a->base), a->disp }
 		      : (struct operand){ T_ADDR, 0 };
@@ -151,16 +315,14 @@ static void lead(struct front *f, const struct plan *p, const struct mem_access 
 {
 	struct emit *e = &f->e;
 	const struct group *g = &f->group[a->group];
-	bool quick = eflags_lose(f, p);
-	u8 *again = e->p, *slow;
+	u8 *again = e->p;
 	struct mem_access all = *a;
 	struct cold *c;
 
 	all.disp = a->disp - a->from_lo;
-	memop_address(f, &all);
-	slow = quick ? quick_check(f, g->write, (unsigned)(g->hi - g->lo), false)
-		     : flagless_check(f, g->write, (unsigned)(g->hi - g->lo));
-	c = cold_add(f, p, slow, !quick);
+	all.write = g->write;
+	all.size = (u8)(g->hi - g->lo);
+	c = check(f, p, &all, false, false);
 	c->kind = COLD_GROUP;
 	c->back = again;
 	c->group = group_new(f, p, a);

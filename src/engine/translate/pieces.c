@@ -9,7 +9,7 @@
 
 #include "host/execmem.h"
 
-#define PIECES_SIZE 1024
+#define PIECES_SIZE 2048
 
 /* Guest registers that live in host registers, and where. */
 static const struct {
@@ -67,6 +67,14 @@ static void pop_reg(struct emit *e, unsigned reg)
 
 static const u8 callers[] = { H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15 };
 
+static bool c_keeps(unsigned host)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(callers); i++)
+		if (callers[i] == host)
+			return true;
+	return false;
+}
+
 static void back_to_c(struct emit *e, const struct translator *t)
 {
 	emit_load(e, H_RSP, FRAME(t, host_rsp));
@@ -75,11 +83,33 @@ static void back_to_c(struct emit *e, const struct translator *t)
 	e8(e, 0xc3);
 }
 
+/* Call function(v, argument in rsi) on the stack of C. The return address of the piece is
+ * on the shadow stack; shadow_rsp is above it, where the stack is once the code is left.
+ */
+static void emit_c_call(struct emit *e, const struct translator *t, u64 function)
+{
+	emit_mov_imm(e, H_RDI, (u64)(uintptr_t)t->v);
+	emit_lea_rsp(e, H_R9, 8);
+	emit_store(e, H_R9, FRAME(t, shadow_rsp));
+	emit_load(e, H_RSP, FRAME(t, host_rsp));
+	/* Six registers and a return address are on it. */
+	emit_lea_rsp(e, H_RSP, -8);
+	emit_mov_imm(e, H_RAX, function);
+	e8(e, 0xff); /* call rax */
+	e8(e, 0xd0);
+}
+
+static void emit_c_return(struct emit *e, const struct translator *t)
+{
+	emit_load(e, H_RSP, FRAME(t, shadow_rsp));
+	emit_lea_rsp(e, H_RSP, -8);
+	load_flags(e, t);
+}
+
 /*
- * A piece that calls u64 function(struct vcpu *v, argument), and goes back, or leaves when
- * the result is not 0. Called with the argument in r11 and the offset of the
- * instruction's block from the page in r10. The return address is on the shadow stack;
- * shadow_rsp is above it, where the stack is once the code is left.
+ * A piece that calls u64 function(struct vcpu *v, argument), and goes back, or leaves
+ * when the result is not 0. Called with the argument in r11 and the offset of the
+ * instruction's block from the page in r10.
  */
 static u64 emit_call_piece(struct emit *e, const struct translator *t, u64 function)
 {
@@ -91,27 +121,39 @@ static u64 emit_call_piece(struct emit *e, const struct translator *t, u64 funct
 	emit_load(e, H_R9, FRAME(t, page_lin));
 	emit_lea_sib(e, true, H_R9, H_R9, H_R10, 0, 0);
 	emit_store(e, H_R9, VCPU(t, rip));
-	emit_mov_imm(e, H_RDI, (u64)(uintptr_t)t->v);
 	emit_mov_rr(e, H_RSI, H_R11);
-	emit_lea_rsp(e, H_R9, 8);
-	emit_store(e, H_R9, FRAME(t, shadow_rsp));
-	emit_load(e, H_RSP, FRAME(t, host_rsp));
-	/* Six registers and a return address are on it. */
-	emit_lea_rsp(e, H_RSP, -8);
-	emit_mov_imm(e, H_RAX, function);
-	e8(e, 0xff); /* call rax */
-	e8(e, 0xd0);
+	emit_c_call(e, t, function);
 	e8(e, 0x48); /* test rax, rax */
 	e8(e, 0x85);
 	e8(e, 0xc0);
 	skip = emit_jcc(e, 5); /* jnz */
-	emit_load(e, H_RSP, FRAME(t, shadow_rsp));
-	emit_lea_rsp(e, H_RSP, -8);
-	load_flags(e, t);
+	emit_c_return(e, t);
 	load_gprs(e);
 	e8(e, 0xc3);
 	emit_patch(skip, e->p);
 	back_to_c(e, t);
+	return piece;
+}
+
+/* The piece that calls translate_memo_fill(), with the memo's number in r10. r9 stays,
+ * and so do the registers that C keeps. */
+static u64 emit_memo_piece(struct emit *e, const struct translator *t)
+{
+	u64 piece = emit_exec(e);
+
+	for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
+		if (!c_keeps(homes[i].host))
+			emit_store(e, homes[i].host, e->gpr + 8 * homes[i].guest);
+	emit_store(e, H_R9, FRAME(t, addr));
+	save_flags(e, t);
+	emit_mov_rr(e, H_RSI, H_R10);
+	emit_c_call(e, t, (u64)translate_memo_fill);
+	emit_c_return(e, t);
+	for (unsigned i = 0; i < ARRAY_SIZE(homes); i++)
+		if (!c_keeps(homes[i].host))
+			emit_load(e, homes[i].host, e->gpr + 8 * homes[i].guest);
+	emit_load(e, H_R9, FRAME(t, addr));
+	e8(e, 0xc3);
 	return piece;
 }
 
@@ -154,5 +196,6 @@ bool pieces_emit(struct translator *t)
 
 	t->call_out = emit_call_piece(&e, t, (u64)translate_call_out);
 	t->group_miss = emit_call_piece(&e, t, (u64)translate_group_miss);
+	t->memo_fill = emit_memo_piece(&e, t);
 	return !e.full;
 }

@@ -46,6 +46,9 @@
 #define HOT          6
 /* Times the check of a group may fail before there are no groups. */
 #define GROUP_MISSES 16
+/* So many of so many kicks in a row make a page hot. */
+#define HEAT         5
+#define WINDOW       64
 
 static struct translator *translator_of(const struct vcpu *v)
 {
@@ -291,6 +294,7 @@ static void forget_code(struct translator *t)
 	block_cache_flush(&t->cache);
 	execmem_reset(t->mem);
 	t->sites[0].count = t->sites[1].count = 0;
+	memos_reset(t);
 	t->arena_used = 0;
 	for (unsigned m = 0; m < 2; m++) {
 		t->far_links[m] = NULL;
@@ -416,6 +420,66 @@ static void code_ungroup(struct translator *t, struct block *b)
 	jumps_forget_code(t, b->code);
 	b->code = NULL;
 	b->lone = true;
+	/* What is returned to may be this code. */
+	shadow_forget(t, 0);
+	shadow_forget(t, 1);
+}
+
+static bool translatable(const struct vcpu *v)
+{
+	return v->code_size == 8 && !v->ac_check && (v->cpl == 0 || v->cpl == 3);
+}
+
+static void code_retire(struct translator *t, struct tr_code *code)
+{
+	unlink_all(code);
+	jumps_forget_code(t, code);
+	code->block->code = NULL;
+}
+
+/* Accesses that roam are made anew without memos. Nothing runs now; what is returned to
+ * is forgotten. */
+static void retire_code(struct translator *t)
+{
+	struct tr_memos *m = &t->memos;
+
+	for (unsigned i = 0; i < m->retires; i++)
+		if (m->retire[i]->block->code == m->retire[i])
+			code_retire(t, m->retire[i]);
+	m->retires = 0;
+	shadow_forget(t, 0);
+	shadow_forget(t, 1);
+}
+
+/*
+ * A kick has found the vCPU at RIP. A page that a good part of them find it in is hot:
+ * its code is made anew with memos, which cost more than they bring elsewhere.
+ */
+static void sample(struct translator *t)
+{
+	const struct vcpu *v = t->v;
+	const struct tlb_way *w = &v->tlb.way[v->mmu_idx];
+	unsigned slot = tlb_slot(v->rip);
+	struct code_page *p;
+
+	t->samples++;
+	if (!translatable(v) || w->entry[slot].exec != tlb_tag(v->rip & PAGE_MASK))
+		return;
+	p = block_page(&t->cache, w->info[slot].gpa);
+	if (!p || p->hot)
+		return;
+	if (p->window != t->samples / WINDOW) {
+		p->window = t->samples / WINDOW;
+		p->samples = 0;
+	}
+	if (++p->samples < HEAT)
+		return;
+	p->hot = true;
+	for (struct block *b = p->first; b; b = b->page_next[b->home != p])
+		if (b->home == p && b->code)
+			code_retire(t, b->code);
+	shadow_forget(t, 0);
+	shadow_forget(t, 1);
 }
 
 u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
@@ -550,11 +614,6 @@ static struct tr_code *code_of(struct translator *t, struct block *b)
 	return b->code;
 }
 
-static bool translatable(const struct vcpu *v)
-{
-	return v->code_size == 8 && !v->ac_check && (v->cpl == 0 || v->cpl == 3);
-}
-
 static enum step run_one(struct translator *t)
 {
 	struct tr_link *link = t->f->link;
@@ -643,6 +702,7 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		if (__atomic_load_n(&t->kicked, __ATOMIC_SEQ_CST)) {
 			__atomic_store_n(&t->kicked, false, __ATOMIC_SEQ_CST);
 			__atomic_store_n(&f->jump_mask, TR_JUMPS - 1, __ATOMIC_SEQ_CST);
+			sample(t);
 		}
 		if (unlikely(__atomic_load_n(&t->poll_gone, __ATOMIC_SEQ_CST)))
 			poll_restore(t);
@@ -655,6 +715,8 @@ static enum vcpu_exit translate_loop(struct translator *t)
 			vcpu_park(v);
 			forget_code(t);
 		}
+		if (unlikely(t->memos.retires))
+			retire_code(t);
 		s = run_one(t);
 		if (unlikely(s != STEP_ON))
 			return s == STEP_EXIT       ? VCPU_EXIT_HLT
@@ -753,6 +815,7 @@ static void translator_free(struct translator *t)
 	for (unsigned i = 0; i < 2; i++)
 		if (t->sites[i].site)
 			munmap(t->sites[i].site, SITES_MAX * sizeof(*t->sites[i].site));
+	memos_fini(t);
 	lowmem_free(t->low, LOW_SIZE);
 	lowmem_free(t->f, sizeof(*t->f));
 	if (t->arena)
@@ -778,7 +841,7 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->sig = -1;
 	t->f = lowmem_new(sizeof(*t->f));
 	t->low = lowmem_new(LOW_SIZE);
-	if (!t->f || !t->low) {
+	if (!t->f || !t->low || !memos_init(t)) {
 		translator_free(t);
 		return error_set(err, -ENOMEM, "no memory below 2 GiB");
 	}
@@ -787,6 +850,8 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->poll = (i32)(uintptr_t)(t->low + LOW_SIZE - PAGE_SIZE);
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;
 	t->f->page_mask = PAGE_MASK;
+	for (unsigned i = 0; i < MEMO_SHIFTS; i++)
+		t->f->single_mask[i] = PAGE_MASK | (BIT(i) - 1);
 	t->f->not_if = ~(u64)RFLAGS_IF;
 	t->f->not_ac = ~(u64)RFLAGS_AC;
 	t->f->status = RFLAGS_STATUS;
@@ -840,6 +905,7 @@ int translate_open(struct vcpu *v, const struct translate_options *o, struct err
 	t->cache.asked = kick;
 	v->engine = t;
 	v->tlb_flushed = translate_tlb_flushed;
+	v->tlb_dropped = memo_tlb_dropped;
 	forget_code(t);
 	return 0;
 free_translator:
@@ -859,9 +925,11 @@ void translate_close(struct vcpu *v)
 	struct translator *t = translator_of(v);
 
 	block_cache_fini(&t->cache);
+	memos_reset(t);
 	native_close(v);
 	v->engine = NULL;
 	v->tlb_flushed = NULL;
+	v->tlb_dropped = NULL;
 	translator_free(t);
 }
 

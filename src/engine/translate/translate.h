@@ -30,15 +30,18 @@
  * (struct code_page.lin). Everything else looks the target up by linear address, in a
  * table that is emptied with them: what runs has been noted by note_page() since.
  *
- * T4 Each loop of translated code passes a place where a kick gets it out: backward links,
- * calls and links between pages read a page that a kick takes away; table look-ups find
- * nothing.
+ * T4 Each loop of translated code passes a place where a kick gets it out: backward
+ * links, calls and links between pages read a page that a kick takes away; table look-ups
+ * find nothing.
  *
- * T5 A CALL pushes the complement of its return address and where to go on to the shadow stack, a
- * host call; a RET whose address is the one on top is a host return. What is on it holds
- * as long as links between pages do, and is forgotten with them. It may hold too much or
- * too little (a guest switches stacks): then a RET looks its target up. Guard pages on both sides
- * start it anew.
+ * T5 A CALL pushes the complement of its return address and where to go on to the shadow
+ * stack, a host call; a RET whose address is the one on top is a host return. What is on
+ * it holds as long as links between pages do, and is forgotten with them. It may hold too
+ * much or too little (a guest switches stacks): then a RET looks its target up. Guard
+ * pages on both sides start it anew.
+ *
+ * T6 A memo (struct tr_memo) allows what its TLB entry allows, and is emptied when that
+ * changes. An empty one matches no address.
  *
  * Thread: the owner of the vCPU; translate_kick() any thread.
  */
@@ -113,6 +116,51 @@ struct tr_group {
 	bool write, first_write; /* any of them; the first */
 };
 
+/*
+ * What an access, or the first of a group, has found in the TLB the last time, so that
+ * its host address does not wait for a look-up: memo.c. Copies of TLB entries, dropped
+ * with them.
+ */
+struct tr_memo {
+	u64 neg_page; /* in the form of its check */
+	u64 addend;
+};
+
+/* How the page is looked for, and what 'neg_page' is: memop.c. */
+enum memo_form {
+	MEMO_QUICK,  /* the page's address */
+	MEMO_TWICE,  /* twice the page's number */
+	MEMO_SINGLE, /* + n: its number, and n zero bits */
+};
+#define MEMO_SHIFTS 7 /* accesses of up to 64 bytes */
+
+struct tr_memo_info {
+	u32 next, prev; /* of the same TLB entry; prev 0: the first */
+	u32 patience;   /* what 'wait' was last set to */
+	u32 filled_at;  /* by the host's clock, in units of 64 cycles */
+	u64 page;       /* PROBE: the last one */
+	u64 *roams;     /* struct block.roams, and the bit */
+	struct tr_code *code;
+	u16 slot; /* of the TLB */
+	u8 nth;
+	u8 idx; /* enum mmu_idx */
+	u8 form;
+	u8 state;
+	u8 seen, same; /* PROBE */
+	bool write, filled;
+};
+
+/* The first is not used. */
+struct tr_memos {
+	struct tr_memo *memo; /* below 2 GiB */
+	u64 *wait; /* so many misses from now on, memo_fill is called; below 2 GiB */
+	struct tr_memo_info *info;
+	u32 count;
+	/* Code that does better without some of them. */
+	struct tr_code *retire[64];
+	unsigned retires;
+};
+
 #define TR_GROUPS 24 /* at most in one piece of code */
 
 /* What translated code reaches besides struct vcpu. */
@@ -123,8 +171,10 @@ struct frame {
 	u64 flags_in;   /* LAHF and SETO image to enter with */
 	u64 page_lin;   /* linear address of the page that is executed */
 	u64 tmp;        /* a jump target while the stack is written */
+	u64 addr;       /* while memo_fill runs */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
+	u64 single_mask[MEMO_SHIFTS]; /* page number and bits that must be 0 */
 	u64 not_if, not_ac, status; /* bits of RFLAGS */
 	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
 	struct tr_link *link; /* the exit taken, or NULL */
@@ -188,8 +238,9 @@ struct translator {
 	u64 cr0, cr4, xcr0; /* the bits that code was translated under */
 	int sig;
 	/* Executable addresses of the common pieces. */
-	u64 enter, leave, call_out, group_miss, leave_at, lost_return;
+	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
+	struct tr_memos memos;
 	struct tr_taken taken[2];
 	/* Linear pages that code was executed at since links between pages were undone. */
 	struct tr_pages pages[2];
@@ -212,6 +263,7 @@ struct translator {
 	/* Code was left in the middle of a block: this one is the next. NULL: it was not. */
 	const struct insn *resume;
 	bool lone; /* the next block is for the interpreter: a group's check failed */
+	u32 samples; /* of where kicks found it */
 	bool full;
 	bool strayed; /* something else than translated code has run; for
 			 options.run_block */
@@ -236,6 +288,20 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in);
 
 /* The same through the 'group_miss' piece: 0 check again, 1 leave. */
 u64 translate_group_miss(struct vcpu *v, const struct tr_group *g);
+
+/* ---- memo.c ---- */
+
+bool memos_init(struct translator *t);
+void memos_fini(struct translator *t);
+/* Forget them, for code that is gone. */
+void memos_reset(struct translator *t);
+/* An empty one. 0: there are no more. */
+u32 memo_new(struct translator *t, const struct tr_memo_info *like);
+/* For vcpu.tlb_dropped: empty what was copied from the entry. */
+void memo_tlb_dropped(struct vcpu *v, struct tlb_info *info);
+/* Called from translated code through the 'memo_fill' piece. Runs nothing of the guest.
+ */
+void translate_memo_fill(struct vcpu *v, u64 memo);
 
 /* ---- pieces.c ---- */
 
