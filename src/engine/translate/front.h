@@ -25,6 +25,7 @@ enum plan_kind {
 	PLAN_COPY,   /* re-encoded */
 	PLAN_BRANCH, /* branch or stack operation */
 	PLAN_SYSTEM, /* of system.c */
+	PLAN_STRING, /* of string.c */
 };
 
 /* What an instruction does to the status flags. */
@@ -103,6 +104,7 @@ struct cold {
 	bool rcx; /* arriving that way, RCX is in T_KEEP */
 	bool lost; /* arriving, the flags are not in EFLAGS, but 'recipe' makes them */
 	struct recipe recipe;
+	const struct plan *x87; /* arriving, x87_pointers() of this are to be made */
 	const struct plan *p;
 	const struct insn *in;
 	u32 start;
@@ -128,6 +130,8 @@ struct front {
 	bool vec_checked;
 	bool lost; /* the flags are not in EFLAGS, but 'recipe' makes them */
 	struct recipe recipe;
+	/* The x87 instruction whose pointers are not in the vCPU; NULL: they are. */
+	const struct plan *x87;
 	int in_slot; /* T_SLOT holds the addend of this group; -1: it does not */
 	struct plan plan[TRACE_MAX];
 	unsigned insns;
@@ -226,6 +230,21 @@ void branch_cold(struct front *f, struct cold *c);
 /* Is it one of the system instructions that are translated? */
 bool system_plan(const struct front *f, struct plan *p);
 void system_insn(struct front *f, const struct plan *p);
+
+/* ---- string.c ---- */
+
+/* Is it one of the string instructions that are translated? */
+bool string_plan(const struct front *f, struct plan *p);
+void string_insn(struct front *f, const struct plan *p);
+
+/* ---- x87.c ---- */
+
+/* FIP, FCS and FOP must be in the vCPU here. */
+void x87_need(struct front *f);
+/* Emit what makes those of this instruction. Uses T_ADDR. */
+void x87_pointers(struct front *f, const struct plan *p);
+/* An instruction of PLAN_COPY has been emitted; its operand was there. */
+void x87_after(struct front *f, const struct plan *p, struct operand at);
 
 /* ---- front.c ---- */
 

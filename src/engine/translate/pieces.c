@@ -152,5 +152,5 @@ bool pieces_emit(struct translator *t)
 
 	t->call_out = emit_call_piece(&e, t, (u64)translate_call_out);
 	t->group_miss = emit_call_piece(&e, t, (u64)translate_group_miss);
-	return !e.full;
+	return !e.full && string_pieces(t);
 }
