@@ -1,6 +1,6 @@
 /*
- * x87 instructions in translated code: their errors, pointers and CR0's say in them; and
- * string instructions, which have code of their own too.
+ * x87 instructions in translated code: their errors, pointers and CR0's say in them;
+ * string instructions, operands off RIP, system instructions that are done in line.
  */
 #include "translate_box.h"
 
@@ -206,6 +206,24 @@ static void control_bits_are_asked(void **state)
 	free(r.ram);
 }
 
+/* An unmasked SIMD error of an instruction with a register that lives in memory. */
+PROGRAM(simd, "mov dword ptr [0x60000], 0x1f00\n ldmxcsr [0x60000]\n mov ebp, 40\n"
+	      "mov ebx, 0x60010\n xor esi, esi\n mov r9d, 0x77\n"
+	      "1: mov ecx, ebp\n cmp ecx, 1\n jne 2f\n mov rax, 0x7ff8000000000000\n"
+	      "mov [rbx], rax\n 2: cmp ecx, 1\n cvttsd2si r9, [rbx + rsi]\n adc edi, 0\n"
+	      "dec ebp\n jnz 1b\n int3");
+
+static void a_simd_error_keeps_the_registers(void **state)
+{
+	struct end r;
+
+	(void)state;
+	RUN(simd, 3, NULL, &r);
+	assert_int_equal(r.vector, VEC_XM);
+	assert_int_equal(r.gpr[RCX], 1);
+	free(r.ram);
+}
+
 /* ---- string instructions ---- */
 
 /*
@@ -285,6 +303,42 @@ static void a_run_onto_code(void **state)
 	free(r.ram);
 }
 
+/*
+ * Operands off RIP: pages of data, one that is read alone behind a branch, the page of
+ * the code, and across a page's end.
+ */
+PROGRAM(off_rip,
+	"mov ebp, 60\n xor ebx, ebx\n"
+	"1: mov eax, [rip + 0x20000]\n add ebx, eax\n add eax, 3\n mov [rip + 0x20000], "
+	"eax\n"
+	"movzx edx, byte ptr [rip + 0x20100]\n add [rip + 0x20104], edx\n"
+	"movd xmm1, [rip + 0x20010]\n mov rsi, [rip + 0x20fc0]\n add rbx, [rip + "
+	"0x20ff0]\n"
+	"add ebx, [rip + 0x24000]\n cmp ebp, 1\n jne 2f\n .globl off_rip_at\n"
+	"off_rip_at: mov [rip + 0x24010], ebx\n"
+	"2: add ebx, [rip + 3f]\n inc dword ptr [rip + 4f]\n add ebx, [rip + 4f]\n"
+	"dec ebp\n jnz 1b\n int3\n 3: .long 5\n 4: .long 7");
+extern const u8 off_rip_at[];
+
+static void off_rip_prepare(struct box *b)
+{
+	poke(b, PT + 0x64 * 8, 0x64000 | 0x65, 8);
+	for (unsigned i = 0; i < 0x6000; i++)
+		b->ram[0x60000 + i] = (u8)(i * 7);
+}
+
+static void operands_off_rip(void **state)
+{
+	struct end r;
+
+	(void)state;
+	RUN(off_rip, 3, off_rip_prepare, &r);
+	assert_int_equal(r.vector, VEC_PF);
+	assert_int_equal(r.rip, AT(off_rip_at, off_rip));
+	assert_int_equal(r.gpr[RBP], 1);
+	free(r.ram);
+}
+
 /* SWAPGS, MOV from control registers, CLD and STD. */
 PROGRAM(system_,
 	"mov ecx, 40\n 1: swapgs\n mov rax, gs:[0x10]\n add rbx, rax\n swapgs\n"
@@ -323,9 +377,11 @@ int main(void)
 		cmocka_unit_test(pointers_are_the_guests),
 		cmocka_unit_test(a_fault_leaves_the_pointers),
 		cmocka_unit_test(control_bits_are_asked),
+		cmocka_unit_test(a_simd_error_keeps_the_registers),
 		cmocka_unit_test(string_instructions),
 		cmocka_unit_test(a_run_into_a_hole),
 		cmocka_unit_test(a_run_onto_code),
+		cmocka_unit_test(operands_off_rip),
 		cmocka_unit_test(system_instructions),
 	};
 

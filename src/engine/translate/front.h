@@ -76,6 +76,7 @@ struct plan {
 struct group {
 	i32 lo, hi; /* bytes, counted from the register where the group began */
 	bool write;
+	bool rip; /* off RIP: counted from the page of the code */
 	u8 members;
 	u8 slot; /* of frame.group */
 };

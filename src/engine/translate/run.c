@@ -440,10 +440,11 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 {
 	struct translator *t = translator_of(v);
 	struct frame *f = t->f;
+	u64 base = g->base == GPR_RIP ? f->page_lin : v->gpr[g->base];
 
 	v->stats->group_misses++;
 	v->cc = f->flags_out & RFLAGS_STATUS;
-	if (group_fits(v, g, v->gpr[g->base] + (u64)(i64)g->disp)) {
+	if (group_fits(v, g, base + (u64)(i64)g->disp)) {
 		f->flags_in = cc_to_ax(v->cc);
 		return 0;
 	}
