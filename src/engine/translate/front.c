@@ -194,8 +194,7 @@ static void emit_cold(struct front *f)
 				(u32)(emit_exec(e) - (u64)t->base);
 		if (c->lost)
 			eflags_make(e, &c->recipe);
-		if (c->x87)
-			x87_pointers(f, c->x87);
+		x87_pointers(f, &c->x87);
 		if (c->kind == COLD_GROUP) {
 			emit_mov_imm(e, H_R10, c->start);
 			emit_mov_imm(e, H_R11, (u64)c->group);
@@ -269,7 +268,7 @@ static struct front *front_new(struct translator *t, struct block *b)
 	f->vec_checked = false;
 	f->lost = false;
 	f->recipe = (struct recipe){ 0 };
-	f->x87 = NULL;
+	f->x87 = (struct x87_last){ 0 };
 	f->in_slot = -1;
 	f->colds = 0;
 	f->call_outs = 0;

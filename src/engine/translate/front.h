@@ -90,6 +90,12 @@ struct recipe {
 	u8 kind;
 };
 
+/* The x87 instructions whose pointers are not in the vCPU; NULL: they are. */
+struct x87_last {
+	const struct plan *any; /* FIP, FCS, FOP */
+	const struct plan *mem; /* FDS */
+};
+
 /* Code that is seldom run, put behind the block. */
 struct cold {
 	enum {
@@ -105,7 +111,7 @@ struct cold {
 	bool rcx; /* arriving that way, RCX is in T_KEEP */
 	bool lost; /* arriving, the flags are not in EFLAGS, but 'recipe' makes them */
 	struct recipe recipe;
-	const struct plan *x87; /* arriving, x87_pointers() of this are to be made */
+	struct x87_last x87; /* arriving, x87_pointers() of these are to be made */
 	const struct plan *p;
 	const struct insn *in;
 	u32 start;
@@ -131,8 +137,7 @@ struct front {
 	bool vec_checked;
 	bool lost; /* the flags are not in EFLAGS, but 'recipe' makes them */
 	struct recipe recipe;
-	/* The x87 instruction whose pointers are not in the vCPU; NULL: they are. */
-	const struct plan *x87;
+	struct x87_last x87;
 	int in_slot; /* T_SLOT holds the addend of this group; -1: it does not */
 	struct plan plan[TRACE_MAX];
 	unsigned insns;
@@ -240,10 +245,10 @@ void string_insn(struct front *f, const struct plan *p);
 
 /* ---- x87.c ---- */
 
-/* FIP, FCS and FOP must be in the vCPU here. */
+/* The pointers must be in the vCPU here. */
 void x87_need(struct front *f);
-/* Emit what makes those of this instruction. Uses T_ADDR. */
-void x87_pointers(struct front *f, const struct plan *p);
+/* Emit what puts them there. Uses T_ADDR. */
+void x87_pointers(struct front *f, const struct x87_last *x);
 /* An instruction of PLAN_COPY has been emitted; its operand was there. */
 void x87_after(struct front *f, const struct plan *p, struct operand at);
 

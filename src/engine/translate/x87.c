@@ -5,10 +5,10 @@
  * is live with the others'. Those that are not for control set FIP, FCS and FOP, and FDP
  * and FDS with a memory operand (SDM volume 1 section 8.1.8, interp/native.c). The host's
  * own are addresses of this process, so code keeps them in the vCPU: FDP at once, as its
- * registers may change; the others, which are known from the place in the code, only
- * where somebody may see them: at the end of a block, before a call out, and in the slow
- * stubs. An unmasked error faults in the next instruction that waits, and its slow stub
- * makes #MF of it.
+ * registers may change; the others only where somebody may see them: at the end of a
+ * block, before a call out, and in the slow stubs. They are known from the place in the
+ * code, and selectors do not change within a trace but in calls out. An unmasked error
+ * faults in the next instruction that waits, and its slow stub makes #MF of it.
  *
  * Left to the interpreter: FNINIT, FWAIT (whose #NM has its own rule), and all that
  * stores or loads an environment. Thread: the owner of the vCPU.
@@ -53,11 +53,17 @@ static void put_selector(struct front *f, unsigned sreg, i32 addr)
 	store16(e, addr);
 }
 
-void x87_pointers(struct front *f, const struct plan *p)
+void x87_pointers(struct front *f, const struct x87_last *x)
 {
-	const struct insn *in = p->in;
 	struct emit *e = &f->e;
+	const struct plan *p = x->any;
+	const struct insn *in;
 
+	if (x->mem)
+		put_selector(f, x->mem->acc.seg, VCPU(f->t, fds));
+	if (!p)
+		return;
+	in = p->in;
 	emit_load(e, T_ADDR, FRAME(f->t, page_lin));
 	emit_lea(e, true, T_ADDR, T_ADDR, (i32)(p->start + in->ip_off));
 	emit_store(e, T_ADDR, VCPU(f->t, fip));
@@ -68,10 +74,8 @@ void x87_pointers(struct front *f, const struct plan *p)
 
 void x87_need(struct front *f)
 {
-	if (!f->x87)
-		return;
-	x87_pointers(f, f->x87);
-	f->x87 = NULL;
+	x87_pointers(f, &f->x87);
+	f->x87 = (struct x87_last){ 0 };
 }
 
 /* The offset in the segment, cut to the address size. */
@@ -87,7 +91,7 @@ static void put_operand(struct front *f, const struct plan *p, struct operand at
 		emit_lea(e, true, T_ADDR, at.base, at.disp);
 	}
 	emit_store(e, T_ADDR, VCPU(f->t, fdp));
-	put_selector(f, p->acc.seg, VCPU(f->t, fds));
+	f->x87.mem = p;
 }
 
 void x87_after(struct front *f, const struct plan *p, struct operand at)
@@ -98,5 +102,5 @@ void x87_after(struct front *f, const struct plan *p, struct operand at)
 		return;
 	if (p->mem)
 		put_operand(f, p, at);
-	f->x87 = p;
+	f->x87.any = p;
 }
