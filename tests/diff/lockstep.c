@@ -329,11 +329,20 @@ static void gen_start(struct both *b, struct state *s, const struct program *p)
 	s->flags = (rng64(&b->rng) & RFLAGS_STATUS) | RFLAGS_1 | RFLAGS_IF;
 	s->sel[CS] = SEL_CS64;
 	s->sel[SS] = SEL_DS;
-	/* All vector state, masks among it, at random; x87 as after FNINIT. */
+	/* All vector state, masks among it, at random; x87 as after FNINIT, or with values in
+	 * its registers and errors that are not masked. */
 	rng_fill(&b->rng, s->xsave + XSAVE_XMM, STATE_XSAVE - XSAVE_XMM);
 	memset(s->xsave + XSAVE_LEGACY_SIZE - 96, 0, 96 + 64);
 	s->xsave[XSAVE_FCW] = 0x7f;
 	s->xsave[XSAVE_FCW + 1] = 3;
+	if (rng64(&b->rng) & 1) {
+		s->xsave[XSAVE_FTW] = (u8)rng64(&b->rng);
+		s->xsave[XSAVE_FSW + 1] = (u8)(rng64(&b->rng) & 0x38);
+		for (unsigned i = 0; i < 8; i++)
+			rng_fill(&b->rng, s->xsave + XSAVE_ST + 16 * i, 10);
+		if (rng_one_in(&b->rng, 3))
+			s->xsave[XSAVE_FCW] = (u8)(0x40 | (rng64(&b->rng) & 0x3f));
+	}
 	s->xsave[XSAVE_MXCSR] = 0x80;
 	s->xsave[XSAVE_MXCSR + 1] = rng_one_in(&b->rng, 8) ? 0x1d : 0x1f;
 	*(u64 *)(void *)(s->xsave + XSAVE_XSTATE_BV) = STATE_XCR0;

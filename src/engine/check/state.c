@@ -75,6 +75,9 @@ static u32 mxcsr(const struct vcpu *v)
 
 bool vectors_same(const struct vcpu *a, const struct vcpu *b)
 {
+	if (a->fip != b->fip || a->fdp != b->fdp || a->fcs != b->fcs ||
+	    a->fds != b->fds || a->fop != b->fop)
+		return false;
 	if (x87_words(a) != x87_words(b) || mxcsr(a) != mxcsr(b) ||
 	    !part_same(a, b, 0, XSAVE_ST, 128) || !part_same(a, b, 1, XSAVE_XMM, 256))
 		return false;

@@ -191,4 +191,5 @@ void copy_insn(struct front *f, const struct plan *p)
 	else
 		emit_evex_copy(&f->e, p, &x);
 	store_registers(f, p, &x);
+	x87_after(f, p, x.at);
 }

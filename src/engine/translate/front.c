@@ -62,6 +62,7 @@ struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx)
 			    .rcx = rcx,
 			    .lost = f->lost,
 			    .recipe = f->recipe,
+			    .x87 = f->x87,
 			    .site = -1 };
 	return c;
 }
@@ -143,12 +144,16 @@ static void translate_insn(struct front *f, const struct plan *p)
 	if (p->flags >= FLAGS_READ ||
 	    (p->flags == FLAGS_ALONE && (p->written & f->recipe.uses)))
 		eflags_need(f);
+	/* Code is left by them. */
+	if (p->kind == PLAN_BRANCH || p->kind == PLAN_CALL_OUT || p->kind == PLAN_STRING)
+		x87_need(f);
 	switch (p->kind) {
 	case PLAN_NOTHING: return;
 	case PLAN_LEA: emit_lea_insn(f, p); break;
 	case PLAN_COPY: copy_insn(f, p); break;
 	case PLAN_BRANCH: branch_insn(f, p); break;
 	case PLAN_SYSTEM: system_insn(f, p); break;
+	case PLAN_STRING: string_insn(f, p); break;
 	default:
 		f->call_outs++;
 		emit_call_out(f, p->in, p->start);
@@ -191,6 +196,7 @@ static void emit_cold(struct front *f)
 				(u32)(emit_exec(e) - (u64)t->base);
 		if (c->lost)
 			eflags_make(e, &c->recipe);
+		x87_pointers(f, &c->x87);
 		if (c->kind == COLD_GROUP) {
 			emit_mov_imm(e, H_R10, c->start);
 			emit_mov_imm(e, H_R11, (u64)c->group);
@@ -267,6 +273,7 @@ static struct front *front_new(struct translator *t, struct block *b)
 	f->vec_checked = false;
 	f->lost = false;
 	f->recipe = (struct recipe){ 0 };
+	f->x87 = (struct x87_last){ 0 };
 	f->in_slot = -1;
 	f->colds = 0;
 	f->call_outs = 0;
@@ -311,6 +318,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	 * where it ends the block (MOV CR2). */
 	if (!block_insn_ends(last->in) || last->kind != PLAN_BRANCH) {
 		eflags_need(f);
+		x87_need(f);
 		branch_to(f, last, last->in + 1, (i64)last->start + last->in->ip_off + last->in->len);
 	}
 	hot = f->e;

@@ -25,6 +25,7 @@ enum plan_kind {
 	PLAN_COPY,   /* re-encoded */
 	PLAN_BRANCH, /* branch or stack operation */
 	PLAN_SYSTEM, /* of system.c */
+	PLAN_STRING, /* of string.c */
 };
 
 /* What an instruction does to the status flags. */
@@ -76,6 +77,7 @@ struct plan {
 struct group {
 	i32 lo, hi; /* bytes, counted from the register where the group began */
 	bool write;
+	bool rip; /* off RIP: counted from the page of the code */
 	u8 members;
 	u8 slot; /* of frame.group */
 };
@@ -87,6 +89,12 @@ struct recipe {
 	const struct plan *maker; /* the instruction that set them; NULL: none */
 	u16 uses;                 /* registers that must not change */
 	u8 kind;
+};
+
+/* The x87 instructions whose pointers are not in the vCPU; NULL: they are. */
+struct x87_last {
+	const struct plan *any; /* FIP, FCS, FOP */
+	const struct plan *mem; /* FDS */
 };
 
 /* Code that is seldom run, put behind the block. */
@@ -104,6 +112,7 @@ struct cold {
 	bool rcx; /* arriving that way, RCX is in T_KEEP */
 	bool lost; /* arriving, the flags are not in EFLAGS, but 'recipe' makes them */
 	struct recipe recipe;
+	struct x87_last x87; /* arriving, x87_pointers() of these are to be made */
 	const struct plan *p;
 	const struct insn *in;
 	u32 start;
@@ -135,6 +144,7 @@ struct front {
 	bool vec_checked;
 	bool lost; /* the flags are not in EFLAGS, but 'recipe' makes them */
 	struct recipe recipe;
+	struct x87_last x87;
 	int in_slot; /* T_SLOT holds the addend of this group; -1: it does not */
 	struct plan plan[TRACE_MAX];
 	unsigned insns;
@@ -235,6 +245,21 @@ void branch_cold(struct front *f, struct cold *c);
 /* Is it one of the system instructions that are translated? */
 bool system_plan(const struct front *f, struct plan *p);
 void system_insn(struct front *f, const struct plan *p);
+
+/* ---- string.c ---- */
+
+/* Is it one of the string instructions that are translated? */
+bool string_plan(const struct front *f, struct plan *p);
+void string_insn(struct front *f, const struct plan *p);
+
+/* ---- x87.c ---- */
+
+/* The pointers must be in the vCPU here. */
+void x87_need(struct front *f);
+/* Emit what puts them there. Uses T_ADDR. */
+void x87_pointers(struct front *f, const struct x87_last *x);
+/* An instruction of PLAN_COPY has been emitted; its operand was there. */
+void x87_after(struct front *f, const struct plan *p, struct operand at);
 
 /* ---- front.c ---- */
 

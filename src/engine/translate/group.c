@@ -1,13 +1,16 @@
 /*
  * Which accesses of a trace share a check, and where the flags are dead.
  *
- * Accesses off one register, of which only constants are added to the register in between,
- * are one group as long as they span few bytes: its first access checks that all of the
- * span is in one page that may be accessed so; the others use the host address it found.
- * Nothing between them can take that away: whatever flushes the TLB also leaves the
- * trace (translate_call_out()). A check that fails because of the others' bytes leaves
- * the trace too, see translate_group_miss().
- * Thread: the owner of the vCPU.
+ * Accesses off one register, of which only constants are added to the register in
+ * between, are one group as long as they span few bytes: its first access checks that all
+ * of the span is in one page that may be accessed so; the others use the host address it
+ * found. Nothing between them can take that away: whatever flushes the TLB also leaves
+ * the trace (translate_call_out()). A check that fails because of the others' bytes
+ * leaves the trace too, see translate_group_miss().
+ *
+ * Operands off RIP stay where they are while the trace runs, so all of one page are one
+ * group, loads and stores apart: a store may be beyond a branch, and its page
+ * write-protected. Thread: the owner of the vCPU.
  */
 #include "engine/translate/front.h"
 
@@ -20,6 +23,7 @@
 struct walk_state {
 	i32 added[16]; /* since its last untracked change */
 	i8 open[16];   /* group, or -1 */
+	unsigned rip;  /* groups off RIP from this number on are open */
 };
 
 /* ADD, SUB, INC, DEC and LEA that add a constant to a 64-bit register; the implied ones
@@ -62,15 +66,18 @@ static void move(struct walk_state *s, unsigned reg, i64 n)
 	}
 }
 
-static void note_writes(struct walk_state *s, const struct plan *p)
+static void note_writes(const struct front *f, struct walk_state *s, const struct plan *p)
 {
 	u16 written = p->written;
 	unsigned reg;
 	i64 n;
 
 	/* What may be accessed changes with EFLAGS.AC. */
-	if (p->in->mnemonic == ZYDIS_MNEMONIC_STAC || p->in->mnemonic == ZYDIS_MNEMONIC_CLAC)
+	if (p->in->mnemonic == ZYDIS_MNEMONIC_STAC ||
+	    p->in->mnemonic == ZYDIS_MNEMONIC_CLAC) {
 		written = 0xffff;
+		s->rip = f->groups;
+	}
 	if (adds_constant(p, &reg, &n)) {
 		move(s, reg, n);
 		return;
@@ -79,7 +86,7 @@ static void note_writes(struct walk_state *s, const struct plan *p)
 					 p->in->mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
 					 p->in->mnemonic == ZYDIS_MNEMONIC_POP)) {
 		move(s, RSP, p->in->mnemonic == ZYDIS_MNEMONIC_POP ? 8 : -8);
-		written &= (u16)~(1u << RSP);
+		written &= (u16) ~(1u << RSP);
 	}
 	for (reg = 0; reg < 16; reg++) {
 		if (written >> reg & 1) {
@@ -93,6 +100,44 @@ static bool groupable(const struct mem_access *a)
 {
 	return a->wide && a->seg < FS && a->base < 16 && a->index == GPR_ZERO &&
 	       a->size <= SPAN && a->disp > -DRIFT_MAX && a->disp < DRIFT_MAX;
+}
+
+static bool groupable_rip(const struct mem_access *a)
+{
+	return a->wide && a->seg < FS && a->base == GPR_RIP && a->index == GPR_ZERO &&
+	       (a->disp & (i32)(PAGE_SIZE - 1)) + a->size <= (i32)PAGE_SIZE;
+}
+
+static void join_rip(struct front *f, const struct walk_state *s, struct mem_access *a)
+{
+	i32 lo = a->disp, hi = lo + a->size;
+	unsigned i;
+
+	for (i = s->rip; i < f->groups; i++) {
+		struct group *g = &f->group[i];
+
+		if (!g->rip || g->write != a->write ||
+		    (g->lo ^ lo) & ~(i32)(PAGE_SIZE - 1))
+			continue;
+		g->lo = MIN(lo, g->lo);
+		g->hi = MAX(hi, g->hi);
+		g->members++;
+		break;
+	}
+	if (i == GROUP_MAX)
+		return;
+	if (i == f->groups) {
+		f->groups++;
+		f->group[i] = (struct group){ .lo = lo,
+					      .hi = hi,
+					      .write = a->write,
+					      .rip = true,
+					      .members = 1,
+					      .slot = (u8)i };
+		a->leader = true;
+	}
+	a->group = (i8)i;
+	a->from_lo = lo;
 }
 
 static void join(struct front *f, struct walk_state *s, struct mem_access *a)
@@ -117,11 +162,9 @@ static void join(struct front *f, struct walk_state *s, struct mem_access *a)
 	if (f->groups == GROUP_MAX)
 		return;
 	i = (int)f->groups++;
-	f->group[i] = (struct group){ .lo = lo,
-				      .hi = hi,
-				      .write = a->write,
-				      .members = 1,
-				      .slot = (u8)i };
+	f->group[i] = (struct group){
+		.lo = lo, .hi = hi, .write = a->write, .members = 1, .slot = (u8)i
+	};
 	s->open[a->base] = (i8)i;
 	a->group = (i8)i;
 	a->from_lo = lo;
@@ -144,7 +187,9 @@ static void find_groups(struct front *f)
 			vectors = true;
 		else if (p->mem && p->kind != PLAN_LEA && groupable(&p->acc))
 			join(f, &s, &p->acc);
-		note_writes(&s, p);
+		else if (p->mem && p->kind != PLAN_LEA && groupable_rip(&p->acc))
+			join_rip(f, &s, &p->acc);
+		note_writes(f, &s, p);
 	}
 	for (unsigned i = 0; i < f->insns; i++) {
 		struct mem_access *a = &f->plan[i].acc;

@@ -340,6 +340,10 @@ static struct operand member(struct front *f, const struct plan *p, const struct
 	f->access = NULL;
 	if (p->can_fault)
 		f->access = cold_add(f, p, NULL, false);
+	if (a->base == GPR_RIP) {
+		emit_load(&f->e, T_ADDR, FRAME(f->t, page_lin));
+		return (struct operand){ T_ADDR, a->disp };
+	}
 	if (!in_memory(a->base))
 		return (struct operand){ home(a->base), a->disp };
 	emit_load(&f->e, T_ADDR, gpr_slot(&f->e, a->base));

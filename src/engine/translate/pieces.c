@@ -197,5 +197,5 @@ bool pieces_emit(struct translator *t)
 	t->call_out = emit_call_piece(&e, t, (u64)translate_call_out);
 	t->group_miss = emit_call_piece(&e, t, (u64)translate_group_miss);
 	t->memo_fill = emit_memo_piece(&e, t);
-	return !e.full;
+	return !e.full && string_pieces(t);
 }

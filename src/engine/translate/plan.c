@@ -411,10 +411,11 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 
 /* May vector instructions of this extension be executed in the state that the block is
  * translated for? */
-static bool vector_enabled(const struct vcpu *v, ZydisISAExt ext,
-			   ZydisInstructionEncoding enc)
+static bool vector_enabled(const struct vcpu *v, unsigned cls, ZydisInstructionEncoding enc)
 {
-	if (!(v->cr4 & CR4_OSFXSR) || ext == ZYDIS_ISA_EXT_X87)
+	if (cls == NC_X87)
+		return true;
+	if (!(v->cr4 & CR4_OSFXSR))
 		return false;
 	if (enc == ZYDIS_INSTRUCTION_ENCODING_LEGACY)
 		return true;
@@ -422,6 +423,12 @@ static bool vector_enabled(const struct vcpu *v, ZydisISAExt ext,
 		return false;
 	return enc == ZYDIS_INSTRUCTION_ENCODING_VEX ||
 	       (v->xcr0 & XCR0_AVX512) == XCR0_AVX512;
+}
+
+/* The others that are not just executed have no stub. */
+static bool x87_allowed(const struct insn *in)
+{
+	return in->mnemonic != ZYDIS_MNEMONIC_FNINIT && in->mnemonic != ZYDIS_MNEMONIC_FWAIT;
 }
 
 static bool is_gpr(ZydisRegisterClass c)
@@ -434,7 +441,7 @@ static bool is_vector(ZydisRegisterClass c)
 {
 	return c == ZYDIS_REGCLASS_XMM || c == ZYDIS_REGCLASS_YMM ||
 	       c == ZYDIS_REGCLASS_ZMM || c == ZYDIS_REGCLASS_MASK ||
-	       c == ZYDIS_REGCLASS_MMX;
+	       c == ZYDIS_REGCLASS_MMX || c == ZYDIS_REGCLASS_X87;
 }
 
 /* The general register that holds a register of whatever width. */
@@ -464,7 +471,8 @@ static bool look_at_register(struct plan *p, const ZydisDecodedOperand *o)
 	}
 	if (!is_gpr(c))
 		return c == ZYDIS_REGCLASS_FLAGS || r == ZYDIS_REGISTER_MXCSR ||
-		       r == ZYDIS_REGISTER_NONE;
+		       r == ZYDIS_REGISTER_X87CONTROL || r == ZYDIS_REGISTER_X87STATUS ||
+		       r == ZYDIS_REGISTER_X87TAG || r == ZYDIS_REGISTER_NONE;
 	id = gpr_of(r, c);
 	if (written)
 		p->written |= bit_of(id);
@@ -535,7 +543,7 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 	ZydisDecoder d;
 	bool native = !bind_insn(p->in);
 
-	if (!native && !integer_allowed(v, p->in))
+	if (native ? !x87_allowed(p->in) : !integer_allowed(v, p->in))
 		return false;
 	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
@@ -549,10 +557,9 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 	}
 	if (!plan_operands(p, &zi, op, &mem))
 		return false;
-	if (native && p->vector && !vector_enabled(v, zi.meta.isa_ext, zi.encoding))
+	if (native && p->vector && !vector_enabled(v, stub->cls, zi.encoding))
 		return false;
-	if (zi.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
-	    zi.meta.isa_ext == ZYDIS_ISA_EXT_AMX_TILE)
+	if (zi.meta.isa_ext == ZYDIS_ISA_EXT_AMX_TILE)
 		return false;
 	if (stub && mem && !stub->mem_size)
 		return false;
@@ -700,6 +707,10 @@ void plan_insn(const struct front *f, struct plan *p, const struct insn *in, con
 	}
 	if (system_plan(f, p)) {
 		p->kind = PLAN_SYSTEM;
+		return;
+	}
+	if (string_plan(f, p)) {
+		p->kind = PLAN_STRING;
 		return;
 	}
 	if (plan_copy(f->t->v, p)) {

@@ -334,10 +334,11 @@ static u64 leave_with(struct translator *t, int outcome)
 	return 1;
 }
 
-/* It was executed, so the state allows it. */
+/* It was executed, so the state allows it; but for FWAIT, which makes the registers live
+ * itself. */
 static bool needs_vectors(const struct vcpu *v, const struct insn *in)
 {
-	return in->aux && stub_of(v, in)->cls >= NC_MMX;
+	return in->aux && stub_of(v, in)->cls >= NC_X87;
 }
 
 /* May translated code use the registers, without asking CR0? FWAIT makes them live
@@ -347,27 +348,36 @@ static bool vectors_usable(const struct vcpu *v)
 	return v->vec_live && !(v->cr0 & (CR0_TS | CR0_EM));
 }
 
+/* What a look between two instructions, or iterations of one, is for. */
+static bool must_leave(struct translator *t)
+{
+	struct vcpu *v = t->v;
+	u32 ev = vcpu_events(v);
+
+	return t->f->leave || t->poll_gone || v->shadow || v->step_check || v->ac_check ||
+	       v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev));
+}
+
 u64 translate_call_out(struct vcpu *v, const struct insn *in)
 {
 	struct translator *t = translator_of(v);
 	struct frame *f = t->f;
 	bool live = !f->vec_parked;
 	enum op_result r;
-	u32 ev;
 
 	v->stats->call_outs++;
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
-	r = in->fn(v, in);
+	do
+		r = in->fn(v, in);
+	while (r == OP_AGAIN && (in->flags & (INSN_REP | INSN_REPNE)) && !must_leave(t) &&
+	       !t->options.run_block);
 	/* A branch between pages wants to be linked to where it leads. */
 	if (r != OP_JUMP)
 		f->link = NULL;
 	switch (r) {
 	case OP_NEXT:
-		ev = vcpu_events(v);
-		if (f->leave || t->poll_gone || v->shadow || v->step_check ||
-		    v->ac_check || v->pending_db ||
-		    (unlikely(ev) && vcpu_event_ready(v, ev))) {
+		if (must_leave(t)) {
 			t->resume = in + 1;
 			v->rip = next_ip(v, in);
 			return leave_with(t, TR_GO_ON);
@@ -487,11 +497,12 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 	struct translator *t = translator_of(v);
 	struct frame *f = t->f;
 	bool live = !f->vec_parked;
+	u64 base = g->base == GPR_RIP ? f->page_lin : v->gpr[g->base];
 
 	v->stats->group_misses++;
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
-	if (!group_fits(v, g, v->gpr[g->base] + (u64)(i64)g->disp)) {
+	if (!group_fits(v, g, base + (u64)(i64)g->disp)) {
 		/* The interpreter does it access by access. */
 		v->stats->group_splits++;
 		if (++g->code->misses > GROUP_MISSES && g->code->block->code == g->code)
@@ -854,6 +865,7 @@ static int translator_new(struct translator **out, struct vcpu *v,
 		t->f->single_mask[i] = PAGE_MASK | (BIT(i) - 1);
 	t->f->not_if = ~(u64)RFLAGS_IF;
 	t->f->not_ac = ~(u64)RFLAGS_AC;
+	t->f->not_df = ~(u64)RFLAGS_DF;
 	t->f->status = RFLAGS_STATUS;
 	t->f->jump_mask = TR_JUMPS - 1;
 	jumps_init(t->f);

@@ -175,13 +175,14 @@ struct frame {
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
 	u64 single_mask[MEMO_SHIFTS]; /* page number and bits that must be 0 */
-	u64 not_if, not_ac, status; /* bits of RFLAGS */
+	u64 not_if, not_ac, not_df, status; /* bits of RFLAGS */
 	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
 	struct tr_link *link; /* the exit taken, or NULL */
 	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
 	u64 vec_parked;   /* 0: vector instructions may run */
 	u64 group[TR_GROUPS]; /* addends */
+	u64 save[4];          /* of string.c */
 	struct tr_jumps jumps[2]; /* for CPL < 3, for CPL 3 */
 };
 
@@ -200,6 +201,9 @@ struct tr_pages {
 	unsigned count;
 	bool full;
 };
+
+/* String instructions with pieces of their own (string.c). */
+enum tr_string { TR_MOVS, TR_STOS, TR_LODS, TR_REP_MOVS, TR_REP_STOS, TR_STRING_OPS };
 
 /* A place where the host may fault: the code to go on with instead. */
 struct tr_site {
@@ -239,6 +243,7 @@ struct translator {
 	int sig;
 	/* Executable addresses of the common pieces. */
 	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
+	u64 string[TR_STRING_OPS][4]; /* by operation and operand size */
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
 	struct tr_memos memos;
 	struct tr_taken taken[2];
@@ -307,6 +312,11 @@ void translate_memo_fill(struct vcpu *v, u64 memo);
 
 /* Emit the common pieces. False: no memory for code. */
 bool pieces_emit(struct translator *t);
+
+/* ---- string.c ---- */
+
+/* Its own. */
+bool string_pieces(struct translator *t);
 
 /* ---- front.c ---- */
 
