@@ -20,7 +20,7 @@ enum vcpu_exit {
 
 struct engine {
 	const char *name;
-	bool low; /* struct vcpu must be below 2 GiB (host/lowmem.h) */
+	bool low;          /* struct vcpu must be below 2 GiB (host/lowmem.h) */
 	unsigned cpus_max; /* 0: as many as a machine can have */
 	/* Does it work on this host? 0, or -errno with the reason. Any thread. */
 	int (*probe)(struct error *err);

@@ -62,8 +62,8 @@ static inline bool lin_read(struct vcpu *v, unsigned sreg, gva_t lin, unsigned s
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	unsigned slot = tlb_slot(lin);
 
-	if (likely((lin & ~UINT64_C(0xfff)) + t->entry[slot].read == 0 && in_page(lin, size) &&
-		   !(v->ac_check && (lin & (size - 1))))) {
+	if (likely((lin & ~UINT64_C(0xfff)) + t->entry[slot].read == 0 &&
+		   in_page(lin, size) && !(v->ac_check && (lin & (size - 1))))) {
 		*val = le_load((const void *)(lin + t->entry[slot].addend), size);
 		return true;
 	}
@@ -76,8 +76,8 @@ static inline bool lin_write(struct vcpu *v, unsigned sreg, gva_t lin, unsigned 
 	const struct tlb_way *t = &v->tlb.way[v->mmu_idx];
 	unsigned slot = tlb_slot(lin);
 
-	if (likely((lin & ~UINT64_C(0xfff)) + t->entry[slot].write == 0 && in_page(lin, size) &&
-		   !(v->ac_check && (lin & (size - 1))))) {
+	if (likely((lin & ~UINT64_C(0xfff)) + t->entry[slot].write == 0 &&
+		   in_page(lin, size) && !(v->ac_check && (lin & (size - 1))))) {
 		le_store((void *)(lin + t->entry[slot].addend), val, size);
 		return true;
 	}

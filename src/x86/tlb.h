@@ -11,8 +11,8 @@
 
 #include "base/types.h"
 
-#define TLB_BITS 12
-#define TLB_SIZE (1u << TLB_BITS)
+#define TLB_BITS              12
+#define TLB_SIZE              (1u << TLB_BITS)
 /* For vcpu.tlb_flushed, instead of a page. */
 #define TLB_FLUSHED_ALL       (~UINT64_C(0))
 #define TLB_FLUSHED_NONGLOBAL (~UINT64_C(0) - 1)
@@ -33,10 +33,10 @@ struct tlb_entry {
 
 /* What flushing needs to know of an entry. */
 struct tlb_info {
-	u64 gpa;     /* guest-physical page */
-	bool global; /* survives a CR3 load */
+	u64 gpa;        /* guest-physical page */
+	bool global;    /* survives a CR3 load */
 	bool listed[2]; /* is in a list of slots: by 'global' */
-	u8 shift;    /* page size the entry is a piece of */
+	u8 shift;       /* page size the entry is a piece of */
 	u32 copies; /* the engine's: what it has copied from the entry, 0: nothing. It is
 		     * told when the entry goes, vcpu.tlb_dropped. */
 };
@@ -51,8 +51,8 @@ struct tlb_way {
 	struct tlb_entry entry[TLB_SIZE];
 	struct tlb_info info[TLB_SIZE];
 	/* The slots that were filled since the last flush, so that a flush costs what was
-	 * put in: those of pages that a CR3 load flushes, and global ones. One whose entry
-	 * was of both kinds is in both. */
+	 * put in: those of pages that a CR3 load flushes, and global ones. One whose
+	 * entry was of both kinds is in both. */
 	struct tlb_list {
 		u16 slot[TLB_SIZE];
 		unsigned count;

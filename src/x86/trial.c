@@ -126,9 +126,7 @@ static bool look_up(const struct vcpu *real, gva_t lin, enum access acc, enum mm
 	const struct tlb_way *w = &real->tlb.way[idx];
 	unsigned slot = tlb_slot(lin);
 	const struct tlb_entry *e = &w->entry[slot];
-	u64 tag = acc == ACC_READ    ? e->read
-		  : acc == ACC_WRITE ? e->write
-				     : e->exec;
+	u64 tag = acc == ACC_READ ? e->read : acc == ACC_WRITE ? e->write : e->exec;
 
 	if (tag != tlb_tag(lin & PAGE_MASK))
 		return false;

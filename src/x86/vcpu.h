@@ -157,7 +157,7 @@ struct vcpu {
 	const struct cpuid_table *cpuid; /* what CPUID answers; shared, immutable */
 	u32 features[FEATURE_WORDS];     /* the same as bits: cpu_has() */
 	struct vcpu_stats *stats;
-	void *engine;      /* the engine's own */
+	void *engine; /* the engine's own */
 	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May
 	 * be NULL. */
 	void (*tlb_flushed)(struct vcpu *v, u64 page);

@@ -329,8 +329,8 @@ static void gen_start(struct both *b, struct state *s, const struct program *p)
 	s->flags = (rng64(&b->rng) & RFLAGS_STATUS) | RFLAGS_1 | RFLAGS_IF;
 	s->sel[CS] = SEL_CS64;
 	s->sel[SS] = SEL_DS;
-	/* All vector state, masks among it, at random; x87 as after FNINIT, or with values in
-	 * its registers and errors that are not masked. */
+	/* All vector state, masks among it, at random; x87 as after FNINIT, or with
+	 * values in its registers and errors that are not masked. */
 	rng_fill(&b->rng, s->xsave + XSAVE_XMM, STATE_XSAVE - XSAVE_XMM);
 	memset(s->xsave + XSAVE_LEGACY_SIZE - 96, 0, 96 + 64);
 	s->xsave[XSAVE_FCW] = 0x7f;

@@ -189,8 +189,8 @@ static void tsc_rate(void)
 {
 	u32 khz = tsc_khz(), us = 0, ms = 0;
 
-	/* The host may take the CPU away between the looks at the two clocks, but not each
-	 * time. */
+	/* The host may take the CPU away between the looks at the two clocks, but not
+	 * each time. */
 	for (unsigned i = 0; i < 10; i++) {
 		u32 start = pm_now();
 		u64 t = rdtsc();

@@ -20,9 +20,9 @@
 #include "x86/debugger.h"
 #include "x86/stats.h"
 
-#define ARENA_SIZE MiB(192) /* of address space; memory comes as it is used */
+#define ARENA_SIZE  MiB(192) /* of address space; memory comes as it is used */
 #define IDLE_WRITES 8
-#define TEXT_MAX   (BLOCK_MAX_INSNS * 15)
+#define TEXT_MAX    (BLOCK_MAX_INSNS * 15)
 /* The most one block and two code pages can take. */
 #define BLOCK_ROOM                                                                       \
 	(sizeof(struct block) + (BLOCK_MAX_INSNS + 1) * sizeof(struct insn) + TEXT_MAX + \

@@ -42,8 +42,8 @@ struct block {
 	struct block *hash_next;
 	struct block *page_next[2]; /* lists of the first and the second page */
 	u16 insns, bytes;
-	u16 span;  /* bytes from the first that 'code' was made of: more than 'bytes' when it
-		    goes on into the blocks behind */
+	u16 span;  /* bytes from the first that 'code' was made of: more than 'bytes' when
+		    it  goes on into the blocks behind */
 	u8 mode;   /* code size, and 16 for CPL 3; BLOCK_DEAD */
 	bool lone; /* for that engine: accesses are checked one by one */
 	bool once; /* not from RAM: not kept */
@@ -53,8 +53,8 @@ struct block {
 	u64 roams; /* for it: instructions, by bit, whose accesses change pages often */
 	struct code_page *home; /* of the first byte */
 	struct tr_code *code;   /* that engine's translation, or NULL */
-	const u8 *text;       /* the bytes as they were decoded; not of 'once' */
-	struct insn insn[];   /* the last one is no instruction, but leads out */
+	const u8 *text;         /* the bytes as they were decoded; not of 'once' */
+	struct insn insn[];     /* the last one is no instruction, but leads out */
 };
 
 struct code_page {
@@ -121,7 +121,7 @@ struct block_cache {
 	struct block *hash[1 << BLOCK_HASH_BITS];
 	struct code_page *pages[1 << PAGE_HASH_BITS];
 	bool basic; /* a block ends with a conditional branch */
-	u8 *arena; /* blocks and code pages, handed out from the front */
+	u8 *arena;  /* blocks and code pages, handed out from the front */
 	size_t used, size;
 	struct block *once; /* a buffer for code outside RAM */
 	struct vcpu *v;

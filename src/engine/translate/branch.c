@@ -35,7 +35,8 @@ static bool same_page(i64 target)
 	return target >= 0 && target < (i64)PAGE_SIZE;
 }
 
-/* A link at this rel32, which leads to what is emitted next until the dispatcher links it. */
+/* A link at this rel32, which leads to what is emitted next until the dispatcher links
+ * it. */
 static struct tr_link *link_at(struct front *f, u8 *at, gpa_t target)
 {
 	struct tr_link *l = link_new(f->t);
@@ -171,7 +172,8 @@ void branch_cold(struct front *f, struct cold *c)
 {
 	switch (c->kind) {
 	case COLD_LINK:
-		ask_for_link(f, link_at(f, c->from, (f->b->gpa & PAGE_MASK) + (u64)c->target));
+		ask_for_link(
+			f, link_at(f, c->from, (f->b->gpa & PAGE_MASK) + (u64)c->target));
 		load_lin(f, T_ADDR, c->target);
 		emit_jmp(&f->e, f->t->leave_at);
 		break;
@@ -198,7 +200,8 @@ static i64 target_of(const struct plan *p)
 	return behind(p) + (i64)p->in->imm;
 }
 
-/* Far outside of what lea reaches, to there and back, only when the guest's code says so. */
+/* Far outside of what lea reaches, to there and back, only when the guest's code says so.
+ */
 static bool near_enough(i64 target)
 {
 	return target == (i32)target && target >= INT32_MIN + (i64)PAGE_SIZE;
@@ -439,13 +442,13 @@ static bool plan_indirect(struct plan *p, unsigned group)
 		return false;
 	p->mem = true;
 	p->acc = (struct mem_access){ .base = in->base,
-				  .index = in->index,
-				  .scale = in->scale,
-				  .seg = in->seg,
-				  .wide = in->adsize == 8,
-				  .disp = (i32)disp,
-				  .size = 8,
-				  .group = -1 };
+				      .index = in->index,
+				      .scale = in->scale,
+				      .seg = in->seg,
+				      .wide = in->adsize == 8,
+				      .disp = (i32)disp,
+				      .size = 8,
+				      .group = -1 };
 	return true;
 }
 

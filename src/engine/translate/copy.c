@@ -71,7 +71,8 @@ static void emit_immediates(struct emit *e, const struct plan *p)
 		e8(e, p->bytes[i]);
 }
 
-/* Is the byte at 'at' the last of the opcode? The maps are one byte, 0F, 0F38 and 0F3A. */
+/* Is the byte at 'at' the last of the opcode? The maps are one byte, 0F, 0F38 and 0F3A.
+ */
 static unsigned opcode_last(const u8 *bytes, unsigned at)
 {
 	if (bytes[at] != 0x0f)

@@ -8,8 +8,8 @@
  * out to be needed after all it is done in line, so what the plan foresees is a matter of
  * speed only.
  *
- * Both vendors' processors clear AF for AND, OR, XOR and TEST, for which the manuals leave
- * it undefined; so a result alone makes their flags again.
+ * Both vendors' processors clear AF for AND, OR, XOR and TEST, for which the manuals
+ * leave it undefined; so a result alone makes their flags again.
  *
  * Thread: the owner of the vCPU.
  */
@@ -46,7 +46,8 @@ static bool to_reg(const struct plan *p)
 	return p->reg_gpr && (p->in->opcode & 2);
 }
 
-/* Register to register or immediate to register, no 8-bit registers above the low byte. */
+/* Register to register or immediate to register, no 8-bit registers above the low byte.
+ */
 static bool plain(const struct plan *p)
 {
 	return p->kind == PLAN_COPY && !p->mem && !p->high_byte && p->imm_len <= 4;
@@ -97,7 +98,8 @@ static void size_prefix(struct emit *e, unsigned size, unsigned reg, unsigned rm
 }
 
 /* 'opcode' is that of the 16- to 64-bit form with the destination in rm. */
-static void alu_rr(struct emit *e, unsigned opcode, unsigned size, unsigned rm, unsigned reg)
+static void alu_rr(struct emit *e, unsigned opcode, unsigned size, unsigned rm,
+		   unsigned reg)
 {
 	size_prefix(e, size, reg, rm);
 	e8(e, size == 1 ? opcode - 1 : opcode);
@@ -105,7 +107,8 @@ static void alu_rr(struct emit *e, unsigned opcode, unsigned size, unsigned rm, 
 }
 
 /* ADD, SUB, CMP by the digit of group 1; TEST by 0xf7. */
-static void alu_ri(struct emit *e, bool test, unsigned digit, unsigned size, unsigned rm, u64 imm)
+static void alu_ri(struct emit *e, bool test, unsigned digit, unsigned size, unsigned rm,
+		   u64 imm)
 {
 	size_prefix(e, size, 0, rm);
 	if (test)
@@ -158,7 +161,8 @@ void eflags_make(struct emit *e, const struct recipe *r)
 	const struct plan *p = r->maker;
 	const struct insn *in = p->in;
 	unsigned size = operand_size(p), src;
-	unsigned dst = to_reg(p) ? in->reg : rm_of(p), other = to_reg(p) ? in->rm : in->reg;
+	unsigned dst = to_reg(p) ? in->reg : rm_of(p),
+		 other = to_reg(p) ? in->rm : in->reg;
 
 	switch (r->kind) {
 	case MAKE_AGAIN: make_again(e, p); return;

@@ -113,7 +113,7 @@ static inline void emit_op_index8(struct emit *e, unsigned opcode, unsigned reg,
 
 /* REX.W opcode reg, [addr + index]. */
 static inline void emit_op_index1(struct emit *e, unsigned opcode, unsigned reg,
-				    unsigned index, i32 addr)
+				  unsigned index, i32 addr)
 {
 	e8(e, 0x48 | (reg >> 3) << 2 | (index >> 3) << 1);
 	e8(e, opcode);

@@ -319,7 +319,8 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	if (!block_insn_ends(last->in) || last->kind != PLAN_BRANCH) {
 		eflags_need(f);
 		x87_need(f);
-		branch_to(f, last, last->in + 1, (i64)last->start + last->in->ip_off + last->in->len);
+		branch_to(f, last, last->in + 1,
+			  (i64)last->start + last->in->ip_off + last->in->len);
 	}
 	hot = f->e;
 	f->e = t->cold;

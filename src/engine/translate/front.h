@@ -55,7 +55,7 @@ struct plan {
 	const u8 *bytes;
 	u32 start; /* offset of its block from the page */
 	u8 kind;
-	u8 flags; /* enum flag_use */
+	u8 flags;    /* enum flag_use */
 	u16 written; /* general registers, by bit */
 	struct mem_access acc;
 	bool mem; /* acc is valid */
@@ -108,20 +108,20 @@ struct cold {
 		COLD_LOOKUP,   /* look T_ADDR up */
 		COLD_LEAVE,    /* T_ADDR was not found */
 	} kind;
-	u8 *from; /* rel32 that leads here, NULL: none */
-	bool rcx; /* arriving that way, RCX is in T_KEEP */
+	u8 *from;  /* rel32 that leads here, NULL: none */
+	bool rcx;  /* arriving that way, RCX is in T_KEEP */
 	bool lost; /* arriving, the flags are not in EFLAGS, but 'recipe' makes them */
 	struct recipe recipe;
 	struct x87_last x87; /* arriving, x87_pointers() of these are to be made */
 	const struct plan *p;
 	const struct insn *in;
 	u32 start;
-	u8 *back;       /* SLOW, GROUP: where to go on */
-	i32 site;       /* SLOW: index into sites, -1: none */
-	bool seldom;    /* ... of the seldom-run parts */
-	i64 target;     /* offset from the page; LOOKUP: what is added to RSP */
-	bool call;      /* FAR_EXIT: of a call */
-	bool drop;      /* LOOKUP: take one from the shadow stack */
+	u8 *back;    /* SLOW, GROUP: where to go on */
+	i32 site;    /* SLOW: index into sites, -1: none */
+	bool seldom; /* ... of the seldom-run parts */
+	i64 target;  /* offset from the page; LOOKUP: what is added to RSP */
+	bool call;   /* FAR_EXIT: of a call */
+	bool drop;   /* LOOKUP: take one from the shadow stack */
 	const struct tr_group *group;
 	/* SLOW, GROUP: what to do first when it arrives from an access's memo. */
 	u32 memo; /* 0: nothing */
@@ -175,8 +175,8 @@ static inline i32 gpr_slot(const struct emit *e, unsigned guest)
 
 /* ---- plan.c ---- */
 
-void plan_insn(const struct front *f, struct plan *p, const struct insn *in, const u8 *bytes,
-	       u32 start);
+void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
+	       const u8 *bytes, u32 start);
 /* An access of 8 bytes at RSP + disp. */
 struct mem_access plan_stack(i32 disp, bool write);
 /* How many legacy prefixes an instruction begins with. */
@@ -210,9 +210,9 @@ struct operand {
 /* The access's linear address in T_ADDR; uses T_SLOT. */
 void memop_address(struct front *f, const struct mem_access *a);
 /*
- * Check the access, so that it can be made at the operand; on a miss the slow stub of this
- * instruction runs, or that of its group. Uses all scratch registers; f->access is the
- * stub for faults of the access itself.
+ * Check the access, so that it can be made at the operand; on a miss the slow stub of
+ * this instruction runs, or that of its group. Uses all scratch registers; f->access is
+ * the stub for faults of the access itself.
  */
 struct operand memop(struct front *f, const struct plan *p, const struct mem_access *a);
 /* Arriving from an access's memo: fill it, and check in the TLB. */
@@ -237,7 +237,8 @@ bool branch_plan(struct plan *p);
 void branch_insn(struct front *f, const struct plan *p);
 /* Go on at this offset from the page. The instruction 'miss' does it where the look-up of
  * another page misses. */
-void branch_to(struct front *f, const struct plan *p, const struct insn *miss, i64 target);
+void branch_to(struct front *f, const struct plan *p, const struct insn *miss,
+	       i64 target);
 void branch_cold(struct front *f, struct cold *c);
 
 /* ---- system.c ---- */
@@ -264,8 +265,8 @@ void x87_after(struct front *f, const struct plan *p, struct operand at);
 /* ---- front.c ---- */
 
 struct cold *cold_add(struct front *f, const struct plan *p, u8 *from, bool rcx);
-/* Have the interpreter's function execute the instruction of the block that starts at this
- * offset from the page. */
+/* Have the interpreter's function execute the instruction of the block that starts at
+ * this offset from the page. */
 void emit_call_out(struct front *f, const struct insn *in, u32 start);
 /* The next instruction emitted may fault on the host: then the slow stub runs. */
 void site_add(struct front *f, struct cold *c);

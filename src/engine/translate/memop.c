@@ -44,10 +44,12 @@ static i32 tlb_off(const struct front *f, size_t field)
 
 static size_t tag_of(bool write)
 {
-	return write ? offsetof(struct tlb_entry, write) : offsetof(struct tlb_entry, read);
+	return write ? offsetof(struct tlb_entry, write)
+		     : offsetof(struct tlb_entry, read);
 }
 
-/* The base register is in a host register, and there is nothing else but a displacement. */
+/* The base register is in a host register, and there is nothing else but a displacement.
+ */
 static bool is_simple(const struct mem_access *a)
 {
 	return a->wide && a->seg < FS && a->index == GPR_ZERO && a->base < 16 &&
@@ -80,7 +82,8 @@ void memop_address(struct front *f, const struct mem_access *a)
 	else if (base != T_ADDR || a->disp || !a->wide)
 		emit_lea(e, a->wide, T_ADDR, base, a->disp);
 	if (a->seg >= FS) {
-		emit_load(e, T_SLOT, VCPU(f->t, seg) + (i32)(a->seg * sizeof(struct seg)));
+		emit_load(e, T_SLOT,
+			  VCPU(f->t, seg) + (i32)(a->seg * sizeof(struct seg)));
 		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
 	}
 }
@@ -99,12 +102,14 @@ static u8 *quick_check(struct front *f, bool write, unsigned size, bool keep)
 		emit_mov_rr(e, T_KEEP, T_ADDR);
 	/* add off, [rsp + slot + tag]: the offset in the page */
 	emit_op_index1(e, 0x03, off, T_SLOT, tlb_off(f, tag_of(write)));
-	emit_op_index1(e, 0x8b, T_SLOT, T_SLOT, tlb_off(f, offsetof(struct tlb_entry, addend)));
+	emit_op_index1(e, 0x8b, T_SLOT, T_SLOT,
+		       tlb_off(f, offsetof(struct tlb_entry, addend)));
 	emit_cmp_imm(e, off, (i32)(PAGE_SIZE - size));
 	return emit_jcc(e, 7); /* ja */
 }
 
-/* The same, with EFLAGS left alone and T_ADDR kept. Arriving at the stub, RCX is in T_KEEP. */
+/* The same, with EFLAGS left alone and T_ADDR kept. Arriving at the stub, RCX is in
+ * T_KEEP. */
 static u8 *flagless_check(struct front *f, bool write, unsigned size)
 {
 	struct emit *e = &f->e;
@@ -330,12 +335,14 @@ static void lead(struct front *f, const struct plan *p, const struct mem_access 
 	f->in_slot = a->group;
 }
 
-static struct operand member(struct front *f, const struct plan *p, const struct mem_access *a)
+static struct operand member(struct front *f, const struct plan *p,
+			     const struct mem_access *a)
 {
 	if (a->leader)
 		lead(f, p, a);
 	else if (f->in_slot != a->group)
-		emit_load(&f->e, T_SLOT, FRAME(f->t, group) + 8 * f->group[a->group].slot);
+		emit_load(&f->e, T_SLOT,
+			  FRAME(f->t, group) + 8 * f->group[a->group].slot);
 	f->in_slot = a->group;
 	f->access = NULL;
 	if (p->can_fault)

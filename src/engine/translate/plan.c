@@ -356,8 +356,8 @@ static bool plan_integer(struct plan *p)
 	if (form & F_D)
 		p->written |= bit_of(RDX);
 	p->imm_len = form & F_IB ? 1 : form & F_IZ ? (in->opsize == 2 ? 2 : 4) : 0;
-	p->can_fault = in->mnemonic == ZYDIS_MNEMONIC_DIV ||
-		       in->mnemonic == ZYDIS_MNEMONIC_IDIV;
+	p->can_fault =
+		in->mnemonic == ZYDIS_MNEMONIC_DIV || in->mnemonic == ZYDIS_MNEMONIC_IDIV;
 	return true;
 }
 
@@ -411,7 +411,8 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 
 /* May vector instructions of this extension be executed in the state that the block is
  * translated for? */
-static bool vector_enabled(const struct vcpu *v, unsigned cls, ZydisInstructionEncoding enc)
+static bool vector_enabled(const struct vcpu *v, unsigned cls,
+			   ZydisInstructionEncoding enc)
 {
 	if (cls == NC_X87)
 		return true;
@@ -428,7 +429,8 @@ static bool vector_enabled(const struct vcpu *v, unsigned cls, ZydisInstructionE
 /* The others that are not just executed have no stub. */
 static bool x87_allowed(const struct insn *in)
 {
-	return in->mnemonic != ZYDIS_MNEMONIC_FNINIT && in->mnemonic != ZYDIS_MNEMONIC_FWAIT;
+	return in->mnemonic != ZYDIS_MNEMONIC_FNINIT &&
+	       in->mnemonic != ZYDIS_MNEMONIC_FWAIT;
 }
 
 static bool is_gpr(ZydisRegisterClass c)
@@ -502,8 +504,8 @@ static bool look_at_register(struct plan *p, const ZydisDecodedOperand *o)
 }
 
 /* How many bytes the memory operand has. */
-static unsigned mem_size(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *mem,
-			 const struct stub *stub)
+static unsigned mem_size(const ZydisDecodedInstruction *zi,
+			 const ZydisDecodedOperand *mem, const struct stub *stub)
 {
 	if (stub)
 		return stub->mem_size;
@@ -584,9 +586,10 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 		p->acc.size = (u8)size;
 	}
 	/* Vector instructions but for a few leave the flags alone. */
-	p->flags = p->vector && !(zi.cpu_flags && (zi.cpu_flags->tested | zi.cpu_flags->modified |
-						   zi.cpu_flags->set_0 | zi.cpu_flags->set_1 |
-						   zi.cpu_flags->undefined))
+	p->flags = p->vector && !(zi.cpu_flags &&
+				  (zi.cpu_flags->tested | zi.cpu_flags->modified |
+				   zi.cpu_flags->set_0 | zi.cpu_flags->set_1 |
+				   zi.cpu_flags->undefined))
 			   ? FLAGS_ALONE
 			   : flags_of(p->in);
 	return true;
@@ -615,13 +618,13 @@ static bool access_operand(struct plan *p)
 struct mem_access plan_stack(i32 disp, bool write)
 {
 	return (struct mem_access){ .base = RSP,
-				.index = GPR_ZERO,
-				.seg = SS,
-				.wide = true,
-				.disp = disp,
-				.size = 8,
-				.write = write,
-				.group = -1 };
+				    .index = GPR_ZERO,
+				    .seg = SS,
+				    .wide = true,
+				    .disp = disp,
+				    .size = 8,
+				    .write = write,
+				    .group = -1 };
 }
 
 /* ---- kinds ---- */
@@ -657,7 +660,8 @@ static bool high_byte_fits(const struct plan *p)
 
 	if (!p->high_byte)
 		return true;
-	rex_needed = p->mem || (p->reg_gpr && in->reg >= R8) || (p->rm_gpr && in->rm >= R8);
+	rex_needed =
+		p->mem || (p->reg_gpr && in->reg >= R8) || (p->rm_gpr && in->rm >= R8);
 	/* A byte register numbered 4 to 7 without REX is AH to BH itself. */
 	return !rex_needed && !(in->flags & INSN_REXW) &&
 	       !(p->reg_gpr && p->reg_wide && in->reg == RSP) &&
@@ -685,8 +689,8 @@ static bool plan_copy(const struct vcpu *v, struct plan *p)
 	return high_byte_fits(p) && (!p->mem || access_operand(p));
 }
 
-void plan_insn(const struct front *f, struct plan *p, const struct insn *in, const u8 *bytes,
-	       u32 start)
+void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
+	       const u8 *bytes, u32 start)
 {
 	*p = (struct plan){ .in = in, .bytes = bytes, .start = start };
 	p->acc.group = -1;

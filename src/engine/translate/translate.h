@@ -81,9 +81,9 @@ struct tr_jumps {
 /* A jump to a place in the same page, or one between pages, and its exit until it is
  * linked. */
 struct tr_link {
-	u8 *at;       /* the rel32, in the writable view */
-	i32 exit;     /* what it holds while it is not linked */
-	u8 mode;      /* index of tr_jumps */
+	u8 *at;   /* the rel32, in the writable view */
+	i32 exit; /* what it holds while it is not linked */
+	u8 mode;  /* index of tr_jumps */
 	bool linked;
 	gpa_t target; /* of its first byte: a mapping may change meanwhile (T3). GPA_NONE:
 		       * it is in another page */
@@ -174,15 +174,15 @@ struct frame {
 	u64 addr;       /* while memo_fill runs */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
-	u64 single_mask[MEMO_SHIFTS]; /* page number and bits that must be 0 */
+	u64 single_mask[MEMO_SHIFTS];       /* page number and bits that must be 0 */
 	u64 not_if, not_ac, not_df, status; /* bits of RFLAGS */
-	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
-	struct tr_link *link; /* the exit taken, or NULL */
+	u64 jump_mask;                      /* TR_JUMPS - 1, or 0 when kicked; atomic */
+	struct tr_link *link;               /* the exit taken, or NULL */
 	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
 	u64 vec_parked;   /* 0: vector instructions may run */
-	u64 group[TR_GROUPS]; /* addends */
-	u64 save[4];          /* of string.c */
+	u64 group[TR_GROUPS];     /* addends */
+	u64 save[4];              /* of string.c */
 	struct tr_jumps jumps[2]; /* for CPL < 3, for CPL 3 */
 };
 
@@ -247,7 +247,8 @@ struct translator {
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
 	struct tr_memos memos;
 	struct tr_taken taken[2];
-	/* Linear pages that code was executed at since links between pages were undone. */
+	/* Linear pages that code was executed at since links between pages were undone.
+	 */
 	struct tr_pages pages[2];
 	struct tr_link *far_links[2]; /* linked, between pages, by mode */
 	u32 epoch[2];                 /* raised when they are undone */
@@ -256,18 +257,19 @@ struct translator {
 	u8 *low;                      /* guard, shadow stacks, guard, poll page */
 	i32 poll;                     /* address of the page that a kick takes away */
 	/* Atomic. */
-	bool running;   /* translated code may be */
-	bool kicked;    /* leave */
-	bool poll_gone; /* the page cannot be read, or soon cannot */
+	bool running;      /* translated code may be */
+	bool kicked;       /* leave */
+	bool poll_gone;    /* the page cannot be read, or soon cannot */
 	bool kernel_local; /* some kernel code is not in global pages */
 	struct emit hot,
 		cold; /* where the next block's code goes, and its seldom-run part */
 	u8 *arena;    /* tr_code and tr_link */
 	size_t arena_used, arena_size;
 	enum { TR_GO_ON, TR_STEP_EXIT, TR_SHUTDOWN } outcome;
-	/* Code was left in the middle of a block: this one is the next. NULL: it was not. */
+	/* Code was left in the middle of a block: this one is the next. NULL: it was not.
+	 */
 	const struct insn *resume;
-	bool lone; /* the next block is for the interpreter: a group's check failed */
+	bool lone;   /* the next block is for the interpreter: a group's check failed */
 	u32 samples; /* of where kicks found it */
 	bool full;
 	bool strayed; /* something else than translated code has run; for
