@@ -18,13 +18,15 @@ bool system_plan(const struct front *f, struct plan *p)
 	bool kernel = f->mode == 0;
 
 	switch (p->in->mnemonic) {
-	case ZYDIS_MNEMONIC_CLI: return kernel;
+	case ZYDIS_MNEMONIC_CLI: p->flags = FLAGS_ALONE; return kernel;
 	/* The shadow would be missed by whoever compares. */
 	case ZYDIS_MNEMONIC_STI:
 		p->flags = FLAGS_USED;
 		return kernel && !t->options.run_block;
 	case ZYDIS_MNEMONIC_CLAC:
-	case ZYDIS_MNEMONIC_STAC: return kernel && cpu_has(t->v, FEAT_SMAP);
+	case ZYDIS_MNEMONIC_STAC:
+		p->flags = FLAGS_ALONE;
+		return kernel && cpu_has(t->v, FEAT_SMAP);
 	case ZYDIS_MNEMONIC_PUSHFQ:
 		p->flags = FLAGS_USED;
 		p->mem = true;
