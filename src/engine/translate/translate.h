@@ -123,6 +123,7 @@ struct frame {
 	u64 flags_in;   /* LAHF and SETO image to enter with */
 	u64 page_lin;   /* linear address of the page that is executed */
 	u64 tmp;        /* a jump target while the stack is written */
+	u64 under;      /* what an indirect call's return address overwrote, on AMD */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
 	u64 not_if, not_ac, status; /* bits of RFLAGS */
