@@ -226,6 +226,32 @@ static void the_bottom_leaves_whole_pairs(void **state)
 		    return_to_0_prepare);
 }
 
+static void be_amd(struct box *b)
+{
+	b->cpuid.vendor = VENDOR_AMD;
+	cpuid_attach(b->v, &b->cpuid);
+}
+
+PROGRAM(call_amd, "mov rax, 0x0000800000000000\n push 77\n pop rcx\n call rax\n int3");
+PROGRAM(call_amd_memory,
+	"mov rax, 0x0000800000000000\n sub rsp, 8\n mov [rsp], rax\n push 77\n pop rcx\n"
+	"call [rsp]\n int3");
+
+/* AMD's processors look where a call goes before they write the return address. */
+static void a_call_that_faults_writes_nothing_on_amd(void **state)
+{
+	(void)state;
+	{
+		RUN(call_amd, 3, be_amd);
+		assert_int_equal(r.vector, VEC_GP);
+		free(r.ram);
+	}
+	RUN(call_amd_memory, 3, be_amd);
+	assert_int_equal(r.vector, VEC_GP);
+	assert_int_equal(le_load(r.ram + STACK3 + 0xff0, 8), 77);
+	free(r.ram);
+}
+
 /* Deeper than the stack holds, and back. */
 PROGRAM(deep, "mov rsp, 0x1f0000\n mov ebp, 4\n 1: mov ecx, 40000\n call 2f\n dec ebp\n"
 	      "jnz 1b\n int3\n 2: dec ecx\n jz 3f\n call 2b\n inc rbx\n 3: ret");
@@ -353,6 +379,7 @@ int main(void)
 		cmocka_unit_test(vectors_across_the_walk_of_a_group),
 		cmocka_unit_test(returns_below_the_bottom_do_not_last),
 		cmocka_unit_test(the_bottom_leaves_whole_pairs),
+		cmocka_unit_test(a_call_that_faults_writes_nothing_on_amd),
 		cmocka_unit_test(calls_deeper_than_the_stack),
 		cmocka_unit_test(each_page_is_invalidated),
 		cmocka_unit_test(one_page_of_code_at_two_addresses),

@@ -295,8 +295,12 @@ static enum op_result call_pushed(struct vcpu *v, const struct insn *in)
 	const struct translator *t = v->engine;
 
 	(void)in;
-	if (!is_canonical(v, t->f->tmp))
+	if (!is_canonical(v, t->f->tmp)) {
+		/* AMD's processors look before they write. */
+		if (cpu_is_amd(v))
+			mem_write(v, SS, v->gpr[RSP] - 8, 8, t->f->under);
 		return op_gp0(v);
+	}
 	v->gpr[RSP] -= 8;
 	v->rip = t->f->tmp;
 	return OP_JUMP;
@@ -318,11 +322,16 @@ static const struct insn *insn_new(struct translator *t, const struct insn *in, 
 }
 
 /* The return address is written before the target is known to be translated; writing it
- * again is no harm. It is left in T_KEEP. */
-static void push_return(struct front *f, const struct plan *p, const struct mem_access *a)
+ * again is no harm. It is left in T_KEEP. 'keep': see call_pushed(). */
+static void push_return(struct front *f, const struct plan *p, const struct mem_access *a,
+			bool keep)
 {
 	struct operand o = memop(f, p, a);
 
+	if (keep) {
+		load_operand(f, T_KEEP, o);
+		emit_store(&f->e, T_KEEP, FRAME(f->t, under));
+	}
 	load_lin(f, T_KEEP, behind(p));
 	store_operand(f, T_KEEP, o);
 }
@@ -361,7 +370,7 @@ static void call_rel(struct front *f, const struct plan *p)
 	i64 target = target_of(p);
 
 	emit_poll(f, p, p->in);
-	push_return(f, p, &p->acc);
+	push_return(f, p, &p->acc, false);
 	shadow_push(f);
 	emit_lea(&f->e, true, H_R8, H_R8, -8);
 	if (same_page(target))
@@ -387,12 +396,14 @@ static void call_rm(struct front *f, const struct plan *p)
 
 	load_target(f, p);
 	emit_store(&f->e, T_ADDR, FRAME(f->t, tmp));
-	push_return(f, p, &push);
+	push_return(f, p, &push, cpu_is_amd(f->t->v));
 	emit_load(&f->e, T_ADDR, FRAME(f->t, tmp));
 	shadow_push(f);
 	c = cold_add(f, p, emit_call(&f->e, 0), false);
 	c->kind = COLD_LOOKUP;
-	c->in = p->in->flags & INSN_MEM ? insn_new(f->t, p->in, call_pushed) : p->in;
+	c->in = p->in->flags & INSN_MEM || cpu_is_amd(f->t->v)
+			? insn_new(f->t, p->in, call_pushed)
+			: p->in;
 	c->target = -8;
 	shadow_return(f, p);
 }

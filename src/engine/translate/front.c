@@ -258,6 +258,20 @@ static void plan_trace(struct front *f)
 	}
 }
 
+/*
+ * STI holds interrupts back for an instruction. In line it does so by having that
+ * instruction right behind it; at the end of a trace the interpreter's function does it.
+ */
+static void plan_end(struct front *f)
+{
+	struct plan *last = &f->plan[f->insns - 1];
+
+	if (last->kind != PLAN_SYSTEM || last->in->mnemonic != ZYDIS_MNEMONIC_STI)
+		return;
+	last->kind = PLAN_CALL_OUT;
+	last->written = 0xffff;
+}
+
 static struct front *front_new(struct translator *t, struct block *b)
 {
 	struct front *f = malloc(sizeof(*f));
@@ -310,6 +324,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	}
 	f->code = code = code_new(t, b);
 	plan_trace(f);
+	plan_end(f);
 	group_accesses(f);
 	for (unsigned i = 0; i < f->insns; i++)
 		translate_insn(f, &f->plan[i]);

@@ -4,8 +4,8 @@
  *
  * SDM volume 2. Code below CPL 3 is translated for CPL 0, where none of them faults. Bits
  * of vcpu.flags are changed by PEXT and PDEP where EFLAGS must stay. STI holds
- * interrupts back for one instruction; when no event is waiting nobody can see whether it
- * did, otherwise the interpreter's function does it.
+ * interrupts back for one instruction: when no event is waiting that is so because the
+ * next one is in the same trace (front.c), otherwise the interpreter's function does it.
  *
  * After STAC a trace looks addresses up in the TLB for EFLAGS.AC = 1, until CLAC or its
  * end; at its begin it is not known, and the other one is right for both, if slow.
@@ -33,13 +33,15 @@ bool system_plan(const struct front *f, struct plan *p)
 	bool kernel = f->mode == 0;
 
 	switch (p->in->mnemonic) {
-	case ZYDIS_MNEMONIC_CLI: return kernel;
+	case ZYDIS_MNEMONIC_CLI: p->flags = FLAGS_ALONE; return kernel;
 	/* The shadow would be missed by whoever compares. */
 	case ZYDIS_MNEMONIC_STI:
 		p->flags = FLAGS_USED;
 		return kernel && !t->options.run_block;
 	case ZYDIS_MNEMONIC_CLAC:
-	case ZYDIS_MNEMONIC_STAC: return kernel && cpu_has(t->v, FEAT_SMAP);
+	case ZYDIS_MNEMONIC_STAC:
+		p->flags = FLAGS_ALONE;
+		return kernel && cpu_has(t->v, FEAT_SMAP);
 	case ZYDIS_MNEMONIC_PUSHFQ:
 		p->flags = FLAGS_USED;
 		p->mem = true;

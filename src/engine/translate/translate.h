@@ -172,6 +172,7 @@ struct frame {
 	u64 page_lin;   /* linear address of the page that is executed */
 	u64 tmp;        /* a jump target while the stack is written */
 	u64 addr;       /* while memo_fill runs */
+	u64 under;      /* what an indirect call's return address overwrote, on AMD */
 	u64 index_mask; /* address bits that choose a TLB slot */
 	u64 page_mask;
 	u64 single_mask[MEMO_SHIFTS];       /* page number and bits that must be 0 */
