@@ -144,6 +144,7 @@ word trap_end(void)
 
 void want_trap_(int line, word vector, word error, word ip)
 {
+	checked();
 	if (trap.vector != vector)
 		fail("line %d: got vector %lx error %lx ip %lx cr2 %lx want vector %lx",
 		     line, trap.vector, trap.error, trap.ip, trap.cr2, vector);
