@@ -380,6 +380,35 @@ static void efer_bits(void)
 	}
 }
 
+/* SDM 3 table 12-10 and 12-12: memory types, in each place that holds one. */
+static void memory_types(void)
+{
+	for (unsigned type = 0; type < 256 && HAS(1, 0, d, 12); type++) {
+		bool ok = type < 7 && type != 2 && type != 3, pat = ok || type == 7;
+
+		for (unsigned i = 0; i < 8; i++) {
+			u64 others = 0x0606060606060606 & ~(0xffull << (8 * i));
+			u64 v = others | (u64)type << (8 * i), old = rdmsr(0x277);
+
+			want_equal(try_wrmsr(0x277, v), pat ? NONE : GP);
+			want_equal(rdmsr(0x277), pat ? v : old);
+			wrmsr(0x277, 0x0007040600070406);
+			old = rdmsr(0x250);
+			want_equal(try_wrmsr(0x250, v), ok ? NONE : GP);
+			wrmsr(0x250, old);
+		}
+		{
+			u64 old = rdmsr(0x2ff);
+
+			want_equal(try_wrmsr(0x2ff, 0xc00 | type), ok ? NONE : GP);
+			wrmsr(0x2ff, old);
+			old = rdmsr(0x20e);
+			want_equal(try_wrmsr(0x20e, 0x1000 | type), ok ? NONE : GP);
+			wrmsr(0x20e, old);
+		}
+	}
+}
+
 /* Read only ones, and write only ones. */
 static void msr_directions(void)
 {
@@ -603,6 +632,7 @@ const struct test_case cases[] = {
 	CASE(xcr0_combinations, "SDM 3 2.6"),
 	CASE(msr_bits, "SDM 4 2.1"),
 	CASE(efer_bits, "SDM 3 2.2.1"),
+	CASE(memory_types, "SDM 3 12.11"),
 	CASE(msr_directions, "SDM 4 2.1"),
 	CASE(msr_unknown, "SDM 2 RDMSR, WRMSR"),
 	CASE(cpuid_implications, "SDM 2 CPUID"),

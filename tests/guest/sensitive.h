@@ -205,7 +205,9 @@ static inline word sens_expect(const struct sens_insn *in, const struct sens_sta
 	case S_IRET:
 		if (!v86 || s->iopl == 3)
 			return BP;
-		return !s->virt || (image_if && (s->flags & FL_VIP)) ? GP : BP;
+		return !s->virt || (s->image & FL_TF) || (image_if && (s->flags & FL_VIP))
+			       ? GP
+			       : BP;
 	case S_INT: return v86 && s->iopl < 3 ? GP : SENS_INT;
 	case S_UD: return UD;
 	default: return BP;
@@ -316,24 +318,24 @@ static inline void sens_judge(const struct sens_insn *in, const struct sens_stat
 		     s->image, flags, want_flags);
 }
 
-/* All flags and images that matter to it, by run(). */
+/*
+ * All flags and images that matter to it, by run(). TF in an image is VME's to refuse;
+ * the INT3 that follows clears it where it is taken.
+ */
 static inline void sens_flag_rows(const struct sens_insn *in, struct sens_state *s,
 				  void (*run)(const struct sens_insn *,
 					      const struct sens_state *))
 {
 	static const word flags[] = { 0, FL_IF | FL_VIF, FL_VIP };
-	bool by_flags = in->kind == S_IF || in->kind == S_POPF || in->kind == S_IRET;
+	static const word images[] = { 0, FL_IF, FL_TF };
+	bool popped = in->kind == S_POPF || in->kind == S_IRET;
+	unsigned nflags = popped || in->kind == S_IF ? 3 : 1;
+	unsigned nimages = !popped ? 1 : s->mode == M_V86 ? 3 : 2;
 
-	for (unsigned f = 0; f < (by_flags ? 3u : 1u); f++) {
-		s->flags = flags[f];
-		for (unsigned i = 0; i < (in->kind >= S_POPF && by_flags ? 2u : 1u);
-		     i++) {
-			s->image = i ? FL_IF : 0;
-			s->image |= (s->iopl ^ 3) << 12 | 2;
-			run(in, s);
-			if (failed())
-				return;
-		}
+	for (unsigned n = 0; n < nflags * nimages && !failed(); n++) {
+		s->flags = flags[n % nflags];
+		s->image = images[n / nflags] | (s->iopl ^ 3) << 12 | 2;
+		run(in, s);
 	}
 	s->flags = 0;
 }

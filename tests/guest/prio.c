@@ -1,0 +1,284 @@
+/*
+ * Which of two exceptions comes first, and what double faults are made of.
+ *
+ * SDM volume 3 section 6.9, table 6-2 (priorities), table 6-5 (double faults), 17.3;
+ * volume 2 for those of one instruction. A row is an instruction with several things
+ * wrong with it, and the exception that it has.
+ */
+#include "page.h"
+
+/* Two pages: PAGE can be read and written, HOLE behind it is not there. */
+#define PAGE path.va
+#define HOLE (path.va + 0x1000)
+#define BAD  0x800000000000ul
+
+static PAGED u8 code[4096];
+
+enum {
+	TF = 1 << 0,    /* traps behind the instruction before */
+	X_BP = 1 << 1,  /* instruction breakpoint on it */
+	TS_ON = 1 << 2, /* CR0.TS */
+	EM = 1 << 3,
+	NO_OSFXSR = 1 << 4,
+	AC_ON = 1 << 5,
+	USER_ROW = 1 << 6,
+	RBX_HOLE = 1 << 7,
+	RBX_BAD = 1 << 8,
+	RBX_ODD = 1 << 9,   /* PAGE + 1 */
+	RBX_EDGE = 1 << 10, /* HOLE - 4 + 1 */
+	AT_EDGE = 1 << 11,  /* the instruction runs into the hole */
+	MF_PENDING = 1 << 12,
+	D_BP = 1 << 13, /* data breakpoint on [RBX] */
+};
+
+struct row {
+	const char *what;
+	u8 code[16], len;
+	u32 flags;
+	u16 vector, error;
+};
+
+/* clang-format off */
+static const struct row rows[] = {
+	/* 6-2: traps on the previous instruction come before everything. */
+	{ "TF before #UD", { 0x0f, 0x0b }, 2, TF, DB, 0 },
+	{ "TF before #GP", { 0x0f, 0x22, 0xe0 }, 3, TF, DB, 0 },
+	{ "TF before #PF", { 0x8b, 0x03 }, 2, TF | RBX_HOLE, DB, 0 },
+	{ "TF before #NM", { 0xd9, 0xe8 }, 2, TF | TS_ON, DB, 0 },
+	{ "TF before a fetch #PF", { 0x48, 0xb8, 0 }, 3, TF | AT_EDGE, DB, 0 },
+	{ "TF before #GP by length", { 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+	  0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90 }, 16, TF, DB, 0 },
+	/* Then instruction breakpoints, before what the fetch finds. */
+	{ "breakpoint before #UD", { 0x0f, 0x0b }, 2, X_BP, DB, 0 },
+	{ "breakpoint before #GP by length", { 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+	  0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90 }, 16, X_BP, DB, 0 },
+	{ "breakpoint before a fetch #PF", { 0x48, 0xb8, 0 }, 3, X_BP | AT_EDGE, DB, 0 },
+	{ "breakpoint before #NM", { 0xd9, 0xe8 }, 2, X_BP | TS_ON, DB, 0 },
+	{ "breakpoint before #PF", { 0x8b, 0x03 }, 2, X_BP | RBX_HOLE, DB, 0 },
+	{ "breakpoint before #MF", { 0xd9, 0xe8 }, 2, X_BP | MF_PENDING, DB, 0 },
+	/* Fetching: a page that is missing, before the length is known to be too long. */
+	{ "fetch #PF", { 0x48, 0xb8, 0 }, 3, AT_EDGE, PF, 0x10 },
+	{ "fetch #PF before #GP by length", { 0x66, 0x66, 0x66, 0x66 }, 4, AT_EDGE, PF, 0x10 },
+	{ "fetch #PF before #UD", { 0xf0, 0x0f }, 2, AT_EDGE, PF, 0x10 },
+	/* Decoding: length, then #UD, then #NM. */
+	{ "#GP by length before #UD", { 0xf0, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+	  0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90 }, 16, 0, GP, 0 },
+	{ "#UD by LOCK before #NM", { 0xf0, 0xd9, 0xe8 }, 3, TS_ON, UD, 0 },
+	{ "#UD by EM before #NM", { 0x0f, 0x28, 0xc1 }, 3, EM | TS_ON, UD, 0 },
+	{ "#UD by OSFXSR before #NM", { 0x0f, 0x28, 0xc1 }, 3, NO_OSFXSR | TS_ON, UD, 0 },
+	{ "#UD by OSFXSR before #PF", { 0x0f, 0x28, 0x03 }, 3, NO_OSFXSR | RBX_HOLE, UD, 0 },
+	{ "#UD by OSFXSR before #GP", { 0x0f, 0x28, 0x03 }, 3, NO_OSFXSR | RBX_ODD, UD, 0 },
+	{ "#UD of MMX by EM before #NM", { 0x0f, 0x6f, 0x03 }, 3, EM | TS_ON, UD, 0 },
+	{ "#UD by LOCK before #PF", { 0xf0, 0x8b, 0x03 }, 3, RBX_HOLE, UD, 0 },
+	{ "#UD by LOCK before #GP at CPL 3", { 0xf0, 0x0f, 0x01, 0x13 }, 4, USER_ROW, UD, 0 },
+	{ "#UD by MOV CR1 before #GP at CPL 3", { 0x0f, 0x20, 0xc8 }, 3, USER_ROW, UD, 0 },
+	{ "#NM before #PF", { 0x0f, 0x28, 0x03 }, 3, TS_ON | RBX_HOLE, NM, 0 },
+	{ "#NM before #GP by alignment", { 0x0f, 0x28, 0x03 }, 3, TS_ON | RBX_ODD, NM, 0 },
+	{ "#NM before #GP not canonical", { 0x0f, 0x28, 0x03 }, 3, TS_ON | RBX_BAD, NM, 0 },
+	{ "#NM before #MF", { 0xd9, 0xe8 }, 2, TS_ON | MF_PENDING, NM, 0 },
+	{ "#NM of x87 before #PF", { 0xdd, 0x03 }, 2, TS_ON | RBX_HOLE, NM, 0 },
+	{ "#NM of FXSAVE before #GP", { 0x0f, 0xae, 0x03 }, 3, TS_ON | RBX_ODD, NM, 0 },
+	/* #MF comes before the operand is looked at; control instructions do not wait. */
+	{ "#MF before #PF", { 0xdd, 0x03 }, 2, MF_PENDING | RBX_HOLE, MF, 0 },
+	{ "#MF before #GP", { 0xdd, 0x03 }, 2, MF_PENDING | RBX_BAD, MF, 0 },
+	{ "#MF by WAIT", { 0x9b }, 1, MF_PENDING, MF, 0 },
+	{ "#MF by MMX", { 0x0f, 0x6f, 0x03 }, 3, MF_PENDING | RBX_HOLE, MF, 0 },
+	{ "FNSTCW does not wait", { 0xd9, 0x3b }, 2, MF_PENDING | RBX_HOLE, PF, 2 },
+	{ "FNSTENV does not wait", { 0xd9, 0x33 }, 2, MF_PENDING | RBX_HOLE, PF, 2 },
+	{ "SSE does not wait", { 0x0f, 0x28, 0x03 }, 3, MF_PENDING | RBX_HOLE, PF, 0 },
+	/* Privilege before the operand. */
+	{ "privilege before #PF", { 0x0f, 0x01, 0x13 }, 3, USER_ROW | RBX_HOLE, GP, 0 },
+	{ "privilege before not canonical", { 0x0f, 0x01, 0x1b }, 3, USER_ROW | RBX_BAD, GP, 0 },
+	{ "privilege before #PF of LMSW", { 0x0f, 0x01, 0x33 }, 3, USER_ROW | RBX_HOLE, GP, 0 },
+	{ "privilege before #PF of LLDT", { 0x0f, 0x00, 0x13 }, 3, USER_ROW | RBX_HOLE, GP, 0 },
+	{ "privilege before #DB by GD", { 0x0f, 0x21, 0xc0 }, 3, USER_ROW, GP, 0 },
+	/* The operand: canonical, aligned, mapped; and only then what it holds. */
+	{ "not canonical before #AC", { 0x8b, 0x03 }, 2, USER_ROW | AC_ON | RBX_BAD, GP, 0 },
+	{ "16-byte alignment before #PF", { 0x0f, 0x28, 0x43, 0x01 }, 4, RBX_HOLE, GP, 0 },
+	{ "16-byte alignment of FXSAVE before #PF", { 0x0f, 0xae, 0x43, 0x08 }, 4, RBX_HOLE, GP, 0 },
+	{ "#PF before #DE", { 0xf7, 0x33 }, 2, RBX_HOLE, PF, 0 },
+	{ "not canonical before #DE", { 0xf7, 0x33 }, 2, RBX_BAD, GP, 0 },
+	{ "#PF of a selector in memory", { 0x8e, 0x03 }, 2, RBX_HOLE, PF, 0 },
+	{ "#PF of a far pointer", { 0xff, 0x2b }, 2, RBX_HOLE, PF, 0 },
+	{ "#PF of a near target before #GP", { 0xff, 0x23 }, 2, RBX_HOLE, PF, 0 },
+	{ "second page of an operand", { 0x8b, 0x03 }, 2, RBX_EDGE, PF, 0 },
+	{ "write to the second page", { 0x89, 0x03 }, 2, RBX_EDGE, PF, 2 },
+	{ "read-modify-write is a write", { 0x01, 0x03 }, 2, RBX_HOLE, PF, 2 },
+	{ "CMPXCHG is a write", { 0x0f, 0xb1, 0x03 }, 3, RBX_HOLE, PF, 2 },
+	{ "BT is a read", { 0x0f, 0xba, 0x23, 0x00 }, 4, RBX_HOLE, PF, 0 },
+	{ "XCHG is a write", { 0x87, 0x03 }, 2, RBX_HOLE, PF, 2 },
+	{ "SETcc is a write", { 0x0f, 0x90, 0x03 }, 3, RBX_HOLE, PF, 2 },
+	{ "TEST is a read", { 0xf7, 0x03, 0, 0, 0, 0 }, 6, RBX_HOLE, PF, 0 },
+	{ "SHL by 0 is one too", { 0xc1, 0x23, 0x00 }, 3, RBX_HOLE, PF, 2 },
+	/* A fault takes the place of the traps it would have had. */
+	{ "fault, no data breakpoint", { 0x8b, 0x03 }, 2, D_BP | RBX_HOLE, PF, 0 },
+	{ "data breakpoint", { 0x88, 0x03 }, 2, D_BP, DB, 0 },
+};
+/* clang-format on */
+
+/* FSW.ES: 1 / 0 with ZM unmasked. */
+static void pending_mf(void)
+{
+	u16 fcw = 0x37b;
+
+	__asm__ volatile("fninit; fldcw %0; fld1; fldz; fdivrp" : : "m"(fcw));
+}
+
+static u8 *put(u8 *p, u64 val, unsigned n)
+{
+	for (; n--; val >>= 8)
+		*p++ = (u8)val;
+	return p;
+}
+
+static u64 operand(const struct row *r)
+{
+	if (r->flags & RBX_HOLE)
+		return HOLE;
+	if (r->flags & RBX_BAD)
+		return BAD;
+	if (r->flags & RBX_EDGE)
+		return HOLE - 3;
+	return PAGE + (r->flags & RBX_ODD ? 1 : 0);
+}
+
+static void run_row(const struct row *r)
+{
+	bool user = r->flags & USER_ROW;
+	word alias = user ? ALIAS : 0, cr0 = read_cr0(), flags = 0, at, addr;
+	u8 *p = code, *insn;
+
+	if (r->flags & AT_EDGE)
+		p = (u8 *)(word)PHYS(TEST_PA) + 0x1000 - r->len - 11;
+	addr = r->flags & AT_EDGE ? HOLE - r->len - 11 : (word)p + alias;
+	/* mov rbx, operand; and a NOP, so that TF traps behind it */
+	insn = p;
+	p = put(put(p, 0xbb48, 2), operand(r), 8);
+	*p++ = 0x90;
+	at = addr + (word)(p - insn);
+	for (unsigned i = 0; i < r->len; i++)
+		*p++ = r->code[i];
+	if (!(r->flags & AT_EDGE))
+		*p = 0xcc;
+	if (r->flags & TF) {
+		flags |= FL_TF;
+		/* The first instruction is the NOP. */
+		addr += 10;
+	}
+	if (r->flags & MF_PENDING)
+		pending_mf();
+	write_cr4((read_cr4() & ~(word)BIT(9)) | (r->flags & NO_OSFXSR ? 0 : BIT(9)));
+	if (r->flags & AC_ON)
+		flags |= FL_AC;
+	write_cr0((cr0 & ~(word)0xc) | BIT(5) | (r->flags & TS_ON ? 8 : 0) |
+		  (r->flags & EM ? 4 : 0) | (r->flags & AC_ON ? BIT(18) : 0));
+	write_dr6(0xffff0ff0);
+	if (r->flags & X_BP) {
+		write_dr0(at);
+		write_dr7(0x401);
+	} else if (r->flags & D_BP) {
+		write_dr0(operand(r));
+		write_dr7(0x401 | 3 << 16);
+	}
+	enter(addr, user ? UCODE64 : KCODE, flags,
+	      (word)user_stack + STACK_SIZE - 256 + alias, user ? UDATA64 : KDATA);
+	write_dr7(0x400);
+	write_cr0(cr0 & ~(word)0xc);
+	__asm__ volatile("fninit");
+	checked();
+	if (r->vector == DB && (r->flags & D_BP))
+		at += r->len;
+	if (trap.vector != r->vector || trap.error != r->error || trap.ip != at - alias)
+		fail("%s: vector %lx error %lx ip %lx, want %x at %lx", r->what,
+		     trap.vector, trap.error, trap.ip, r->vector, at - alias);
+	else if (r->vector == DB && (trap.dr6 & 0xe00f) != (r->flags & TF ? 0x4000u : 1u))
+		fail("%s: dr6 %lx", r->what, trap.dr6);
+	write_dr6(0xffff0ff0);
+}
+
+static void priorities(void)
+{
+	paging_on(PAGING_4, true);
+	path_set(3, TEST_PA, ALL);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows) && !failed(); i++)
+		run_row(&rows[i]);
+	write_cr4(read_cr4() & ~(word)BIT(9));
+}
+
+/* ---- double faults ---- */
+
+/*
+ * An exception of each class whose gate has something wrong with it: SDM 3 table 6-5. The
+ * second is #NP of the gate, #GP of its type, or #PF by way of an IST that is not mapped.
+ */
+enum second { NOT_PRESENT, BAD_TYPE, NO_STACK, SECONDS };
+
+static word first_of(unsigned vector)
+{
+	switch (vector) {
+	case DE: return TRY("", "xor %%ecx, %%ecx; div %%ecx", : : : "eax", "ecx", "edx");
+	case BP: return TRY("", "int3", :);
+	case UD: return TRY("", "ud2", :);
+	case NM:
+		return TRY("mov %%cr0, %%rax; or $8, %%eax; mov %%rax, %%cr0", "fld1",
+			   :
+			   :
+			   : "rax");
+	case NP: return TRY("", "mov %0, %%fs", : : "r"(FREE_SEL));
+	case SS: return TRY("", "mov %0, %%ss", : : "r"(FREE_SEL));
+	case GP: return TRY("", "mov %0, %%fs", : : "r"(KDATA + 0x800));
+	case PF: return TRY("", "movb (%0), %%al", : : "r"(HOLE) : "eax");
+	default: return TRY("", "int $0x91", :);
+	}
+}
+
+static bool contributory(unsigned vector)
+{
+	return vector == DE || (vector >= TS && vector <= GP);
+}
+
+static void double_fault_table(void)
+{
+	static const u16 firsts[] = { DE, BP, UD, NM, NP, SS, GP, PF, 0x91 };
+
+	paging_on(PAGING_4, true);
+	path_set(3, TEST_PA, ALL);
+	set_gdt(FREE_SEL, descriptor(0, 0xfffff, (D_KDATA & ~D_P) | D_G));
+	tss.ist[1] = HOLE + 0x800;
+	for (unsigned i = 0; i < ARRAY_SIZE(firsts); i++)
+		for (unsigned s = 0; s < SECONDS && !failed(); s++) {
+			unsigned first = firsts[i];
+			unsigned second = s == NOT_PRESENT ? NP : s == BAD_TYPE ? GP : PF;
+			bool df = (contributory(first) && contributory(second)) ||
+				  first == PF;
+			u32 attr = s == NOT_PRESENT ? D_TYPE(14) | D_DPL(3)
+				   : s == BAD_TYPE  ? D_TYPE(12) | D_DPL(3) | D_P
+						    : D_TYPE(14) | D_DPL(3) | D_P;
+			bool ext = first != BP && first != 0x91;
+
+			/* The second one's own gate must be good. */
+			if (first == second && !df)
+				continue;
+			set_gate(first, trap_entry[first], KCODE, attr,
+				 s == NO_STACK ? 2 : 0);
+			first_of(first);
+			reset_gate(first);
+			__asm__ volatile("clts");
+			checked();
+			if (trap.vector != (df ? DF : second))
+				fail("%x, then %x: vector %lx error %lx", first, second,
+				     trap.vector, trap.error);
+			else if (df ? trap.error != 0
+				    : second != PF && trap.error != first * 8 + 2 +
+									    (ext ? 1 : 0))
+				fail("%x, then %x: error %lx", first, second, trap.error);
+		}
+	tss.ist[1] = 0;
+	write_cr0(read_cr0() & ~(word)8);
+}
+
+const struct test_case cases[] = {
+	CASE(priorities, "SDM 3 table 6-2"),
+	CASE(double_fault_table, "SDM 3 table 6-5"),
+	CASES_END,
+};
