@@ -213,6 +213,8 @@ static void priorities(void)
  */
 enum second { NOT_PRESENT, BAD_TYPE, NO_STACK, SECONDS };
 
+#define SOFT 0x100 /* by INT n: benign whatever its number is */
+
 static word first_of(unsigned vector)
 {
 	switch (vector) {
@@ -228,6 +230,9 @@ static word first_of(unsigned vector)
 	case SS: return TRY("", "mov %0, %%ss", : : "r"(FREE_SEL));
 	case GP: return TRY("", "mov %0, %%fs", : : "r"(KDATA + 0x800));
 	case PF: return TRY("", "movb (%0), %%al", : : "r"(HOLE) : "eax");
+	case SOFT | DE: return TRY("", "int $0", :);
+	case SOFT | GP: return TRY("", "int $13", :);
+	case SOFT | PF: return TRY("", "int $14", :);
 	default: return TRY("", "int $0x91", :);
 	}
 }
@@ -239,7 +244,8 @@ static bool contributory(unsigned vector)
 
 static void double_fault_table(void)
 {
-	static const u16 firsts[] = { DE, BP, UD, NM, NP, SS, GP, PF, 0x91 };
+	static const u16 firsts[] = { DE, BP, UD,   NM,        NP,        SS,
+				      GP, PF, 0x91, SOFT | DE, SOFT | GP, SOFT | PF };
 
 	paging_on(PAGING_4, true);
 	path_set(3, TEST_PA, ALL);
@@ -254,22 +260,23 @@ static void double_fault_table(void)
 			u32 attr = s == NOT_PRESENT ? D_TYPE(14) | D_DPL(3)
 				   : s == BAD_TYPE  ? D_TYPE(12) | D_DPL(3) | D_P
 						    : D_TYPE(14) | D_DPL(3) | D_P;
-			bool ext = first != BP && first != 0x91;
+			bool ext = first != BP && first < 0x91;
+			unsigned vector = first & 0xff;
 
 			/* The second one's own gate must be good. */
-			if (first == second && !df)
+			if (vector == second && !df)
 				continue;
-			set_gate(first, trap_entry[first], KCODE, attr,
+			set_gate(vector, trap_entry[vector], KCODE, attr,
 				 s == NO_STACK ? 2 : 0);
 			first_of(first);
-			reset_gate(first);
+			reset_gate(vector);
 			__asm__ volatile("clts");
 			checked();
 			if (trap.vector != (df ? DF : second))
 				fail("%x, then %x: vector %lx error %lx", first, second,
 				     trap.vector, trap.error);
 			else if (df ? trap.error != 0
-				    : second != PF && trap.error != first * 8 + 2 +
+				    : second != PF && trap.error != vector * 8 + 2 +
 									    (ext ? 1 : 0))
 				fail("%x, then %x: error %lx", first, second, trap.error);
 		}
@@ -277,8 +284,156 @@ static void double_fault_table(void)
 	write_cr0(read_cr0() & ~(word)8);
 }
 
+/* ---- what the DPL of a gate is for ---- */
+
+/* INT n, INT3, INTO by software; nothing that the processor finds itself. */
+static word dpl_user(word which)
+{
+	switch (which) {
+	case 0: return TRY("", "xor %%ecx, %%ecx; div %%ecx", : : : "eax", "ecx", "edx");
+	case 1: return TRY("", "ud2", :);
+	case 2: return TRY("", "hlt", :);
+	case 3: return TRY("", "movb (%0), %%al", : : "r"(HOLE) : "eax");
+	case 4: return TRY("", ".byte 0xf1", :); /* INT1 */
+	case 5: return TRY("", "int3", :);
+	default: return TRY("", "int $6", :);
+	}
+}
+
+static void gate_dpl(void)
+{
+	static const struct {
+		u8 vector;
+		bool soft;
+	} table[] = { { DE, false }, { UD, false }, { GP, false }, { PF, false },
+		      { DB, false }, { BP, true },  { UD, true } };
+
+	paging_on(PAGING_4, true);
+	path_set(3, TEST_PA, ALL);
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
+		for (unsigned dpl = 0; dpl < 4; dpl++) {
+			unsigned v = table[i].vector;
+
+			set_gate(v, trap_entry[v], KCODE, D_TYPE(14) | D_DPL(dpl) | D_P,
+				 0);
+			user_run(dpl_user, i);
+			reset_gate(v);
+			checked();
+			if (table[i].soft && dpl < 3
+				    ? trap.vector != GP || trap.error != v * 8 + 2
+				    : trap.vector != v)
+				fail("%u, dpl %u: vector %lx error %lx", i, dpl,
+				     trap.vector, trap.error);
+		}
+}
+
+/* ---- RF ---- */
+
+/* SYSRET clears it, IRET takes it: an instruction breakpoint at the target tells. */
+static void resume_flag(void)
+{
+	u64 star = rdmsr(0xc0000081);
+	volatile u8 *p = code;
+	word target = (word)code + ALIAS + 64, sp = (word)user_stack + STACK_SIZE + ALIAS;
+
+	p[64] = 0xcc;
+	wrmsr(EFER, rdmsr(EFER) | EFER_SCE);
+	wrmsr(0xc0000081, (u64)(UCODE64 - 16) << 48 | (u64)KCODE << 32);
+	write_dr0(target);
+	for (unsigned rf = 0; rf < 2; rf++) {
+		write_dr7(0x401);
+		enter(target, UCODE64, rf ? FL_RF : 0, sp, UDATA64);
+		want_equal(trap.vector, rf ? BP : DB);
+		/* In 'code': mov ecx, target; mov r11d, flags; SYSRETQ */
+		p[0] = 0xb9;
+		put(code + 1, target, 4);
+		put(code + 5, 0xbb41, 2);
+		put(code + 7, rf ? FL_RF | 2 : 2, 4);
+		put(code + 11, 0x070f48, 3);
+		enter((word)code, KCODE, 0, sp - ALIAS, KDATA);
+		want_equal(trap.vector, DB);
+		want_equal(trap.ip, target - ALIAS);
+		write_dr7(0x400);
+	}
+	write_dr6(0xffff0ff0);
+	write_dr0(0);
+	wrmsr(0xc0000081, star);
+	wrmsr(EFER, rdmsr(EFER) & ~(u64)EFER_SCE);
+}
+
+/* ---- data breakpoints ---- */
+
+/* SDM 3 17.2.4, 17.2.5: every length and access, at every distance. */
+static void watch_matrix(void)
+{
+	static const u8 lens[4] = { 1, 2, 8, 4 };
+	static u8 data[64] __attribute__((aligned(64)));
+
+	for (unsigned n = 0; n < 4 * 4 * 2 * 24 && !failed(); n++) {
+		unsigned len = lens[n & 3], size = 1u << (n >> 2 & 3);
+		bool write = n >> 4 & 1, rw, hit;
+		unsigned off = 12 + (n >> 5);
+		word at = (word)data + off;
+
+		hit = off < 24 + len && off + size > 24;
+		for (unsigned kind = 1; kind <= 3; kind += 2) {
+			rw = kind == 3;
+			write_dr0((word)data + 24);
+			write_dr7(0x401 | kind << 16 | (n & 3) << 18);
+			switch (size) {
+			case 1:
+				if (write)
+					TRY("", "movb %%al, (%0)",
+					    :
+					    : "r"(at)
+					    : "memory");
+				else
+					TRY("", "movb (%0), %%al", : : "r"(at) : "eax");
+				break;
+			case 2:
+				if (write)
+					TRY("", "movw %%ax, (%0)",
+					    :
+					    : "r"(at)
+					    : "memory");
+				else
+					TRY("", "movw (%0), %%ax", : : "r"(at) : "eax");
+				break;
+			case 4:
+				if (write)
+					TRY("", "movl %%eax, (%0)",
+					    :
+					    : "r"(at)
+					    : "memory");
+				else
+					TRY("", "movl (%0), %%eax", : : "r"(at) : "eax");
+				break;
+			default:
+				if (write)
+					TRY("", "movq %%rax, (%0)",
+					    :
+					    : "r"(at)
+					    : "memory");
+				else
+					TRY("", "movq (%0), %%rax", : : "r"(at) : "rax");
+				break;
+			}
+			write_dr7(0x400);
+			checked();
+			if (trap.vector != (hit && (rw || write) ? DB : NONE) ||
+			    (trap.vector == DB &&
+			     ((trap.dr6 & 0xe00f) != 1 || trap.ip != trap.next)))
+				fail("len %u kind %u: %s of %u at %u: vector %lx dr6 %lx",
+				     len, kind, write ? "write" : "read", size, off,
+				     trap.vector, trap.dr6);
+			write_dr6(0xffff0ff0);
+		}
+	}
+	write_dr0(0);
+}
+
 const struct test_case cases[] = {
-	CASE(priorities, "SDM 3 table 6-2"),
-	CASE(double_fault_table, "SDM 3 table 6-5"),
-	CASES_END,
+	CASE(priorities, "SDM 3 table 6-2"), CASE(double_fault_table, "SDM 3 table 6-5"),
+	CASE(gate_dpl, "SDM 3 6.12.1.1"),    CASE(resume_flag, "SDM 3 17.3.1.1"),
+	CASE(watch_matrix, "SDM 3 17.2.5"),  CASES_END,
 };
