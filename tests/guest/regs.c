@@ -528,6 +528,13 @@ static void cpuid_leaves(void)
 	/* Addresses: physical 32 to 52, linear 48 or 57. */
 	want(phys_bits() >= 32 && phys_bits() <= 52);
 	want_equal(cpuid(0x80000008, 0).a >> 8 & 0xff, HAS_LA57 ? 57 : 48);
+	/* Leaf 0BH: the subleaf comes back, and the x2APIC ID, in all of them. */
+	for (u32 sub = 0; sub < 8 && max >= 0xb; sub++) {
+		want_equal(cpuid(0xb, sub).c & 0xff, sub);
+		want_equal(cpuid(0xb, sub).d, cpuid(0xb, 0).d);
+		if (sub >= 2)
+			want_equal(cpuid(0xb, sub).c >> 8, 0);
+	}
 	/* Subleaves of 7 beyond the last are zeros. */
 	for (u32 sub = cpuid(7, 0).a + 1; sub < cpuid(7, 0).a + 8; sub++) {
 		struct cpuid c = cpuid(7, sub);

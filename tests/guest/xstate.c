@@ -368,6 +368,22 @@ static void saved(void)
 	xsave_off();
 }
 
+/* SDM 1 10.5.1: MXCSR_MASK, and that the rest of the image is left alone. */
+static void fxsave_image(void)
+{
+	fill_area(area, 0xee, 4096);
+	write_cr4(read_cr4() | BIT(9));
+	__asm__ volatile("fninit; fxsave (%0)" : : "r"(area) : "memory");
+	want_equal(*(volatile u16 *)area, 0x37f);
+	want_equal(*(volatile u32 *)(area + 24), 0x1f80);
+	want_equal(*(volatile u16 *)(area + 28), 0xffff);
+	want_equal(area[4], 0);
+	want_equal(area[464], 0xee);
+	want_equal(area[511], 0xee);
+	want_equal(area[512], 0xee);
+	write_cr4(read_cr4() & ~(word)BIT(9));
+}
+
 /* What is not in XSTATE_BV becomes its initial state, what is not in RFBM stays. */
 static void restored(void)
 {
@@ -449,6 +465,7 @@ const struct test_case cases[] = {
 	CASE(xrstor_header, "SDM 1 13.8"),
 	CASE(saved, "SDM 1 13.7"),
 	CASE(restored, "SDM 1 13.8"),
+	CASE(fxsave_image, "SDM 1 10.5.1"),
 #if W64
 	CASE(page_faults, "SDM 1 13.4.4"),
 #endif
