@@ -453,6 +453,211 @@ static void interrupt_gates(void)
 	reset_gate(INT_VECTOR);
 }
 
+/* ---- stacks of other levels ---- */
+
+/* SS of a return to an outer level: #GP, #SS when it is not present. */
+static struct outcome outer_ss_oracle(const struct row *r, unsigned level)
+{
+	if (r->rpl != level || (r->type & (T_S | T_CODE | T_R)) != (T_S | T_R) ||
+	    r->dpl != level)
+		return fault(GP, SEL);
+	return r->present ? fine : fault(SS, SEL);
+}
+
+static void return_code(unsigned level, bool iret, u32 ss)
+{
+	word out = alias_of(level);
+	u8 *p = push_imm(code, ss);
+
+	p = push_imm(p, (u32)((word)user_stack + 4096 + out));
+	if (iret)
+		p = push_imm(p, 2);
+	p = push_imm(p, ring_cs(level));
+	p = push_imm(p, (u32)((word)code + 128 + out));
+	if (W64)
+		*p++ = 0x48;
+	*p = iret ? 0xcf : 0xcb;
+	code[128] = 0xcc;
+}
+
+static void outer_stacks(void)
+{
+	struct row r = { .db = true };
+
+	ring_segments();
+	for (unsigned n = 0; n < 32 * 2 * 4 * 4 * 3 && !failed(); n++) {
+		unsigned level = 1 + (n >> 10);
+
+		r.type = n & 31;
+		r.present = n >> 5 & 1;
+		r.dpl = n >> 6 & 3;
+		r.rpl = n >> 8 & 3;
+		for (unsigned iret = 0; iret < 2; iret++) {
+			set_row(&r);
+			return_code(level, iret, SEL | r.rpl);
+			run(0);
+			judge(iret ? "SS of IRET" : "SS of RET", &r,
+			      outer_ss_oracle(&r, level));
+			/* A null one, for a 64-bit program that is not at level 3. */
+			if (n & 0xff)
+				continue;
+			return_code(level, iret, r.rpl);
+			run(0);
+			judge("null SS", &r,
+			      W64 && level < 3 && r.rpl == level ? fine : fault(GP, 0));
+		}
+	}
+}
+
+#if !W64
+/* SS1 of the TSS, by INT, by an exception (EXT is set) and by CALL: #TS, or #SS. */
+static void inner_stacks_of_tss(void)
+{
+	struct row r = { .db = true };
+
+	ring_segments();
+	inner_stacks();
+	set_gate(INT_VECTOR, (word)code + 128, ring_cs(1), D_TYPE(14) | D_DPL(3) | D_P,
+		 0);
+	set_gate(UD, (word)code + 128, ring_cs(1), D_TYPE(14) | D_DPL(3) | D_P, 0);
+	for (unsigned n = 0; n < 32 * 2 * 4 * 4 && !failed(); n++) {
+		bool good;
+
+		r.type = n & 31;
+		r.present = n >> 5 & 1;
+		r.dpl = n >> 6 & 3;
+		r.rpl = n >> 8 & 3;
+		good = r.rpl == 1 && r.dpl == 1 &&
+		       (r.type & (T_S | T_CODE | T_R)) == (T_S | T_R);
+		for (unsigned how = 0; how < 3; how++) {
+			word ext = how == 1;
+			u8 *p = code;
+
+			set_row(&r);
+			tss.ss1 = SEL | r.rpl;
+			code[128] = 0xcc;
+			if (how == 2) {
+				u64 g = ((word)code + 128) & 0xffff;
+
+				g |= (u64)ring_cs(1) << 16;
+				g |= (u64)((((word)code + 128) & 0xffff0000) |
+					   D_TYPE(12) | D_DPL(3) | D_P)
+				     << 32;
+				set_gdt(GATE_SEL, g);
+				*p++ = 0x9a;
+				p = put(p, 0, 4);
+				p = put(p, GATE_SEL | 3, 2);
+			} else {
+				p = put(p, how ? 0x0b0f : 0xcd | INT_VECTOR << 8, 2);
+			}
+			*p = 0xcc;
+			run(3);
+			judge("SS1", &r,
+			      !good       ? fault(TS, SEL | ext)
+			      : r.present ? fine
+					  : fault(SS, SEL | ext));
+			if (n)
+				continue;
+			tss.ss1 = 1;
+			run(3);
+			judge("null SS1", &r, fault(TS, ext));
+		}
+	}
+	reset_gate(INT_VECTOR);
+	reset_gate(UD);
+	inner_stacks();
+}
+
+/* An offset beyond the limit of the new code segment is #GP(0), one at it is not. */
+static void target_limits(void)
+{
+	struct row r = { .db = true, .type = T_S | T_CODE | T_R, .present = true };
+
+	ring_segments();
+	for (unsigned n = 0; n < 6 * 2; n++) {
+		unsigned how = n >> 1;
+		u8 *p = code;
+
+		set_gdt(SEL, descriptor((u32)code + 128 - 0x100, 0x100 - (n & 1),
+					(D_KCODE & ~D_A) | D_DB));
+		set_gdt(SEL + 8, 0);
+		code[128] = 0xcc;
+		switch (how) {
+		case FAR_JMP:
+		case FAR_CALL:
+			*p++ = how == FAR_JMP ? 0xea : 0x9a;
+			p = put(p, 0x100, 4);
+			p = put(p, SEL, 2);
+			break;
+		case FAR_RET:
+		case FAR_IRET:
+			if (how == FAR_IRET)
+				p = push_imm(p, 2);
+			p = push_imm(p, SEL);
+			p = push_imm(p, 0x100);
+			*p++ = how == FAR_IRET ? 0xcf : 0xcb;
+			break;
+		case 4:
+			set_gate(INT_VECTOR, 0x100, SEL, D_TYPE(14) | D_P, 0);
+			p = put(p, 0xcd | INT_VECTOR << 8, 2);
+			break;
+		default:
+			set_gdt(GATE_SEL,
+				0x100 | (u64)SEL << 16 | (u64)(D_TYPE(12) | D_P) << 32);
+			*p++ = 0x9a;
+			p = put(p, 0, 4);
+			p = put(p, GATE_SEL, 2);
+			break;
+		}
+		*p = 0xcc;
+		run(0);
+		judge("limit", &r, n & 1 ? fault(GP, 0) : fine);
+		want_equal(trap.ip == 0x101, !(n & 1));
+	}
+	reset_gate(INT_VECTOR);
+}
+
+/* Words of a call gate's parameters, 16 and 32 bits of them, and the stack's room. */
+static void gate_parameters(void)
+{
+	static u8 inner[256] __attribute__((aligned(16)));
+
+	ring_segments();
+	set_gdt(SEL, descriptor(0, 0xfffff, D_KDATA | D_DPL(1) | D_DB | D_G));
+	for (unsigned n = 0; n < 32 * 2 && !failed(); n++) {
+		unsigned params = n & 31, size = n & 32 ? 4 : 2;
+		word at = (word)code + 128, esp,
+		     user = (word)user_stack + STACK_SIZE - 256;
+		u8 *p = code;
+
+		/* A 16-bit gate reaches 64 KiB: a code segment of its own. */
+		set_gdt(SEL + 8, descriptor((u32)at, 0xff, D_KCODE | D_DPL(1) | D_DB));
+		set_gdt(GATE_SEL,
+			(u64)(SEL + 8) << 16 | (u64)(D_TYPE(size == 4 ? 12 : 4) |
+						     D_DPL(3) | D_P | params)
+						       << 32);
+		tss.esp1 = (word)inner + sizeof(inner);
+		tss.ss1 = SEL | 1;
+		for (unsigned i = 0; i < params * size; i++)
+			((volatile u8 *)user)[i] = (u8)(i + 1);
+		*p++ = 0x9a;
+		p = put(p, 0, 4);
+		p = put(p, GATE_SEL | 3, 2);
+		code[128] = 0xcc;
+		run(3);
+		want_equal(trap.vector, BP);
+		esp = trap.sp;
+		want_equal((word)inner + sizeof(inner) - esp, (4 + params) * size);
+		for (unsigned i = 0; i < params * size; i++)
+			if (((volatile u8 *)esp)[2 * size + i] != (u8)(i + 1))
+				fail("%u parameters of %u: byte %u", params, size, i);
+		want_equal(*(volatile u16 *)(esp + size), ring_cs(3));
+		want_equal(*(volatile u16 *)(esp + (2 + params) * size), (u16)user);
+	}
+	inner_stacks();
+}
+#endif
+
 /* ---- LAR, LSL, VERR, VERW ---- */
 
 enum inspect { LAR, LSL, VERR, VERW };
@@ -516,6 +721,12 @@ const struct test_case cases[] = {
 	CASE(far_transfers, "SDM 3 5.8.1"),
 	CASE(call_gates, "SDM 3 5.8.3, 5.8.4"),
 	CASE(interrupt_gates, "SDM 3 6.12.1"),
+	CASE(outer_stacks, "SDM 3 5.8.6, 6.12.1"),
+#if !W64
+	CASE(inner_stacks_of_tss, "SDM 3 6.12.1, 5.8.5"),
+	CASE(target_limits, "SDM 3 5.3"),
+	CASE(gate_parameters, "SDM 3 5.8.5"),
+#endif
 	CASE(inspections, "SDM 3 5.10"),
 	CASES_END,
 };
