@@ -133,31 +133,34 @@ static word oracle(const struct insn *in, const struct bits *b)
 	return b->off % in->align ? GP : NONE;
 }
 
-static void row(const struct insn *in, const struct bits *b)
-{
-	word cr0 = read_cr0(), cr4 = read_cr4(), expected = oracle(in, b);
-	volatile u8 *p = code;
+/* Each instruction has its place in 'code', so that none has to be written again. */
+#define PLACE 16
 
-	for (unsigned i = 0; i < in->len; i++)
-		p[i] = in->code[i];
-	p[in->len] = 0xc3;
+static void put_code(void)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(insns); i++) {
+		volatile u8 *p = code + PLACE * i;
+
+		for (unsigned k = 0; k < insns[i].len; k++)
+			p[k] = insns[i].code[k];
+		p[insns[i].len] = 0xc3;
+	}
+}
+
+static void row(unsigned i, const struct bits *b)
+{
+	const struct insn *in = &insns[i];
+	word expected = oracle(in, b), at = (word)code + PLACE * i;
+
 	fill_area(area, 0, 1024);
 	*(volatile u32 *)(area + b->off) = 0x1f80;
 	*(volatile u32 *)(area + 24) = 0x1f80;
-	if (HAS_XSAVE && b->osxsave) {
-		write_cr4(cr4 | BIT(18));
-		__asm__ volatile("xsetbv" : : "c"(0), "a"(b->avx ? 7 : 3), "d"(0));
-	}
-	write_cr4(cr4 | (b->osfxsr ? BIT(9) : 0) | (b->osxsave ? BIT(18) : 0));
-	write_cr0((cr0 & ~(word)0xe) | b->mp << 1 | b->em << 2 | b->ts << 3);
 	TRY("", "call *%0",
 	    :
-	    : "S"(code), "a"(3), "b"(area + b->off), "c"(0l), "d"(0)
+	    : "S"(at), "a"(3), "b"(area + b->off), "c"(0l), "d"(0)
 	    : "memory", "cc");
-	write_cr0(cr0 & ~(word)0xc);
-	write_cr4(cr4);
 	checked();
-	if (trap.vector != expected || (trap.vector != NONE && trap.ip != (word)code) ||
+	if (trap.vector != expected || (trap.vector != NONE && trap.ip != at) ||
 	    trap.error)
 		fail("%s + %u em %u mp %u ts %u osfxsr %u osxsave %u avx %u: vector %lx "
 		     "error %lx, want %lx",
@@ -165,25 +168,41 @@ static void row(const struct insn *in, const struct bits *b)
 		     trap.vector, trap.error, expected);
 }
 
+static void set_bits(const struct bits *b, word cr0, word cr4)
+{
+	if (b->osxsave) {
+		write_cr4(cr4 | BIT(18));
+		__asm__ volatile("xsetbv" : : "c"(0), "a"(b->avx ? 7 : 3), "d"(0));
+	}
+	write_cr4(cr4 | (b->osfxsr ? BIT(9) : 0) | (b->osxsave ? BIT(18) : 0));
+	write_cr0((cr0 & ~(word)0xe) | b->mp << 1 | b->em << 2 | b->ts << 3);
+}
+
 static void control_bits(void)
 {
 	bool has_avx = HAS(1, 0, c, 28);
+	word cr0, cr4 = read_cr4();
 
 	__asm__ volatile("clts; fninit");
-	for (unsigned i = 0; i < ARRAY_SIZE(insns); i++)
-		for (unsigned n = 0; n < 128 && !failed(); n++) {
-			struct bits b = { .em = n & 1,
-					  .mp = n & 2,
-					  .ts = n & 4,
-					  .osfxsr = n & 8,
-					  .osxsave = n & 16,
-					  .avx = (n & 32) && has_avx,
-					  .off = n & 64 ? 8 : 0 };
+	cr0 = read_cr0();
+	put_code();
+	for (unsigned n = 0; n < 128 && !failed(); n++) {
+		struct bits b = { .em = n & 1,
+				  .mp = n & 2,
+				  .ts = n & 4,
+				  .osfxsr = n & 8,
+				  .osxsave = n & 16,
+				  .avx = (n & 32) && has_avx,
+				  .off = n & 64 ? 8 : 0 };
 
-			if (b.osxsave && !HAS_XSAVE)
-				continue;
-			row(&insns[i], &b);
-		}
+		if (b.osxsave && !HAS_XSAVE)
+			continue;
+		set_bits(&b, cr0, cr4);
+		for (unsigned i = 0; i < ARRAY_SIZE(insns) && !failed(); i++)
+			row(i, &b);
+		write_cr0(cr0);
+		write_cr4(cr4);
+	}
 	__asm__ volatile("fninit");
 }
 
