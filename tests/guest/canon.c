@@ -13,10 +13,13 @@ static u8 area[64] __attribute__((aligned(64)));
 static const u64 addresses[] = {
 	0x00007ffffffff000, 0x00007ffffffffff0, 0x00007ffffffffffe, 0x00007fffffffffff,
 	0x0000800000000000, 0x0000800000000001, 0x0000ffffffffffff, 0x0001000000000000,
-	0x0100000000000000, 0x7fffffffffffffff, 0x8000000000000000, 0xfeffffffffffffff,
-	0xffff7ffffffffffe, 0xffff7fffffffffff, 0xffff800000000000, 0xffff800000000001,
-	0xfffffffffffff000, 0xffffffffffffffff,
+	0x00fffffffffffffe, 0x00ffffffffffffff, 0x0100000000000000, 0x7fffffffffffffff,
+	0x8000000000000000, 0xfeffffffffffffff, 0xff00000000000000, 0xffff7ffffffffffe,
+	0xffff7fffffffffff, 0xffff800000000000, 0xffff800000000001, 0xfffffffffffff000,
+	0xffffffffffffffff,
 };
+
+static unsigned linear_bits = 48; /* of the paging mode */
 
 static bool canonical(u64 a, unsigned bits)
 {
@@ -150,7 +153,7 @@ static void operand_row(const struct operand *o, u64 a)
 {
 	unsigned cpl = o->flags & PRIVILEGED ? 0 : 3;
 	word at, expected;
-	bool ok = canonical(a, 48) && canonical(a + o->size - 1, 48);
+	bool ok = canonical(a, linear_bits) && canonical(a + o->size - 1, linear_bits);
 	u8 *p = code;
 
 	p = load(load(load(load(p, 3, a), 5, a), 6, a), 7, a);
@@ -215,8 +218,8 @@ static void stack_operands(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
 		for (unsigned n = 0; n < ARRAY_SIZE(addresses) && !failed(); n++) {
 			u64 a = addresses[n], first = a + (u64)(long)table[i].off;
-			bool ok = canonical(first, 48) &&
-				  canonical(first + table[i].size - 1, 48);
+			bool ok = canonical(first, linear_bits) &&
+				  canonical(first + table[i].size - 1, linear_bits);
 			u8 *p = load(code, 4, a);
 			word at = (word)p;
 
@@ -237,7 +240,7 @@ static void far_targets(void)
 {
 	for (unsigned n = 0; n < ARRAY_SIZE(addresses) && !failed(); n++) {
 		u64 a = addresses[n];
-		bool ok = canonical(a, 48);
+		bool ok = canonical(a, linear_bits);
 
 		for (unsigned how = 0; how < 4; how++) {
 			u8 *p = load(code, 3, a);
@@ -278,7 +281,7 @@ static void gate_offsets(void)
 	for (unsigned n = 0; n < ARRAY_SIZE(addresses) && !failed(); n++) {
 		u64 a = addresses[n];
 
-		if (canonical(a, 48))
+		if (canonical(a, linear_bits))
 			continue;
 		set_gate(0x90, a, KCODE, D_TYPE(14) | D_DPL(3) | D_P, 0);
 		TRY("", "int $0x90", :);
@@ -384,7 +387,7 @@ static void base_instructions(void)
 				TRY("", "wrgsbase %0", : : "r"(a));
 			else
 				TRY("", "wrfsbase %0", : : "r"(a));
-			if (canonical(a, 48)) {
+			if (canonical(a, linear_bits)) {
 				want_none();
 				want_equal(rdmsr(gs ? 0xc0000101 : 0xc0000100), a);
 			} else {
@@ -408,15 +411,15 @@ static void based_addresses(void)
 		for (unsigned m = 0; m < ARRAY_SIZE(addresses); m++) {
 			u64 base = addresses[n], a = addresses[m] + base;
 
-			if (!canonical(base, 48))
+			if (!canonical(base, linear_bits))
 				continue;
 			wrmsr(0xc0000100, base);
 			TRY("", "movb %%fs:(%0), %%al", : : "r"(addresses[m]) : "eax");
 			checked();
 			/* What is mapped is what works: the lower 4 GiB. */
-			if (trap.vector != (!canonical(a, 48) ? GP
-					    : a < BIT(32)     ? NONE
-							      : PF))
+			if (trap.vector != (!canonical(a, linear_bits) ? GP
+					    : a < BIT(32)              ? NONE
+								       : PF))
 				fail("base %llx + %llx: vector %lx", base, addresses[m],
 				     trap.vector);
 			wrmsr(0xc0000100, 0);
@@ -429,7 +432,8 @@ static void fast_returns(void)
 	u64 star = rdmsr(0xc0000081);
 
 	if (cpu_is_amd()) {
-		skip("AMD");
+		if (linear_bits == 48)
+			skip("AMD");
 		return;
 	}
 	wrmsr(EFER, rdmsr(EFER) | EFER_SCE);
@@ -438,7 +442,7 @@ static void fast_returns(void)
 	for (unsigned n = 0; n < ARRAY_SIZE(addresses); n++) {
 		u64 a = addresses[n];
 
-		if (canonical(a, 48))
+		if (canonical(a, linear_bits))
 			continue;
 		TRY("", "sysretq", : : "c"(a) : "r11");
 		want_fault(GP, 0);
@@ -468,6 +472,26 @@ static void translations(void)
 	}
 }
 
+/* The same with 57 bits. */
+static void la57(void)
+{
+	if (!HAS_LA57) {
+		skip("no LA57");
+		return;
+	}
+	paging_on(PAGING_5, true);
+	linear_bits = 57;
+	memory_operands();
+	stack_operands();
+	far_targets();
+	gate_offsets();
+	base_instructions();
+	based_addresses();
+	fast_returns();
+	linear_bits = 48;
+	paging_on(PAGING_4, true);
+}
+
 const struct test_case cases[] = {
 	CASE(memory_operands, "SDM 1 3.3.7.1"),
 	CASE(stack_operands, "SDM 3 6.15 #SS"),
@@ -479,6 +503,7 @@ const struct test_case cases[] = {
 	CASE(base_instructions, "SDM 2 WRFSBASE"),
 	CASE(based_addresses, "SDM 3 4.5.2"),
 	CASE(fast_returns, "SDM 2 SYSRET, SYSEXIT"),
+	CASE(la57, "SDM 3 4.5, 1 3.3.7.1"),
 	CASE(translations, "SDM 2 INVPCID"),
 	CASES_END,
 };
