@@ -446,9 +446,9 @@ static void fast_returns(void)
 			continue;
 		TRY("", "sysretq", : : "c"(a) : "r11");
 		want_fault(GP, 0);
-		TRY("", "rex.w sysexit", : : "c"(a), "d"(0x1000ul));
+		TRY("", ".byte 0x48, 0x0f, 0x35", : : "c"(a), "d"(0x1000ul));
 		want_fault(GP, 0);
-		TRY("", "rex.w sysexit", : : "d"(a), "c"(0x1000ul));
+		TRY("", ".byte 0x48, 0x0f, 0x35", : : "d"(a), "c"(0x1000ul));
 		want_fault(GP, 0);
 	}
 	wrmsr(0x174, 0);
