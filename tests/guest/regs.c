@@ -519,6 +519,13 @@ static void cpuid_leaves(void)
 		if (amd ? !same_cpuid(c, zero) : !same_cpuid(c, last))
 			fail("leaf %x: %x %x %x %x", leaf, c.a, c.b, c.c, c.d);
 	}
+	for (u32 leaf = max_ext + 1; leaf < max_ext + 8; leaf++) {
+		struct cpuid c = cpuid(leaf, 0), zero = { 0, 0, 0, 0 };
+
+		checked();
+		if (amd ? !same_cpuid(c, zero) : !same_cpuid(c, last))
+			fail("leaf %x: %x %x %x %x", leaf, c.a, c.b, c.c, c.d);
+	}
 	/* The vendor twice for AMD; the brand string ends. */
 	if (amd) {
 		want_equal(cpuid(0x80000000, 0).b, cpuid(0, 0).b);

@@ -293,6 +293,11 @@ static void address_size16(void)
 		for (unsigned k = 0; k < 4; k++)
 			p[k] = old[k];
 	}
+	di = 0xdead7000;
+	c = 0x50003;
+	TRY("", "addr16 rep lodsb", : "+S"(di), "+c"(c) : : "eax");
+	want_equal(di, 0xdead7003);
+	want_equal(c, 0x50000);
 	c = 0x50000;
 	di = 0x17000;
 	TRY("", "addr16 rep stosb", : "+D"(di), "+c"(c) : "a"(9) : "memory");
