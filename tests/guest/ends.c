@@ -36,13 +36,13 @@ static void triple_fault_int(void)
 	wait();
 }
 
-/* #DF has a gate, but what it leads to faults. */
+/* #DF has a gate, but what it leads to faults; #GP alone could be delivered. */
 static void triple_fault_in_df(void)
 {
 	ends_with("triple");
 	set_gate(DF, trap_entry[DF], KDATA, D_TYPE(14) | D_P, 0);
-	set_gate(GP, trap_entry[GP], KCODE, D_TYPE(14), 0);
-	__asm__ volatile("mov %w0, %%es" : : "r"(GDT_BYTES));
+	set_gate(DE, trap_entry[DE], KCODE, D_TYPE(14), 0);
+	__asm__ volatile("xor %%ecx, %%ecx; div %%ecx" : : : "eax", "ecx", "edx");
 	wait();
 }
 

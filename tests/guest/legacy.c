@@ -5,7 +5,7 @@
  * Code for both is in section .low, at LOW = 30000h, which is segment 3000h. It runs from
  * a label to the first trap, which is where each case looks.
  */
-#include "rt.h"
+#include "sensitive.h"
 
 #define LOW      0x30000u
 #define LOW_SEG  0x3000
@@ -161,6 +161,8 @@ __asm__(".section .low, \"ax\"\n"
 	"v_handler: mov %sp, %bp\n\tmov 0(%bp), %bx\n\tmov 2(%bp), %cx\n\tmov 4(%bp), "
 	"%dx\n\tpushf\n\tpop %si\n\tint $0x81\n"
 	"v_step: nop\n\tv_step1: nop\n"
+	"low_code: .skip 96\n" /* of sensitive.h */
+	"low_data: .skip 64\n"
 	".balign 16\n"
 	".code32\n"
 	".text\n");
@@ -504,7 +506,56 @@ static void vme_redirect(void)
 	tss.iomap = TSS_SIZE;
 }
 
+/* ---- the table of sensitive.h ---- */
+
+static void run_low(const struct sens_insn *in, const struct sens_state *s)
+{
+	LABEL(low_code);
+	LABEL(low_data);
+	word start = sens_build(low_code, in, s, OFF(low_code), OFF(low_data));
+	word cr4 = read_cr4();
+
+	write_cr4(sens_cr4(cr4, s));
+	if (s->mode == M_REAL) {
+		real_run(low_code);
+		write_cr4(cr4);
+		sens_judge(in, s, start, real.vector, 0, real.ip, 0);
+		return;
+	}
+	v86(low_code, s->flags | s->iopl << 12);
+	write_cr4(cr4);
+	sens_judge(in, s, start, trap.vector, trap.error, trap.ip, trap.flags);
+}
+
+static void real_sensitive(void)
+{
+	struct sens_state s = { .mode = M_REAL, .bits = 16, .iopl = 0 };
+
+	sens_rows(&s, run_low);
+	write_dr0(0);
+}
+
+static void v86_all_sensitive(void)
+{
+	struct sens_state s = { .mode = M_V86, .bits = 16, .cpl = 3 };
+
+	/* Neither INT nor I/O is let through. */
+	for (unsigned i = 0; i < 32; i++)
+		((volatile u8 *)tss.redirect)[i] = 0xff;
+	for (unsigned i = 0; i < 64; i++)
+		((volatile u8 *)tss.bitmap)[i] = 0xff;
+	tss.iomap = offsetof(struct tss, bitmap);
+	for (unsigned n = 0; n < (HAS(1, 0, d, 1) ? 8 : 4); n++) {
+		s.iopl = n & 3;
+		s.virt = n & 4;
+		sens_rows(&s, run_low);
+	}
+	tss.iomap = TSS_SIZE;
+}
+
 const struct test_case cases[] = {
+	CASE(real_sensitive, "SDM 3 20.1.3"),
+
 	CASE(real_exceptions, "SDM 3 20.1.4"),
 	CASE(real_undefined, "SDM 3 20.1"),
 	CASE(real_interrupts, "SDM 3 20.1.4"),
@@ -521,5 +572,6 @@ const struct test_case cases[] = {
 	CASE(v86_single_step, "SDM 3 20.3"),
 	CASE(vme, "SDM 3 20.4"),
 	CASE(vme_redirect, "SDM 3 20.3.3"),
+	CASE(v86_all_sensitive, "SDM 3 20.2.7, 20.4"), /* leaves VIP set */
 	CASES_END,
 };

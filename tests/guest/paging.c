@@ -165,6 +165,7 @@ static void check(const struct setting *s, const char *what)
 
 	if (failed())
 		return;
+	matrix_done++;
 	for (unsigned i = 0; i <= s->leaf; i++)
 		entry_set(i, s->entry[i]);
 	invlpg((void *)test_va);

@@ -66,6 +66,7 @@ static word all_user(word arg)
 	    :                                                                            \
 	    : "a"(0l), "b"(buffer), "c"(1l), "d"(0x80l), "S"(buffer), "D"(buffer)        \
 	    : "memory");                                                                 \
+	checked();                                                                       \
 	if (trap.vector != GP || trap.error || trap.ip != trap.at)                       \
 		fail("line %d: %s: vector %lx error %lx", __LINE__, insn, trap.vector,   \
 		     trap.error);
@@ -133,6 +134,7 @@ static word umip_user(word on)
 		case 4: TRY("", "smsw %%eax", : : : "eax"); break;
 		default: TRY("", "smsw (%0)", : : "r"(buffer) : "memory"); break;
 		}
+		checked();
 		if (trap.vector != (on ? GP : NONE) || (on && trap.error))
 			fail("%s, UMIP %lx: vector %lx", names[i], on, trap.vector);
 	}

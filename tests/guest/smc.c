@@ -314,6 +314,16 @@ static void kinds_of_store(void)
 				 : "memory");
 		want_equal(call(c + 16), 0x5c);
 	}
+	{
+		/* One store over two pages, with code in both. */
+		put_mov(c + 4096 - 6, 0);
+		put_mov(c + 4096, 0);
+		want_equal(call(c + 4096 - 6), 0);
+		want_equal(call(c + 4096), 0);
+		*(volatile u32 *)(c + 4096 - 2) = 0x5eb8c312;
+		want_equal(call(c + 4096 - 6), 0x12000000);
+		want_equal(call(c + 4096), 0x5e);
+	}
 }
 
 /* Written by user mode, run by the kernel, and the other way round. */

@@ -157,6 +157,26 @@ static void ins_outs_faults(void)
 	want_fault(PF, 0);
 	want_equal(si, base + 2 * PAGE);
 	want_equal(c, 2);
+	/* A fault at the destination costs the device nothing: the 8254's counter 2, with
+	 * GATE low, gives its two bytes by turns. */
+	outb(0x61, 0);
+	outb(0x43, 0xb0);
+	outb(0x42, 0x34);
+	outb(0x42, 0x12);
+	di = base + 2 * PAGE;
+	for (unsigned i = 0; i < 100000; i++) {
+		outb(0x43, 0x80); /* latch; loading the count takes a clock */
+		c = inb(0x42);
+		c |= (word)inb(0x42) << 8;
+		if (c == 0x1234)
+			break;
+	}
+	want_equal(c, 0x1234);
+	outb(0x43, 0x80);
+	TRY("", "insb", : "+D"(di) : "d"(0x42) : "memory");
+	want_fault(PF, 2);
+	want_equal(inb(0x42), 0x34);
+	want_equal(inb(0x42), 0x12);
 	unmap();
 }
 
@@ -248,6 +268,41 @@ static void address_size(void)
 	di = (word)buffer;
 	TRY("", "addr32 rep stosb", : "+D"(di), "+c"(c) : "a"(9) : "memory");
 	want_equal(di, (word)buffer);
+}
+#else
+/* With 16-bit addresses CX counts and DI wraps; the upper halves stay. */
+static void address_size16(void)
+{
+	static const u16 at[] = { 0x7000, 0x7ffe };
+	word di, c;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(at); i++) {
+		volatile u8 *p = (volatile u8 *)(word)at[i];
+		u8 old[4];
+
+		for (unsigned k = 0; k < 4; k++)
+			old[k] = p[k];
+		di = 0xdead0000 | at[i];
+		c = 0x50003;
+		TRY("", "addr16 rep stosb", : "+D"(di), "+c"(c) : "a"(9) : "memory");
+		want_none();
+		want_equal(di, 0xdead0003 + at[i]);
+		want_equal(c, 0x50000);
+		want_equal(p[2], 9);
+		want_equal(p[3], old[3]);
+		for (unsigned k = 0; k < 4; k++)
+			p[k] = old[k];
+	}
+	di = 0xdead7000;
+	c = 0x50003;
+	TRY("", "addr16 rep lodsb", : "+S"(di), "+c"(c) : : "eax");
+	want_equal(di, 0xdead7003);
+	want_equal(c, 0x50000);
+	c = 0x50000;
+	di = 0x17000;
+	TRY("", "addr16 rep stosb", : "+D"(di), "+c"(c) : "a"(9) : "memory");
+	want_equal(di, 0x17000);
+	want_equal(c, 0x50000);
 }
 #endif
 
@@ -434,6 +489,8 @@ const struct test_case cases[] = {
 	CASE(overlap, "SDM 2 MOVS"),
 #if W64
 	CASE(address_size, "SDM 2 REP"),     CASE(cmpxchg16b, "SDM 2 CMPXCHG16B"),
+#else
+	CASE(address_size16, "SDM 2 REP"),
 #endif
 	CASE(lock_crossing, "SDM 3 8.1.2"),  CASE(stack_faults, "SDM 2 PUSH, ENTER"),
 	CASE(pop_to_the_stack, "SDM 2 POP"), CASES_END,

@@ -253,6 +253,7 @@ void bad_handler(u32 error)
 	bad_count++;
 	other.cs = KCODE;
 	other.ss = other.ds = other.es = KDATA;
+	other.fs = other.gs = 0;
 	other.ldt = 0;
 }
 
@@ -261,25 +262,55 @@ static void bad_state(void)
 	static const struct {
 		u32 offset;
 		u16 val, vector, error;
+		u32 attr; /* of SEL_X; 0: data that is not present */
 	} table[] = {
-		{ offsetof(struct tss, cs), 0, TS, 0 },
-		{ offsetof(struct tss, cs), KDATA, TS, KDATA },
-		{ offsetof(struct tss, cs), GDT_BYTES, TS, GDT_BYTES },
-		{ offsetof(struct tss, cs), UCODE32 & ~3, TS, UCODE32 & ~3 },
-		{ offsetof(struct tss, ss), 0, TS, 0 },
-		{ offsetof(struct tss, ss), KCODE, TS, KCODE },
-		{ offsetof(struct tss, ss), UDATA, TS, UDATA & ~3 },
-		{ offsetof(struct tss, ss), SEL_X, SS, SEL_X },
-		{ offsetof(struct tss, ds), GDT_BYTES, TS, GDT_BYTES },
-		{ offsetof(struct tss, ds), SEL_X, NP, SEL_X },
-		{ offsetof(struct tss, es), TSS_SEL, TS, TSS_SEL },
-		{ offsetof(struct tss, ldt), KDATA, TS, KDATA },
-		{ offsetof(struct tss, ldt), 0xc, TS, 0xc },
+		{ offsetof(struct tss, cs), 0, TS, 0, 0 },
+		{ offsetof(struct tss, cs), KDATA, TS, KDATA, 0 },
+		{ offsetof(struct tss, cs), GDT_BYTES, TS, GDT_BYTES, 0 },
+		{ offsetof(struct tss, cs), UCODE32 & ~3, TS, UCODE32 & ~3, 0 },
+		{ offsetof(struct tss, ss), 0, TS, 0, 0 },
+		{ offsetof(struct tss, ss), KCODE, TS, KCODE, 0 },
+		{ offsetof(struct tss, ss), UDATA, TS, UDATA & ~3, 0 },
+		{ offsetof(struct tss, ss), SEL_X, SS, SEL_X, 0 },
+		{ offsetof(struct tss, ds), GDT_BYTES, TS, GDT_BYTES, 0 },
+		{ offsetof(struct tss, ds), SEL_X, NP, SEL_X, 0 },
+		{ offsetof(struct tss, es), TSS_SEL, TS, TSS_SEL, 0 },
+		/* SDM 3 table 7-1: each segment, each reason. */
+		{ offsetof(struct tss, cs), SEL_X, NP, SEL_X, D_KCODE & ~D_P },
+		{ offsetof(struct tss, cs), SEL_X, TS, SEL_X, D_KCODE | D_DPL(1) },
+		{ offsetof(struct tss, cs), SEL_X, TS, SEL_X, D_KCODE | D_C | D_DPL(1) },
+		{ offsetof(struct tss, cs), SEL_X, TS, SEL_X, D_TYPE(2) | D_P },
+		{ offsetof(struct tss, cs), 0xc, TS, 0xc, 0 },
+		{ offsetof(struct tss, ss), SEL_X, TS, SEL_X, D_KDATA & ~D_W },
+		{ offsetof(struct tss, ss), SEL_X, TS, SEL_X, D_KDATA | D_DPL(1) },
+		{ offsetof(struct tss, ss), SEL_X | 1, TS, SEL_X, D_KDATA | D_DPL(1) },
+		{ offsetof(struct tss, ss), KDATA | 3, TS, KDATA, 0 },
+		{ offsetof(struct tss, ss), GDT_BYTES, TS, GDT_BYTES, 0 },
+		{ offsetof(struct tss, ss), SEL_X, TS, SEL_X, D_TYPE(9) | D_P },
+		{ offsetof(struct tss, ds), SEL_X, TS, SEL_X, D_KCODE & ~D_R },
+		{ offsetof(struct tss, ds), KDATA | 3, TS, KDATA, 0 },
+		{ offsetof(struct tss, ds), SEL_X, TS, SEL_X, D_TYPE(12) | D_P },
+		{ offsetof(struct tss, es), SEL_X, NP, SEL_X, 0 },
+		{ offsetof(struct tss, es), GDT_BYTES, TS, GDT_BYTES, 0 },
+		{ offsetof(struct tss, fs), SEL_X, NP, SEL_X, 0 },
+		{ offsetof(struct tss, fs), TSS_SEL, TS, TSS_SEL, 0 },
+		{ offsetof(struct tss, fs), 0xc, TS, 0xc, 0 },
+		{ offsetof(struct tss, gs), SEL_X, NP, SEL_X, 0 },
+		{ offsetof(struct tss, gs), SEL_X, TS, SEL_X, D_KCODE & ~D_R },
+		{ offsetof(struct tss, gs), GDT_BYTES, TS, GDT_BYTES, 0 },
+		{ offsetof(struct tss, ldt), SEL_X, TS, SEL_X, D_TYPE(2) },
+		{ offsetof(struct tss, ldt), GDT_BYTES, TS, GDT_BYTES, 0 },
+		{ offsetof(struct tss, ldt), KDATA, TS, KDATA, 0 },
+		{ offsetof(struct tss, ldt), 0xc, TS, 0xc, 0 },
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
 		setup();
-		set_gdt(SEL_X, descriptor(0, 0xfffff, (D_KDATA & ~D_P) | D_DB | D_G));
+		set_gdt(SEL_X,
+			descriptor(0, 0xfffff,
+				   (table[i].attr ? table[i].attr : D_KDATA & ~D_P) |
+					   D_DB | D_G));
+		checked();
 		*(volatile u16 *)((u8 *)&other + table[i].offset) = table[i].val;
 		make_task(&third, SEL_B, bad_task);
 		third.reg[4] = (u32)other_stack + 1024;
@@ -294,6 +325,104 @@ static void bad_state(void)
 		/* Its NT was saved with it, so it found its way back. */
 		want_equal(seen[0], 0xaaaa);
 	}
+}
+
+/* A 16-bit TSS (SDM 3 section 7.6): what it loads, and what is saved in it. */
+static u16 tss16[0x2c / 2];
+static volatile u32 seen16[6];
+void task16(void);
+__asm__(".text\n"
+	"task16:\n\t"
+	"mov %eax, seen16\n\t"
+	"mov %edi, seen16 + 4\n\t"
+	"mov %esp, seen16 + 8\n\t"
+	"mov %fs, %eax\n\t"
+	"mov %eax, seen16 + 12\n\t"
+	"pushf\n\t"
+	"pop seen16 + 16\n\t"
+	"mov $0x4321, %eax\n\t"
+	"iret\n"
+	"task16_behind:\n\t"
+	"iret\n");
+extern const u8 task16_behind[];
+
+static void tss_16bit(void)
+{
+	volatile u16 *t = tss16;
+
+	for (unsigned how = 0; how < 2; how++) {
+		setup();
+		for (unsigned i = 0; i < ARRAY_SIZE(tss16); i++)
+			t[i] = 0;
+		t[0x10 / 2] = 2;
+		t[0x12 / 2] = 0x1234; /* AX */
+		t[0x20 / 2] = 0x5678; /* DI */
+		t[0x1a / 2] = 0x800;  /* SP */
+		t[0x22 / 2] = t[0x28 / 2] = KDATA;
+		t[0x24 / 2] = SEL_B;
+		t[0x26 / 2] = SEL_X;
+		set_gdt(SEL_X, descriptor((u32)other_stack, 0xffff, D_KDATA));
+		set_gdt(SEL_B, descriptor((u32)task16, 0xffff, D_KCODE | D_DB));
+		set_gdt(SEL_A, descriptor((u32)tss16, 0x2b - how, D_TYPE(1) | D_P));
+		TRY("", "lcall %0, $0", : : "i"(SEL_A) : "memory", "cc");
+		/* 2Bh is the least limit. */
+		if (how) {
+			want_fault(TS, SEL_A);
+			continue;
+		}
+		want_none();
+		want_equal(seen16[0] & 0xffff, 0x1234);
+		want_equal(seen16[1] & 0xffff, 0x5678);
+		want_equal(seen16[2] & 0xffff, 0x800);
+		want_equal(seen16[3] & 0xffff, 0);
+		want(seen16[4] & FL_NT);
+		want_equal(t[0], TSS_SEL);
+		want_equal(t[0x12 / 2], 0x4321);
+		want_equal(t[0x0e / 2], (u16)((u32)task16_behind - (u32)task16));
+		want(!(t[0x10 / 2] & FL_NT));
+		want_equal(type_of(SEL_A), 0x81);
+		want_equal(type_of(TSS_SEL), 0x8b);
+	}
+}
+
+/* What a switch reads and writes is checked before anything changes: SDM 3 7.3, 6. */
+static void limits_of_tables(void)
+{
+	struct table t;
+
+	setup();
+	for (unsigned limit = 0; limit < 0x80; limit++) {
+		set_gdt(SEL_A, descriptor((u32)&other, limit,
+					  D_TYPE(9) | D_P | D_DPL(limit & 3)));
+		if (limit >= 0x67)
+			break;
+		TRY("", "lcall %0, $0", : : "i"(SEL_A) : "memory");
+		want_fault(TS, SEL_A);
+		TRY("", "ljmp %0, $0", : : "i"(SEL_A) : "memory");
+		want_fault(TS, SEL_A);
+	}
+	/* RPL and CPL against DPL, for the TSS and the gate. */
+	for (unsigned n = 0; n < 16; n++) {
+		unsigned dpl = n & 3, rpl = n >> 2;
+		struct {
+			u32 off;
+			u16 sel;
+		} __attribute__((packed)) p = { 0, (u16)(SEL_A | rpl) };
+
+		make_task(&other, SEL_A, other_task);
+		set_gdt(SEL_A,
+			descriptor((u32)&other, 0x67, D_TYPE(9) | D_P | D_DPL(dpl)));
+		TRY("", "lcall *%0", : : "m"(p) : "memory", "cc");
+		if (rpl > dpl)
+			want_fault(GP, SEL_A);
+		else
+			want_none();
+	}
+	/* Beyond the GDT. */
+	__asm__ volatile("sgdt %0" : "=m"(t));
+	TRY("", "lcall %0, $0", : : "i"(GDT_BYTES) : "memory");
+	want_fault(GP, GDT_BYTES);
+	want_equal(t.limit, GDT_BYTES - 1);
 }
 
 /* The T bit: a debug trap before the first instruction of the task. */
@@ -388,6 +517,8 @@ const struct test_case cases[] = {
 	CASE(jmp_tss, "SDM 3 table 7-2"),
 	CASE(refused, "SDM 3 table 7-1"),
 	CASE(bad_state, "SDM 3 table 7-1"),
+	CASE(tss_16bit, "SDM 3 7.6"),
+	CASE(limits_of_tables, "SDM 3 table 7-1"),
 	CASE(debug_trap, "SDM 3 7.2.1"),
 	CASE(local_breakpoints, "SDM 3 17.2.4"),
 	CASE(double_fault_task, "SDM 3 6.15 #DF"),

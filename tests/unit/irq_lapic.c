@@ -1017,6 +1017,10 @@ static void lapic_lint0_level_repeats_after_eoi(void **state)
 	wr(c, LVT_LINT1, 0x8046);
 	lapic_lint_set(c->l, 1, true);
 	assert_int_equal(rd(c, LVT_LINT1), 0x8046);
+	wr(c, EOI, 0);
+	/* ... but an edge at it interrupts all the same. */
+	assert_int_equal(lapic_take(c->l), 0x46);
+	assert_false(bit_of(c, TMR, 0x46));
 	rig_fini(&r);
 }
 

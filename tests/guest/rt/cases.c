@@ -4,7 +4,9 @@
  *     ok NAME (WHERE)
  *     not ok NAME (WHERE): why
  *     skip NAME (WHERE): why
+ *     # checks N matrix M (WHERE) NAME
  *
+ * The last, for tools/conformance, is what it counted: see checked().
  * With a name on the command line only that case runs. Cases that are to run alone run no
  * other way.
  */
@@ -14,6 +16,7 @@ void rt_main(u32 info);
 
 static const struct test_case *now;
 static bool has_failed;
+volatile u32 checks_done, matrix_done;
 static const char *skipped;
 static char why[256];
 static const char *cmdline = "";
@@ -46,6 +49,9 @@ static void result(void)
 		print("skip %s (%s): %s\n", now->name, now->where, skipped);
 	else
 		print("ok %s (%s)\n", now->name, now->where);
+	if (!skipped)
+		print("# checks %u matrix %u (%s) %s\n", checks_done, matrix_done,
+		      now->where, now->name);
 }
 
 bool failed(void)
@@ -99,6 +105,7 @@ void rt_main(u32 info)
 			continue;
 		has_failed = false;
 		skipped = NULL;
+		checks_done = matrix_done = 0;
 		now->run();
 		result();
 	}

@@ -90,14 +90,27 @@ void skip(const char *why);
 void stop(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 bool failed(void);
 
+/*
+ * Checks of the case that runs, for the summary: each want...() counts itself, a table's
+ * row or a comparison done otherwise says checked(). Rows of a matrix, of which there are
+ * many by construction, are counted apart.
+ */
+extern volatile u32 checks_done, matrix_done;
+static inline void checked(void)
+{
+	checks_done++;
+}
+
 #define want(cond)                                                                       \
 	do {                                                                             \
+		checked();                                                               \
 		if (!(cond))                                                             \
 			fail("line %d: not: %s", __LINE__, #cond);                       \
 	} while (0)
 #define want_equal(got, expected)                                                        \
 	do {                                                                             \
 		u64 got_ = (got), want_ = (expected);                                    \
+		checked();                                                               \
 		if (got_ != want_)                                                       \
 			fail("line %d: %s: got %llx want %llx", __LINE__, #got, got_,    \
 			     want_);                                                     \

@@ -144,6 +144,7 @@ word trap_end(void)
 
 void want_trap_(int line, word vector, word error, word ip)
 {
+	checked();
 	if (trap.vector != vector)
 		fail("line %d: got vector %lx error %lx ip %lx cr2 %lx want vector %lx",
 		     line, trap.vector, trap.error, trap.ip, trap.cr2, vector);
@@ -163,6 +164,12 @@ static bool from_user(const struct frame *f)
 	return (f->cs & 3) == 3 || (f->flags & FL_VM);
 }
 
+/* From any level but ours: SS and ESP are in the frame. */
+static bool from_outer(const struct frame *f)
+{
+	return (f->cs & 3) || (f->flags & FL_VM);
+}
+
 /* Addresses in the alias are told as those of the kernel. */
 static word unalias(const struct frame *f, word ip)
 {
@@ -174,7 +181,7 @@ static word unalias(const struct frame *f, word ip)
 /* Size of the CPU's own part of a frame is what differs. */
 static word old_sp(const struct frame *f)
 {
-	if (W64 || from_user(f))
+	if (W64 || from_outer(f))
 		return f->sp;
 	return (word)&f->sp;
 }
@@ -193,7 +200,7 @@ static void record(const struct frame *f)
 	trap.cs = f->cs & 0xffff;
 	trap.flags = f->flags;
 	trap.sp = old_sp(f);
-	if (W64 || from_user(f))
+	if (W64 || from_outer(f))
 		trap.ss = f->ss & 0xffff;
 	trap.cr2 = read_cr2();
 	if (f->vector == DB)
