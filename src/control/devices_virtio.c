@@ -1,5 +1,5 @@
 /*
- * Virtio devices from the command line: -device virtio-..., and the short forms -drive
+ * PCI devices from the command line: -device virtio-..., nvme, and the short forms -drive
  * if=virtio and -nic.
  *
  * Names and properties are QEMU's. All words are understood before the first file is
@@ -114,17 +114,31 @@ static const struct prop port_props[] = {
 	{ 0 },
 };
 
+static const struct prop nvme_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),
+	TEXT("drive", drive),
+	TEXT("serial", serial),
+	NUM("max_ioqpairs", queues, 1, NVME_QUEUES_MAX + 1),
+	{ "logical_block_size", PROP_SIZE, AT(logical), 0, 0 },
+	SW("write-cache", write_cache),
+	IGNORED("msix_qsize"), IGNORED("bootindex"), IGNORED("physical_block_size"),
+	IGNORED("mdts"), IGNORED("aerl"), IGNORED("share-rw"), IGNORED("romfile"), IGNORED("rombar"),
+	{ 0 },
+};
+
 static const struct type {
 	const char *name;
 	const struct prop *props;
 	enum pcivirtio_kind kind;
 	const char *help;
+	bool plain; /* not virtio: without suffixes */
 } types[] = {
-	{ "virtio-blk", blk_props, PCIVIRTIO_BLK, "a disk: drive=ID" },
-	{ "virtio-net", net_props, PCIVIRTIO_NET, "a network card: netdev=ID" },
-	{ "virtio-rng", rng_props, PCIVIRTIO_RNG, "random numbers of the host" },
-	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport" },
-	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back" },
+	{ "virtio-blk", blk_props, PCIVIRTIO_BLK, "a disk: drive=ID", false },
+	{ "virtio-net", net_props, PCIVIRTIO_NET, "a network card: netdev=ID", false },
+	{ "virtio-rng", rng_props, PCIVIRTIO_RNG, "random numbers of the host", false },
+	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport", false },
+	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back", false },
+	{ "nvme", nvme_props, PCIVIRTIO_NVME, "a disk, NVMe: drive=ID", true },
 };
 /* clang-format on */
 
@@ -140,7 +154,8 @@ static const struct type *find_type(const char *name, size_t len, unsigned *suff
 
 		if (len < n || strncmp(name, types[i].name, n))
 			continue;
-		for (*suffix = 0; *suffix < ARRAY_SIZE(suffixes); ++*suffix)
+		for (*suffix = 0; *suffix < (types[i].plain ? 1 : ARRAY_SIZE(suffixes));
+		     ++*suffix)
 			if (strlen(suffixes[*suffix]) == len - n &&
 			    !strncmp(suffixes[*suffix], name + n, len - n))
 				return &types[i];
@@ -183,8 +198,10 @@ int devices_virtio_add(struct virtio_words *w, enum virtio_word kind, const char
 void devices_virtio_list(FILE *out)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
-		fprintf(out, "  %s-pci%*s %s\n", types[i].name,
-			(int)(14 - strlen(types[i].name)), "", types[i].help);
+		fprintf(out, "  %s%s%*s %s\n", types[i].name,
+			types[i].plain ? "" : "-pci",
+			(int)((types[i].plain ? 18 : 14) - strlen(types[i].name)), "",
+			types[i].help);
 	fprintf(out,
 		"  %-18s a terminal (hvc) on the virtio-serial before it: chardev=ID\n",
 		"virtconsole");
@@ -275,6 +292,28 @@ static int set_blk(struct devices_virtio *d, struct pcivirtio_config *c,
 	c->blk.write_cache_off = s->write_cache == SWITCH_OFF ||
 				 (s->write_cache == SWITCH_AUTO &&
 				  drives_writethrough(d->drives, c->backend));
+	return 0;
+}
+
+static int set_nvme(struct devices_virtio *d, struct pcivirtio_config *c,
+		    const struct device_spec *s, const char *text, struct error *err)
+{
+	int n;
+
+	if (!s->drive)
+		return bad(text, "drive=ID is needed", err);
+	if (s->logical && (!is_pow2(s->logical) || s->logical < 512 || s->logical > 4096))
+		return bad(text, "logical_block_size is 512, 1024, 2048 or 4096", err);
+	n = drives_take(d->drives, s->drive, err);
+	if (n < 0)
+		return -EINVAL;
+	c->backend = (unsigned)n;
+	c->nvme.queues = (unsigned)s->queues;
+	c->nvme.logical_block = (u32)s->logical;
+	c->nvme.serial = s->serial ? s->serial : drives_serial(d->drives, c->backend);
+	c->nvme.write_cache_off = s->write_cache == SWITCH_OFF ||
+				  (s->write_cache == SWITCH_AUTO &&
+				   drives_writethrough(d->drives, c->backend));
 	return 0;
 }
 
@@ -385,6 +424,7 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 	switch (t->kind) {
 	case PCIVIRTIO_BLK: return set_blk(d, c, s, text, err);
 	case PCIVIRTIO_NET: return set_net(d, c, s, text, err);
+	case PCIVIRTIO_NVME: return set_nvme(d, c, s, text, err);
 	case PCIVIRTIO_BALLOON:
 		c->balloon.reporting = s->reporting;
 		c->balloon.deflate_on_oom = s->deflate;
@@ -526,6 +566,8 @@ int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 
 		if (c->kind == PCIVIRTIO_BLK)
 			c->blk.block = drives_block(d->drives, c->backend);
+		else if (c->kind == PCIVIRTIO_NVME)
+			c->nvme.block = drives_block(d->drives, c->backend);
 		else if (c->kind == PCIVIRTIO_NET)
 			c->net.net = nets_net(d->nets, c->backend);
 	}

@@ -1,11 +1,13 @@
 /*
- * The virtio devices of the board, on PCI: made, run, saved, all in one list.
+ * The PCI devices that a user adds: made, run, saved, all in one list. Those of virtio,
+ * and disk controllers for guests without its drivers.
  *
  * Machine stopped, but for what says otherwise.
  */
 #pragma once
 
 #include "base/error.h"
+#include "dev/nvme.h"
 #include "irq/msi.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
@@ -24,6 +26,7 @@ enum pcivirtio_kind {
 	PCIVIRTIO_RNG,
 	PCIVIRTIO_CONSOLE,
 	PCIVIRTIO_BALLOON,
+	PCIVIRTIO_NVME,
 };
 
 /* One device as it is asked for. */
@@ -40,6 +43,7 @@ struct pcivirtio_config {
 	struct virtio_balloon_setup balloon;
 	struct virtio_console_port port[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned ports;
+	struct nvme_setup nvme;
 };
 
 /* What the board gives. */
