@@ -268,10 +268,12 @@ static void shutdown_done(struct block_req *r, int ret)
 {
 	struct nvme *n = container_of(r, struct nvme, shutdown);
 
-	if (ret)
+	/* Once: a guest can ask again and again. */
+	if (ret && !n->told)
 		log_error("nvme: %s: flush at shutdown: %s", block_path(n->block),
 			  strerror(-ret));
 	pthread_mutex_lock(&n->lock);
+	n->told |= ret != 0;
 	set_shutdown(n, SHST_COMPLETE);
 	nvme_put(n);
 	pthread_mutex_unlock(&n->lock);

@@ -107,7 +107,7 @@ struct nvme_state {
 	u8 event_masked[EVENT_TYPES];
 	u8 event_log[EVENT_TYPES];
 	u8 write_cache;
-	u8 pad[5]; /* always 0 */
+	u8 pad[6]; /* always 0 */
 };
 
 struct nvme_sq_state {
@@ -188,6 +188,8 @@ struct nvme {
 	u64 posted;     /* completion queues written to since their last interrupt */
 	bool resetting; /* CC.EN fell, waits for busy == 0 */
 	bool paused;
+	bool told; /* of a failed flush; by shutdown_done(), which is never run twice at a
+		      time */
 	struct block_req shutdown; /* the flush of a shutdown */
 };
 
