@@ -41,6 +41,8 @@ refuses device_slot_twice 'addr=05.0 is taken' \
 	run -device virtio-rng-pci,addr=5 -device virtio-rng-pci,addr=5
 refuses netdev_unused '-netdev id=n: no -device uses it' run --netdev user,id=n
 refuses netdev_type 'the network is user, tap, stream, dgram or none' run -nic bridge
+refuses nvme_drive 'drive=ID is needed' run -device nvme,serial=x
+refuses nvme_block_size 'logical_block_size is 512' run -device nvme,drive=x,logical_block_size=8192
 refuses netdev_unknown "there is no -netdev with id 'n'" run -device virtio-net-pci,netdev=n
 refuses nic_model 'model is virtio-net-pci' run -nic user,model=e1000
 refuses nic_mac 'mac is an address like' run -nic user,mac=52:54

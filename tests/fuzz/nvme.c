@@ -145,10 +145,10 @@ static void one(struct rig *r, const uint8_t *d)
 	case 3: command(r, q, d); break;
 	case 4: wr(r, NVME_DOORBELLS + 8 * q + 4, d[1] % (ENTRIES + 1)); break;
 	case 5: wr(r, NVME_DOORBELLS + (le_load(d + 1, 2) & 0x3ff & -4ul), v); break;
-	case 6: wr(r, le_load(d + 1, 1) & 0x3c, v); break;
+	case 6: wr(r, d[1] & 0x3cu, v); break;
 	case 7: phys_load(r->phys, BAR + (le_load(d + 1, 2) & 0x3ffc), 4); break;
 	case 8:
-		p = phys_host(r->phys, le_load(d + 1, 3) % RAM_SIZE & ~7ul, 8, true);
+		p = phys_host(r->phys, le_load(d + 1, 4) % RAM_SIZE & ~7ul, 8, true);
 		le_store(p, d[4] & 1 ? v : v & 0xfff00, 8);
 		break;
 	case 9:
