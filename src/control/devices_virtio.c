@@ -1,6 +1,6 @@
 /*
- * PCI devices from the command line: -device virtio-..., nvme, and the short forms -drive
- * if=virtio and -nic.
+ * PCI devices from the command line: -device virtio-..., nvme, ahci with its ide-hd, and
+ * the short forms -drive if=virtio or ide, and -nic.
  *
  * Names and properties are QEMU's. All words are understood before the first file is
  * opened; drives and networks are found by id in any order. One thread, before and after
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "block/block.h"
 #include "control/drives.h"
 #include "control/nets.h"
 #include "control/ports.h"
@@ -126,6 +127,21 @@ static const struct prop nvme_props[] = {
 	{ 0 },
 };
 
+static const struct prop ahci_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),
+	IGNORED("romfile"), IGNORED("rombar"),
+	{ 0 },
+};
+
+static const struct prop hd_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("bus", bus),
+	TEXT("drive", drive),
+	TEXT("serial", serial),
+	SW("write-cache", write_cache),
+	IGNORED("unit"), IGNORED("bootindex"), IGNORED("rotation_rate"), IGNORED("share-rw"),
+	{ 0 },
+};
+
 static const struct type {
 	const char *name;
 	const struct prop *props;
@@ -139,6 +155,7 @@ static const struct type {
 	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport", false },
 	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back", false },
 	{ "nvme", nvme_props, PCIVIRTIO_NVME, "a disk, NVMe: drive=ID", true },
+	{ "ahci", ahci_props, PCIVIRTIO_AHCI, "a SATA adapter for ide-hd: id=ID", true },
 };
 /* clang-format on */
 
@@ -163,6 +180,14 @@ static const struct type *find_type(const char *name, size_t len, unsigned *suff
 	return NULL;
 }
 
+/* A disk on an ahci. */
+static bool is_hd(const char *text)
+{
+	size_t n = strcspn(text, ",");
+
+	return n == 6 && !strncmp(text, "ide-hd", n);
+}
+
 /* A port of the console before it; *console: a terminal. */
 static bool is_port(const char *text, bool *console)
 {
@@ -177,7 +202,7 @@ bool devices_virtio_has(const char *text)
 	unsigned suffix;
 	bool console;
 
-	if (is_port(text, &console))
+	if (is_port(text, &console) || is_hd(text))
 		return true;
 	return find_type(text, strcspn(text, ","), &suffix);
 }
@@ -206,6 +231,8 @@ void devices_virtio_list(FILE *out)
 		"  %-18s a terminal (hvc) on the virtio-serial before it: chardev=ID\n",
 		"virtconsole");
 	fprintf(out, "  %-18s a port on it: chardev=ID,name=NAME\n", "virtserialport");
+	fprintf(out, "  %-18s a SATA disk: drive=ID, also bus=ide.N or bus=AHCI.N\n",
+		"ide-hd");
 }
 
 bool devices_virtio_help(FILE *out, const char *name)
@@ -391,6 +418,106 @@ static int set_port(struct devices_virtio *d, const char *text, bool console,
 	return ports_take(d->ports, s->chardev, p, err);
 }
 
+/* The adapter of q35, made when something is connected to it. */
+#define ICH9_AHCI PCI_DEVFN(0x1f, 2)
+
+static struct pcivirtio_config *builtin_ahci(struct devices_virtio *d, const char *text,
+					     struct error *err)
+{
+	struct pcivirtio_config *c;
+
+	for (unsigned i = 0; i < d->count; i++)
+		if (d->cfg[i].kind == PCIVIRTIO_AHCI && d->cfg[i].devfn == ICH9_AHCI)
+			return &d->cfg[i];
+	c = new_device(d, text, err);
+	if (c)
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_AHCI,
+						.name = "ahci",
+						.devfn = ICH9_AHCI };
+	return c;
+}
+
+static int free_port(const struct pcivirtio_config *c)
+{
+	for (unsigned i = 0; i < AHCI_PORTS; i++)
+		if (!c->drive[i])
+			return (int)i;
+	return -1;
+}
+
+/* 'bus' is ide.N or AHCI.N; NULL: the next free port of the built-in one. */
+static struct pcivirtio_config *find_ahci(struct devices_virtio *d, const char *bus,
+					  unsigned *port, const char *text,
+					  struct error *err)
+{
+	const char *dot = bus ? strrchr(bus, '.') : NULL;
+	struct pcivirtio_config *c = NULL;
+	int n = -1;
+
+	if (!bus || !strncmp(bus, "ide.", 4)) {
+		c = builtin_ahci(d, text, err);
+		if (!c)
+			return NULL;
+	}
+	for (unsigned i = 0; dot && !c && i < d->count; i++)
+		if (d->cfg[i].kind == PCIVIRTIO_AHCI && d->cfg[i].id &&
+		    strlen(d->cfg[i].id) == (size_t)(dot - bus) &&
+		    !strncmp(d->cfg[i].id, bus, (size_t)(dot - bus)))
+			c = &d->cfg[i];
+	if (!bus)
+		n = free_port(c);
+	else if (dot && dot[1] >= '0' && dot[1] < '0' + AHCI_PORTS && !dot[2])
+		n = dot[1] - '0';
+	if (!c || n < 0) {
+		bad(text,
+		    bus ? "bus is ide.N, or ID.N of an -device ahci,id=ID, N 0 to 5"
+			: "all ports of the SATA adapter are taken",
+		    err);
+		return NULL;
+	}
+	if (c->drive[n]) {
+		bad(text, "the port is taken", err);
+		return NULL;
+	}
+	*port = (unsigned)n;
+	return c;
+}
+
+static void connect_hd(struct devices_virtio *d, struct pcivirtio_config *c,
+		       unsigned port, unsigned drive, const struct device_spec *s)
+{
+	c->drive[port] = drive + 1;
+	c->ahci.disk[port].serial =
+		s && s->serial ? s->serial : drives_serial(d->drives, drive);
+	c->ahci.disk[port].write_cache_off =
+		s && s->write_cache ? s->write_cache == SWITCH_OFF
+				    : drives_writethrough(d->drives, drive);
+}
+
+static int set_hd(struct devices_virtio *d, const char *text, struct error *err)
+{
+	struct pcivirtio_config *c;
+	struct device_spec s = { 0 }, *kept;
+	unsigned port;
+	int n = -1, ret = props_parse(&s, hd_props, "-device", text, "driver", err);
+
+	if (!ret && !s.drive)
+		ret = bad(text, "drive=ID is needed", err);
+	if (ret)
+		goto fail;
+	n = drives_take(d->drives, s.drive, err);
+	c = n < 0 ? NULL : find_ahci(d, s.bus, &port, text, err);
+	if (!c)
+		goto fail;
+	kept = &d->port_spec[(c - d->cfg) * VIRTIO_CONSOLE_PORTS_MAX + port];
+	*kept = s;
+	connect_hd(d, c, port, (unsigned)n, kept);
+	return 0;
+fail:
+	props_fini(&s, hd_props);
+	return -EINVAL;
+}
+
 static int set_device(struct devices_virtio *d, const char *text, struct error *err)
 {
 	struct pcivirtio_config *c;
@@ -401,6 +528,8 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 
 	if (is_port(text, &console))
 		return set_port(d, text, console, err);
+	if (is_hd(text))
+		return set_hd(d, text, err);
 	c = new_device(d, text, err);
 	if (!c)
 		return -EINVAL;
@@ -471,7 +600,16 @@ static int drive_device(struct devices_virtio *d, unsigned n, const char *text,
 			struct error *err)
 {
 	struct pcivirtio_config *c;
+	unsigned port;
 
+	if (drives_is_ide(d->drives, n)) {
+		c = find_ahci(d, NULL, &port, text, err);
+		if (!c)
+			return -EINVAL;
+		drives_take_number(d->drives, n);
+		connect_hd(d, c, port, n, NULL);
+		return 0;
+	}
 	if (!drives_is_virtio(d->drives, n))
 		return 0;
 	c = new_device(d, text, err);
@@ -539,6 +677,26 @@ static void default_macs(struct devices_virtio *d)
 	}
 }
 
+/* ATA knows no disk that cannot be written to. */
+static int open_hds(struct devices_virtio *d, struct pcivirtio_config *c,
+		    struct error *err)
+{
+	for (unsigned i = 0; i < AHCI_PORTS; i++) {
+		struct block *b;
+
+		if (!c->drive[i])
+			continue;
+		b = drives_block(d->drives, c->drive[i] - 1);
+		if (block_readonly(b))
+			return error_set(err, -EINVAL,
+					 "-drive id=%s: a SATA disk cannot be read-only; "
+					 "add -snapshot, or use virtio-blk-pci or nvme",
+					 drives_id(d->drives, c->drive[i] - 1));
+		c->ahci.disk[i].block = b;
+	}
+	return 0;
+}
+
 int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 			struct clock *clk, struct error *err)
 {
@@ -568,6 +726,8 @@ int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 			c->blk.block = drives_block(d->drives, c->backend);
 		else if (c->kind == PCIVIRTIO_NVME)
 			c->nvme.block = drives_block(d->drives, c->backend);
+		else if (c->kind == PCIVIRTIO_AHCI && open_hds(d, c, err))
+			return -EINVAL;
 		else if (c->kind == PCIVIRTIO_NET)
 			c->net.net = nets_net(d->nets, c->backend);
 	}
@@ -607,7 +767,10 @@ void devices_virtio_fini(struct devices_virtio *d)
 			props_fini(&d->spec[i], t->props);
 	}
 	for (unsigned i = 0; d->port_spec && i < port_specs; i++)
-		props_fini(&d->port_spec[i], port_props);
+		props_fini(&d->port_spec[i],
+			   d->cfg[i / VIRTIO_CONSOLE_PORTS_MAX].kind == PCIVIRTIO_AHCI
+				   ? hd_props
+				   : port_props);
 	free(d->spec);
 	free(d->port_spec);
 	ports_free(d->ports);

@@ -191,6 +191,12 @@ static void *nvme_make(const struct pcivirtio_config *cfg,
 	return nvme_new(&cfg->nvme, board->phys, board->pci, devfn, board->msi, err);
 }
 
+static void *ahci_make(const struct pcivirtio_config *cfg,
+		       const struct pcivirtio_board *board, u8 devfn, struct error *err)
+{
+	return ahci_new(&cfg->ahci, board->phys, board->pci, devfn, board->msi, err);
+}
+
 /* What struct plain asks for, of NAME_free() and so on. */
 #define PLAIN(name)                                                                      \
 	static void name##_unmake(void *dev)                                             \
@@ -223,6 +229,7 @@ static void *nvme_make(const struct pcivirtio_config *cfg,
 						   name##_do_load }
 
 PLAIN(nvme);
+PLAIN(ahci);
 
 static const struct kind kinds[] = {
 	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load },
@@ -234,6 +241,7 @@ static const struct kind kinds[] = {
 	[PCIVIRTIO_BALLOON] = { balloon_make, balloon_core, balloon_unmake, NULL,
 				balloon_save, balloon_load },
 	[PCIVIRTIO_NVME] = { .plain = &nvme_plain },
+	[PCIVIRTIO_AHCI] = { .plain = &ahci_plain },
 };
 
 /* ---- making them ---- */

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "base/error.h"
+#include "dev/ahci.h"
 #include "dev/nvme.h"
 #include "irq/msi.h"
 #include "virtio/balloon.h"
@@ -27,6 +28,7 @@ enum pcivirtio_kind {
 	PCIVIRTIO_CONSOLE,
 	PCIVIRTIO_BALLOON,
 	PCIVIRTIO_NVME,
+	PCIVIRTIO_AHCI,
 };
 
 /* One device as it is asked for. */
@@ -44,6 +46,9 @@ struct pcivirtio_config {
 	struct virtio_console_port port[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned ports;
 	struct nvme_setup nvme;
+	struct ahci_setup ahci;
+	/* The user's, as 'backend': of each port, counted from 1. */
+	unsigned drive[AHCI_PORTS];
 };
 
 /* What the board gives. */
