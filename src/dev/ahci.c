@@ -378,7 +378,7 @@ static int load_locked(struct ahci *a, struct state_buf *b, struct error *err)
 		struct ahci_port *p = &a->port[i];
 
 		ret = state_load(b, &ahci_port_desc, devfn << 8 | i, &p->s, err);
-		if (!ret && !p->block && p->s.ssts & 0xf)
+		if (!ret && !p->block && (p->s.ssts & 0xf) == 3)
 			ret = error_set(err, -EINVAL, "state of ahci: port %u had a disk",
 					i);
 	}
