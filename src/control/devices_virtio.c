@@ -239,12 +239,13 @@ bool devices_virtio_help(FILE *out, const char *name)
 {
 	unsigned suffix;
 	const struct type *t = find_type(name, strlen(name), &suffix);
+	const struct prop *props = t ? t->props : is_hd(name) ? hd_props : NULL;
 
-	if (t && out)
-		for (const struct prop *p = t->props; p->name; p++)
+	if (props && out)
+		for (const struct prop *p = props; p->name; p++)
 			if (p->kind != PROP_IGNORED && strcmp(p->name, "driver"))
 				fprintf(out, "  %s\n", p->name);
-	return t;
+	return props;
 }
 
 /* ---- properties ---- */
@@ -690,7 +691,7 @@ static int open_hds(struct devices_virtio *d, struct pcivirtio_config *c,
 		if (block_readonly(b))
 			return error_set(err, -EINVAL,
 					 "-drive id=%s: a SATA disk cannot be read-only; "
-					 "add -snapshot, or use virtio-blk-pci or nvme",
+					 "say snapshot=on for readonly=on, or use nvme",
 					 drives_id(d->drives, c->drive[i] - 1));
 		c->ahci.disk[i].block = b;
 	}
