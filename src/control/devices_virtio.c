@@ -1,6 +1,6 @@
 /*
- * PCI devices from the command line: -device virtio-..., nvme, ahci with its ide-hd, and
- * the short forms -drive if=virtio or ide, and -nic.
+ * PCI devices from the command line: -device virtio-..., nvme, ahci with its ide-hd,
+ * e1000, and the short forms -drive if=virtio or ide, and -nic.
  *
  * Names and properties are QEMU's. All words are understood before the first file is
  * opened; drives and networks are found by id in any order. One thread, before and after
@@ -133,6 +133,14 @@ static const struct prop ahci_props[] = {
 	{ 0 },
 };
 
+static const struct prop e1000_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),
+	TEXT("netdev", netdev),
+	TEXT("mac", mac),
+	IGNORED("bootindex"), IGNORED("romfile"), IGNORED("rombar"),
+	{ 0 },
+};
+
 static const struct prop hd_props[] = {
 	TEXT("driver", driver), TEXT("id", id), TEXT("bus", bus),
 	TEXT("drive", drive),
@@ -156,6 +164,7 @@ static const struct type {
 	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back", false },
 	{ "nvme", nvme_props, PCIVIRTIO_NVME, "a disk, NVMe: drive=ID", true },
 	{ "ahci", ahci_props, PCIVIRTIO_AHCI, "a SATA adapter for ide-hd: id=ID", true },
+	{ "e1000", e1000_props, PCIVIRTIO_E1000, "a network card of Intel: netdev=ID", true },
 };
 /* clang-format on */
 
@@ -366,6 +375,22 @@ static int set_net(struct devices_virtio *d, struct pcivirtio_config *c,
 	return 0;
 }
 
+static int set_e1000(struct devices_virtio *d, struct pcivirtio_config *c,
+		     const struct device_spec *s, const char *text, struct error *err)
+{
+	int n;
+
+	if (!s->netdev)
+		return bad(text, "netdev=ID is needed", err);
+	n = nets_take(d->nets, s->netdev, err);
+	if (n < 0)
+		return -EINVAL;
+	if (s->mac && !parse_mac(s->mac, c->e1000.mac))
+		return bad(text, "mac is an address like 52:54:00:12:34:56", err);
+	c->backend = (unsigned)n;
+	return 0;
+}
+
 static struct pcivirtio_config *new_device(struct devices_virtio *d, const char *text,
 					   struct error *err)
 {
@@ -554,6 +579,7 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 	switch (t->kind) {
 	case PCIVIRTIO_BLK: return set_blk(d, c, s, text, err);
 	case PCIVIRTIO_NET: return set_net(d, c, s, text, err);
+	case PCIVIRTIO_E1000: return set_e1000(d, c, s, text, err);
 	case PCIVIRTIO_NVME: return set_nvme(d, c, s, text, err);
 	case PCIVIRTIO_BALLOON:
 		c->balloon.reporting = s->reporting;
@@ -565,6 +591,14 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 }
 
 /* ---- short forms ---- */
+
+static bool is_net(const char *model)
+{
+	unsigned suffix;
+	const struct type *t = find_type(model, strlen(model), &suffix);
+
+	return !strcmp(model, "virtio") || (t && t->kind == PCIVIRTIO_NET);
+}
 
 static int set_nic(struct devices_virtio *d, const char *text, struct error *err)
 {
@@ -580,14 +614,20 @@ static int set_nic(struct devices_virtio *d, const char *text, struct error *err
 		ret = -EINVAL;
 		goto out;
 	}
-	*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_NET,
-					.name = "virtio-net-pci",
-					.legacy = true,
-					.backend = (unsigned)nic.net,
-					.net.pairs = 1 };
-	if (nic.model && !devices_virtio_has(nic.model) && strcmp(nic.model, "virtio"))
-		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci", text);
-	if (!ret && nic.mac && !parse_mac(nic.mac, c->net.mac))
+	if (nic.model && !strcmp(nic.model, "e1000"))
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_E1000,
+						.name = "e1000" };
+	else
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_NET,
+						.name = "virtio-net-pci",
+						.legacy = true,
+						.net.pairs = 1 };
+	c->backend = (unsigned)nic.net;
+	if (c->kind == PCIVIRTIO_NET && nic.model && !is_net(nic.model))
+		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci or e1000",
+				text);
+	if (!ret && nic.mac &&
+	    !parse_mac(nic.mac, c->kind == PCIVIRTIO_NET ? c->net.mac : c->e1000.mac))
 		ret = error_set(err, -EINVAL,
 				"-nic %s: mac is an address like 52:54:00:12:34:56",
 				text);
@@ -670,10 +710,13 @@ static void default_macs(struct devices_virtio *d)
 	u8 mac[6] = { 0x52, 0x54, 0x00, 0x12, 0x34, 0x56 };
 
 	for (unsigned i = 0; i < d->count; i++) {
-		if (d->cfg[i].kind != PCIVIRTIO_NET)
+		struct pcivirtio_config *c = &d->cfg[i];
+		u8 *to = c->kind == PCIVIRTIO_E1000 ? c->e1000.mac : c->net.mac;
+
+		if (c->kind != PCIVIRTIO_NET && c->kind != PCIVIRTIO_E1000)
 			continue;
-		if (!memcmp(d->cfg[i].net.mac, none, 6))
-			memcpy(d->cfg[i].net.mac, mac, 6);
+		if (!memcmp(to, none, 6))
+			memcpy(to, mac, 6);
 		mac[5]++;
 	}
 }
@@ -731,6 +774,8 @@ int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 			return -EINVAL;
 		else if (c->kind == PCIVIRTIO_NET)
 			c->net.net = nets_net(d->nets, c->backend);
+		else if (c->kind == PCIVIRTIO_E1000)
+			c->e1000.net = nets_net(d->nets, c->backend);
 	}
 	return 0;
 }

@@ -197,6 +197,12 @@ static void *ahci_make(const struct pcivirtio_config *cfg,
 	return ahci_new(&cfg->ahci, board->phys, board->pci, devfn, board->msi, err);
 }
 
+static void *e1000_make(const struct pcivirtio_config *cfg,
+			const struct pcivirtio_board *board, u8 devfn, struct error *err)
+{
+	return e1000_new(&cfg->e1000, board->phys, board->pci, devfn, err);
+}
+
 /* What struct plain asks for, of NAME_free() and so on. */
 #define PLAIN(name)                                                                      \
 	static void name##_unmake(void *dev)                                             \
@@ -230,6 +236,7 @@ static void *ahci_make(const struct pcivirtio_config *cfg,
 
 PLAIN(nvme);
 PLAIN(ahci);
+PLAIN(e1000);
 
 static const struct kind kinds[] = {
 	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load },
@@ -242,6 +249,7 @@ static const struct kind kinds[] = {
 				balloon_save, balloon_load },
 	[PCIVIRTIO_NVME] = { .plain = &nvme_plain },
 	[PCIVIRTIO_AHCI] = { .plain = &ahci_plain },
+	[PCIVIRTIO_E1000] = { .plain = &e1000_plain },
 };
 
 /* ---- making them ---- */
