@@ -239,14 +239,15 @@ PLAIN(ahci);
 PLAIN(e1000);
 
 static const struct kind kinds[] = {
-	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load },
-	[PCIVIRTIO_NET] = { net_make, net_core, net_unmake, net_start, net_save,
-			    net_load },
-	[PCIVIRTIO_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL },
+	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load,
+			    NULL },
+	[PCIVIRTIO_NET] = { net_make, net_core, net_unmake, net_start, net_save, net_load,
+			    NULL },
+	[PCIVIRTIO_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL, NULL },
 	[PCIVIRTIO_CONSOLE] = { console_make, console_core, console_unmake, NULL,
-				console_save, console_load },
+				console_save, console_load, NULL },
 	[PCIVIRTIO_BALLOON] = { balloon_make, balloon_core, balloon_unmake, NULL,
-				balloon_save, balloon_load },
+				balloon_save, balloon_load, NULL },
 	[PCIVIRTIO_NVME] = { .plain = &nvme_plain },
 	[PCIVIRTIO_AHCI] = { .plain = &ahci_plain },
 	[PCIVIRTIO_E1000] = { .plain = &e1000_plain },
