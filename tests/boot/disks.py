@@ -75,7 +75,21 @@ status, out, err = run(["-drive", f"file={path},format=raw,readonly=on,serial=a-
                        "echo x >/dev/nvme0n1 || echo refused")
 case("nvme_read_only", out.split() == ["a-serial", "1", "refused"], (out, err))
 
-# The guest resets the controller while it is read; the machine resets under it too.
+# The machine resets while it is read, twice; the disk is found again each time.
+path = image("reboot")
+script = ("mount -t devtmpfs d /dev; mount -t proc p /proc; mkdir /m; mount /dev/nvme0n1 /m; "
+          "echo x >>/m/n; sync; [ $(wc -l </m/n) -ge 3 ] && poweroff -f; "
+          "dd if=/dev/nvme0n1 of=/dev/null bs=1M & reboot -f")
+guest = os.path.join(BUILD, "guest")
+p = subprocess.run([UMBRA, "run", "-kernel", f"{guest}/vmlinuz", "-initrd", f"{guest}/initrd", "-drive",
+                    f"file={path},format=raw,if=none,id=d0", "-device", "nvme,drive=d0", "-append",
+                    f'console=ttyS0 quiet rdinit=/bin/sh -- -c "{script}"'],
+                   stdin=subprocess.DEVNULL, capture_output=True, timeout=LIMIT)
+fsck = subprocess.run(["e2fsck", "-fn", path], capture_output=True)
+case("nvme_reboots", p.returncode == 0 and p.stdout.count(b"Restarting") == 2 and
+     b"Power down" in p.stdout and fsck.returncode == 0, (p.stdout[-500:], p.stderr))
+
+# The guest resets the controller while it is read.
 path = image("reset")
 status, out, err = run(["-smp", "2", "-drive", f"file={path},format=raw,if=none,id=d0", "-device",
                         "nvme,drive=d0"],
