@@ -1,6 +1,6 @@
 /*
- * Virtio devices from the command line: -device virtio-..., and the short forms -drive
- * if=virtio and -nic.
+ * PCI devices from the command line: -device virtio-..., nvme, ahci with its ide-hd,
+ * e1000, and the short forms -drive if=virtio or ide, and -nic.
  *
  * Names and properties are QEMU's. All words are understood before the first file is
  * opened; drives and networks are found by id in any order. One thread, before and after
@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "block/block.h"
 #include "control/drives.h"
 #include "control/nets.h"
 #include "control/ports.h"
@@ -114,17 +115,56 @@ static const struct prop port_props[] = {
 	{ 0 },
 };
 
+static const struct prop nvme_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),
+	TEXT("drive", drive),
+	TEXT("serial", serial),
+	NUM("max_ioqpairs", queues, 1, NVME_QUEUES_MAX + 1),
+	{ "logical_block_size", PROP_SIZE, AT(logical), 0, 0 },
+	SW("write-cache", write_cache),
+	IGNORED("msix_qsize"), IGNORED("bootindex"), IGNORED("physical_block_size"),
+	IGNORED("mdts"), IGNORED("aerl"), IGNORED("share-rw"), IGNORED("romfile"), IGNORED("rombar"),
+	{ 0 },
+};
+
+static const struct prop ahci_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),
+	IGNORED("romfile"), IGNORED("rombar"),
+	{ 0 },
+};
+
+static const struct prop e1000_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("addr", addr), TEXT("bus", bus),
+	TEXT("netdev", netdev),
+	TEXT("mac", mac),
+	IGNORED("bootindex"), IGNORED("romfile"), IGNORED("rombar"),
+	{ 0 },
+};
+
+static const struct prop hd_props[] = {
+	TEXT("driver", driver), TEXT("id", id), TEXT("bus", bus),
+	TEXT("drive", drive),
+	TEXT("serial", serial),
+	SW("write-cache", write_cache),
+	IGNORED("unit"), IGNORED("bootindex"), IGNORED("rotation_rate"), IGNORED("share-rw"),
+	{ 0 },
+};
+
 static const struct type {
 	const char *name;
 	const struct prop *props;
 	enum pcivirtio_kind kind;
 	const char *help;
+	bool plain; /* not virtio: without suffixes */
 } types[] = {
-	{ "virtio-blk", blk_props, PCIVIRTIO_BLK, "a disk: drive=ID" },
-	{ "virtio-net", net_props, PCIVIRTIO_NET, "a network card: netdev=ID" },
-	{ "virtio-rng", rng_props, PCIVIRTIO_RNG, "random numbers of the host" },
-	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport" },
-	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back" },
+	{ "virtio-blk", blk_props, PCIVIRTIO_BLK, "a disk: drive=ID", false },
+	{ "virtio-net", net_props, PCIVIRTIO_NET, "a network card: netdev=ID", false },
+	{ "virtio-rng", rng_props, PCIVIRTIO_RNG, "random numbers of the host", false },
+	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport", false },
+	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back", false },
+	{ "nvme", nvme_props, PCIVIRTIO_NVME, "a disk, NVMe: drive=ID", true },
+	{ "ahci", ahci_props, PCIVIRTIO_AHCI, "a SATA adapter for ide-hd: id=ID", true },
+	{ "e1000", e1000_props, PCIVIRTIO_E1000, "a network card of Intel: netdev=ID", true },
 };
 /* clang-format on */
 
@@ -140,12 +180,21 @@ static const struct type *find_type(const char *name, size_t len, unsigned *suff
 
 		if (len < n || strncmp(name, types[i].name, n))
 			continue;
-		for (*suffix = 0; *suffix < ARRAY_SIZE(suffixes); ++*suffix)
+		for (*suffix = 0; *suffix < (types[i].plain ? 1 : ARRAY_SIZE(suffixes));
+		     ++*suffix)
 			if (strlen(suffixes[*suffix]) == len - n &&
 			    !strncmp(suffixes[*suffix], name + n, len - n))
 				return &types[i];
 	}
 	return NULL;
+}
+
+/* A disk on an ahci. */
+static bool is_hd(const char *text)
+{
+	size_t n = strcspn(text, ",");
+
+	return n == 6 && !strncmp(text, "ide-hd", n);
 }
 
 /* A port of the console before it; *console: a terminal. */
@@ -162,7 +211,7 @@ bool devices_virtio_has(const char *text)
 	unsigned suffix;
 	bool console;
 
-	if (is_port(text, &console))
+	if (is_port(text, &console) || is_hd(text))
 		return true;
 	return find_type(text, strcspn(text, ","), &suffix);
 }
@@ -183,24 +232,29 @@ int devices_virtio_add(struct virtio_words *w, enum virtio_word kind, const char
 void devices_virtio_list(FILE *out)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
-		fprintf(out, "  %s-pci%*s %s\n", types[i].name,
-			(int)(14 - strlen(types[i].name)), "", types[i].help);
+		fprintf(out, "  %s%s%*s %s\n", types[i].name,
+			types[i].plain ? "" : "-pci",
+			(int)((types[i].plain ? 18 : 14) - strlen(types[i].name)), "",
+			types[i].help);
 	fprintf(out,
 		"  %-18s a terminal (hvc) on the virtio-serial before it: chardev=ID\n",
 		"virtconsole");
 	fprintf(out, "  %-18s a port on it: chardev=ID,name=NAME\n", "virtserialport");
+	fprintf(out, "  %-18s a SATA disk: drive=ID, also bus=ide.N or bus=AHCI.N\n",
+		"ide-hd");
 }
 
 bool devices_virtio_help(FILE *out, const char *name)
 {
 	unsigned suffix;
 	const struct type *t = find_type(name, strlen(name), &suffix);
+	const struct prop *props = t ? t->props : is_hd(name) ? hd_props : NULL;
 
-	if (t && out)
-		for (const struct prop *p = t->props; p->name; p++)
+	if (props && out)
+		for (const struct prop *p = props; p->name; p++)
 			if (p->kind != PROP_IGNORED && strcmp(p->name, "driver"))
 				fprintf(out, "  %s\n", p->name);
-	return t;
+	return props;
 }
 
 /* ---- properties ---- */
@@ -278,6 +332,28 @@ static int set_blk(struct devices_virtio *d, struct pcivirtio_config *c,
 	return 0;
 }
 
+static int set_nvme(struct devices_virtio *d, struct pcivirtio_config *c,
+		    const struct device_spec *s, const char *text, struct error *err)
+{
+	int n;
+
+	if (!s->drive)
+		return bad(text, "drive=ID is needed", err);
+	if (s->logical && (!is_pow2(s->logical) || s->logical < 512 || s->logical > 4096))
+		return bad(text, "logical_block_size is 512, 1024, 2048 or 4096", err);
+	n = drives_take(d->drives, s->drive, err);
+	if (n < 0)
+		return -EINVAL;
+	c->backend = (unsigned)n;
+	c->nvme.queues = (unsigned)s->queues;
+	c->nvme.logical_block = (u32)s->logical;
+	c->nvme.serial = s->serial ? s->serial : drives_serial(d->drives, c->backend);
+	c->nvme.write_cache_off = s->write_cache == SWITCH_OFF ||
+				  (s->write_cache == SWITCH_AUTO &&
+				   drives_writethrough(d->drives, c->backend));
+	return 0;
+}
+
 static int set_net(struct devices_virtio *d, struct pcivirtio_config *c,
 		   const struct device_spec *s, const char *text, struct error *err)
 {
@@ -296,6 +372,22 @@ static int set_net(struct devices_virtio *d, struct pcivirtio_config *c,
 	c->net.no_merge = s->merge == SWITCH_OFF;
 	c->net.no_offload = s->csum == SWITCH_OFF || s->guest_csum == SWITCH_OFF ||
 			    s->tso4 == SWITCH_OFF;
+	return 0;
+}
+
+static int set_e1000(struct devices_virtio *d, struct pcivirtio_config *c,
+		     const struct device_spec *s, const char *text, struct error *err)
+{
+	int n;
+
+	if (!s->netdev)
+		return bad(text, "netdev=ID is needed", err);
+	n = nets_take(d->nets, s->netdev, err);
+	if (n < 0)
+		return -EINVAL;
+	if (s->mac && !parse_mac(s->mac, c->e1000.mac))
+		return bad(text, "mac is an address like 52:54:00:12:34:56", err);
+	c->backend = (unsigned)n;
 	return 0;
 }
 
@@ -352,6 +444,106 @@ static int set_port(struct devices_virtio *d, const char *text, bool console,
 	return ports_take(d->ports, s->chardev, p, err);
 }
 
+/* The adapter of q35, made when something is connected to it. */
+#define ICH9_AHCI PCI_DEVFN(0x1f, 2)
+
+static struct pcivirtio_config *builtin_ahci(struct devices_virtio *d, const char *text,
+					     struct error *err)
+{
+	struct pcivirtio_config *c;
+
+	for (unsigned i = 0; i < d->count; i++)
+		if (d->cfg[i].kind == PCIVIRTIO_AHCI && d->cfg[i].devfn == ICH9_AHCI)
+			return &d->cfg[i];
+	c = new_device(d, text, err);
+	if (c)
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_AHCI,
+						.name = "ahci",
+						.devfn = ICH9_AHCI };
+	return c;
+}
+
+static int free_port(const struct pcivirtio_config *c)
+{
+	for (unsigned i = 0; i < AHCI_PORTS; i++)
+		if (!c->drive[i])
+			return (int)i;
+	return -1;
+}
+
+/* 'bus' is ide.N or AHCI.N; NULL: the next free port of the built-in one. */
+static struct pcivirtio_config *find_ahci(struct devices_virtio *d, const char *bus,
+					  unsigned *port, const char *text,
+					  struct error *err)
+{
+	const char *dot = bus ? strrchr(bus, '.') : NULL;
+	struct pcivirtio_config *c = NULL;
+	int n = -1;
+
+	if (!bus || !strncmp(bus, "ide.", 4)) {
+		c = builtin_ahci(d, text, err);
+		if (!c)
+			return NULL;
+	}
+	for (unsigned i = 0; dot && !c && i < d->count; i++)
+		if (d->cfg[i].kind == PCIVIRTIO_AHCI && d->cfg[i].id &&
+		    strlen(d->cfg[i].id) == (size_t)(dot - bus) &&
+		    !strncmp(d->cfg[i].id, bus, (size_t)(dot - bus)))
+			c = &d->cfg[i];
+	if (!bus)
+		n = free_port(c);
+	else if (dot && dot[1] >= '0' && dot[1] < '0' + AHCI_PORTS && !dot[2])
+		n = dot[1] - '0';
+	if (!c || n < 0) {
+		bad(text,
+		    bus ? "bus is ide.N, or ID.N of an -device ahci,id=ID, N 0 to 5"
+			: "all ports of the SATA adapter are taken",
+		    err);
+		return NULL;
+	}
+	if (c->drive[n]) {
+		bad(text, "the port is taken", err);
+		return NULL;
+	}
+	*port = (unsigned)n;
+	return c;
+}
+
+static void connect_hd(struct devices_virtio *d, struct pcivirtio_config *c,
+		       unsigned port, unsigned drive, const struct device_spec *s)
+{
+	c->drive[port] = drive + 1;
+	c->ahci.disk[port].serial =
+		s && s->serial ? s->serial : drives_serial(d->drives, drive);
+	c->ahci.disk[port].write_cache_off =
+		s && s->write_cache ? s->write_cache == SWITCH_OFF
+				    : drives_writethrough(d->drives, drive);
+}
+
+static int set_hd(struct devices_virtio *d, const char *text, struct error *err)
+{
+	struct pcivirtio_config *c;
+	struct device_spec s = { 0 }, *kept;
+	unsigned port;
+	int n = -1, ret = props_parse(&s, hd_props, "-device", text, "driver", err);
+
+	if (!ret && !s.drive)
+		ret = bad(text, "drive=ID is needed", err);
+	if (ret)
+		goto fail;
+	n = drives_take(d->drives, s.drive, err);
+	c = n < 0 ? NULL : find_ahci(d, s.bus, &port, text, err);
+	if (!c)
+		goto fail;
+	kept = &d->port_spec[(c - d->cfg) * VIRTIO_CONSOLE_PORTS_MAX + port];
+	*kept = s;
+	connect_hd(d, c, port, (unsigned)n, kept);
+	return 0;
+fail:
+	props_fini(&s, hd_props);
+	return -EINVAL;
+}
+
 static int set_device(struct devices_virtio *d, const char *text, struct error *err)
 {
 	struct pcivirtio_config *c;
@@ -362,6 +554,8 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 
 	if (is_port(text, &console))
 		return set_port(d, text, console, err);
+	if (is_hd(text))
+		return set_hd(d, text, err);
 	c = new_device(d, text, err);
 	if (!c)
 		return -EINVAL;
@@ -385,6 +579,8 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 	switch (t->kind) {
 	case PCIVIRTIO_BLK: return set_blk(d, c, s, text, err);
 	case PCIVIRTIO_NET: return set_net(d, c, s, text, err);
+	case PCIVIRTIO_E1000: return set_e1000(d, c, s, text, err);
+	case PCIVIRTIO_NVME: return set_nvme(d, c, s, text, err);
 	case PCIVIRTIO_BALLOON:
 		c->balloon.reporting = s->reporting;
 		c->balloon.deflate_on_oom = s->deflate;
@@ -395,6 +591,14 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 }
 
 /* ---- short forms ---- */
+
+static bool is_net(const char *model)
+{
+	unsigned suffix;
+	const struct type *t = find_type(model, strlen(model), &suffix);
+
+	return !strcmp(model, "virtio") || (t && t->kind == PCIVIRTIO_NET);
+}
 
 static int set_nic(struct devices_virtio *d, const char *text, struct error *err)
 {
@@ -410,14 +614,20 @@ static int set_nic(struct devices_virtio *d, const char *text, struct error *err
 		ret = -EINVAL;
 		goto out;
 	}
-	*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_NET,
-					.name = "virtio-net-pci",
-					.legacy = true,
-					.backend = (unsigned)nic.net,
-					.net.pairs = 1 };
-	if (nic.model && !devices_virtio_has(nic.model) && strcmp(nic.model, "virtio"))
-		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci", text);
-	if (!ret && nic.mac && !parse_mac(nic.mac, c->net.mac))
+	if (nic.model && !strcmp(nic.model, "e1000"))
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_E1000,
+						.name = "e1000" };
+	else
+		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_NET,
+						.name = "virtio-net-pci",
+						.legacy = true,
+						.net.pairs = 1 };
+	c->backend = (unsigned)nic.net;
+	if (c->kind == PCIVIRTIO_NET && nic.model && !is_net(nic.model))
+		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci or e1000",
+				text);
+	if (!ret && nic.mac &&
+	    !parse_mac(nic.mac, c->kind == PCIVIRTIO_NET ? c->net.mac : c->e1000.mac))
 		ret = error_set(err, -EINVAL,
 				"-nic %s: mac is an address like 52:54:00:12:34:56",
 				text);
@@ -431,7 +641,16 @@ static int drive_device(struct devices_virtio *d, unsigned n, const char *text,
 			struct error *err)
 {
 	struct pcivirtio_config *c;
+	unsigned port;
 
+	if (drives_is_ide(d->drives, n)) {
+		c = find_ahci(d, NULL, &port, text, err);
+		if (!c)
+			return -EINVAL;
+		drives_take_number(d->drives, n);
+		connect_hd(d, c, port, n, NULL);
+		return 0;
+	}
 	if (!drives_is_virtio(d->drives, n))
 		return 0;
 	c = new_device(d, text, err);
@@ -491,12 +710,35 @@ static void default_macs(struct devices_virtio *d)
 	u8 mac[6] = { 0x52, 0x54, 0x00, 0x12, 0x34, 0x56 };
 
 	for (unsigned i = 0; i < d->count; i++) {
-		if (d->cfg[i].kind != PCIVIRTIO_NET)
+		struct pcivirtio_config *c = &d->cfg[i];
+		u8 *to = c->kind == PCIVIRTIO_E1000 ? c->e1000.mac : c->net.mac;
+
+		if (c->kind != PCIVIRTIO_NET && c->kind != PCIVIRTIO_E1000)
 			continue;
-		if (!memcmp(d->cfg[i].net.mac, none, 6))
-			memcpy(d->cfg[i].net.mac, mac, 6);
+		if (!memcmp(to, none, 6))
+			memcpy(to, mac, 6);
 		mac[5]++;
 	}
+}
+
+/* ATA knows no disk that cannot be written to. */
+static int open_hds(struct devices_virtio *d, struct pcivirtio_config *c,
+		    struct error *err)
+{
+	for (unsigned i = 0; i < AHCI_PORTS; i++) {
+		struct block *b;
+
+		if (!c->drive[i])
+			continue;
+		b = drives_block(d->drives, c->drive[i] - 1);
+		if (block_readonly(b))
+			return error_set(err, -EINVAL,
+					 "-drive id=%s: a SATA disk cannot be read-only; "
+					 "say snapshot=on for readonly=on, or use nvme",
+					 drives_id(d->drives, c->drive[i] - 1));
+		c->ahci.disk[i].block = b;
+	}
+	return 0;
 }
 
 int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
@@ -526,8 +768,14 @@ int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 
 		if (c->kind == PCIVIRTIO_BLK)
 			c->blk.block = drives_block(d->drives, c->backend);
+		else if (c->kind == PCIVIRTIO_NVME)
+			c->nvme.block = drives_block(d->drives, c->backend);
+		else if (c->kind == PCIVIRTIO_AHCI && open_hds(d, c, err))
+			return -EINVAL;
 		else if (c->kind == PCIVIRTIO_NET)
 			c->net.net = nets_net(d->nets, c->backend);
+		else if (c->kind == PCIVIRTIO_E1000)
+			c->e1000.net = nets_net(d->nets, c->backend);
 	}
 	return 0;
 }
@@ -565,7 +813,10 @@ void devices_virtio_fini(struct devices_virtio *d)
 			props_fini(&d->spec[i], t->props);
 	}
 	for (unsigned i = 0; d->port_spec && i < port_specs; i++)
-		props_fini(&d->port_spec[i], port_props);
+		props_fini(&d->port_spec[i],
+			   d->cfg[i / VIRTIO_CONSOLE_PORTS_MAX].kind == PCIVIRTIO_AHCI
+				   ? hd_props
+				   : port_props);
 	free(d->spec);
 	free(d->port_spec);
 	ports_free(d->ports);

@@ -41,10 +41,6 @@ int drives_add(struct drives *d, const char *text, struct error *err)
 	ret = drive_parse(&e->d, text, err);
 	if (ret)
 		return ret;
-	if (e->d.has_interface && e->d.interface == DRIVE_IF_IDE)
-		return error_set(err, -EINVAL,
-				 "-drive %s: there is no IDE disk yet, say if=virtio",
-				 text);
 	if (!e->d.id) {
 		snprintf(e->number, sizeof(e->number), "drive%u", d->count - 1);
 		e->d.id = e->number;
@@ -127,7 +123,17 @@ unsigned drives_count(const struct drives *d)
 
 bool drives_is_virtio(const struct drives *d, unsigned n)
 {
-	return d->entry[n].d.interface != DRIVE_IF_NONE;
+	return d->entry[n].d.interface == DRIVE_IF_VIRTIO;
+}
+
+bool drives_is_ide(const struct drives *d, unsigned n)
+{
+	return d->entry[n].d.interface == DRIVE_IF_IDE;
+}
+
+const char *drives_id(const struct drives *d, unsigned n)
+{
+	return d->entry[n].d.id;
 }
 
 const char *drives_serial(const struct drives *d, unsigned n)

@@ -28,6 +28,9 @@ void drives_take_number(struct drives *d, unsigned n);
 unsigned drives_count(const struct drives *d);
 /* It is a virtio disk by itself, without a -device. */
 bool drives_is_virtio(const struct drives *d, unsigned n);
+/* The same, a SATA disk. */
+bool drives_is_ide(const struct drives *d, unsigned n);
+const char *drives_id(const struct drives *d, unsigned n);
 const char *drives_serial(const struct drives *d, unsigned n);
 /* After drives_open(). */
 struct block *drives_block(const struct drives *d, unsigned n);

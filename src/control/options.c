@@ -750,7 +750,7 @@ static const struct option options[] = {
 	{ "chardev",   VALUE_NEEDED, "KIND,id=ID", "a place to print to: stdio, null, or file,path=PATH", set_chardev },
 	{ "debugcon",  VALUE_NEEDED, "WHERE", "debug port e9h, like -serial", set_debugcon },
 	{ "fw_cfg",    VALUE_NEEDED, "NAME,...", "a file in the firmware configuration device: file=FILE or string=TEXT", set_fw_cfg },
-	{ "drive",     VALUE_NEEDED, "file=F,...", "a disk image; also format=,if=virtio|none,id=,readonly=,cache=,snapshot=", set_drive },
+	{ "drive",     VALUE_NEEDED, "file=F,...", "a disk image; also format=,if=virtio|ide|none,id=,readonly=,cache=,snapshot=", set_drive },
 	{ "snapshot",  VALUE_NONE,   NULL, "throw away what is written to disks", set_snapshot },
 	{ "nic",       VALUE_NEEDED, "user,...", "network and card: user, tap, stream, dgram, none; hostfwd=tcp::2222-:22", set_nic },
 	{ "netdev",    VALUE_NEEDED, "user,id=ID", "a network by itself, for -device virtio-net-pci,netdev=ID", set_netdev },

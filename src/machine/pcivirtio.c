@@ -1,7 +1,8 @@
 /*
- * The virtio devices of the board, on PCI: made, run, saved, all in one list.
+ * The PCI devices that a user adds: made, run, saved, all in one list.
  *
- * Each is a device of virtio/ and a function of virtio/pci.c. Those without a place of
+ * Each is a device of virtio/ and a function of virtio/pci.c, or a device of dev/ that
+ * is a PCI function by itself (struct plain). Those without a place of
  * their own get the free slots of bus 0 from 1 on, in order. No locks: machine stopped.
  */
 #include "machine/pcivirtio.h"
@@ -18,6 +19,18 @@
 #define SLOT_FIRST 1
 #define SLOT_LAST  0x1e
 
+/* How a device that is not virtio is handled. */
+struct plain {
+	void *(*make)(const struct pcivirtio_config *cfg,
+		      const struct pcivirtio_board *board, u8 devfn, struct error *err);
+	void (*unmake)(void *dev);
+	void (*pause)(void *dev);
+	void (*resume)(void *dev);
+	void (*reset)(void *dev);
+	void (*save)(void *dev, struct state_buf *b);
+	int (*load)(void *dev, struct state_buf *b, struct error *err);
+};
+
 /* How a kind of device is handled. */
 struct kind {
 	void *(*make)(const struct pcivirtio_config *cfg,
@@ -29,6 +42,7 @@ struct kind {
 	/* What it has beside its virtio; NULL: nothing. */
 	void (*save)(void *dev, struct state_buf *b, u32 instance);
 	int (*load)(void *dev, struct state_buf *b, u32 instance, struct error *err);
+	const struct plain *plain; /* not NULL: not virtio, and all else is NULL */
 };
 
 struct device {
@@ -171,15 +185,72 @@ static int balloon_load(void *dev, struct state_buf *b, u32 instance, struct err
 	return virtio_balloon_load(dev, b, instance, err);
 }
 
+static void *nvme_make(const struct pcivirtio_config *cfg,
+		       const struct pcivirtio_board *board, u8 devfn, struct error *err)
+{
+	return nvme_new(&cfg->nvme, board->phys, board->pci, devfn, board->msi, err);
+}
+
+static void *ahci_make(const struct pcivirtio_config *cfg,
+		       const struct pcivirtio_board *board, u8 devfn, struct error *err)
+{
+	return ahci_new(&cfg->ahci, board->phys, board->pci, devfn, board->msi, err);
+}
+
+static void *e1000_make(const struct pcivirtio_config *cfg,
+			const struct pcivirtio_board *board, u8 devfn, struct error *err)
+{
+	return e1000_new(&cfg->e1000, board->phys, board->pci, devfn, err);
+}
+
+/* What struct plain asks for, of NAME_free() and so on. */
+#define PLAIN(name)                                                                      \
+	static void name##_unmake(void *dev)                                             \
+	{                                                                                \
+		name##_free(dev);                                                        \
+	}                                                                                \
+	static void name##_do_pause(void *dev)                                           \
+	{                                                                                \
+		name##_pause(dev);                                                       \
+	}                                                                                \
+	static void name##_do_resume(void *dev)                                          \
+	{                                                                                \
+		name##_resume(dev);                                                      \
+	}                                                                                \
+	static void name##_do_reset(void *dev)                                           \
+	{                                                                                \
+		name##_reset(dev);                                                       \
+	}                                                                                \
+	static void name##_do_save(void *dev, struct state_buf *b)                       \
+	{                                                                                \
+		name##_save(dev, b);                                                     \
+	}                                                                                \
+	static int name##_do_load(void *dev, struct state_buf *b, struct error *err)     \
+	{                                                                                \
+		return name##_load(dev, b, err);                                         \
+	}                                                                                \
+	static const struct plain name##_plain = { name##_make,     name##_unmake,       \
+						   name##_do_pause, name##_do_resume,    \
+						   name##_do_reset, name##_do_save,      \
+						   name##_do_load }
+
+PLAIN(nvme);
+PLAIN(ahci);
+PLAIN(e1000);
+
 static const struct kind kinds[] = {
-	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load },
-	[PCIVIRTIO_NET] = { net_make, net_core, net_unmake, net_start, net_save,
-			    net_load },
-	[PCIVIRTIO_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL },
+	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load,
+			    NULL },
+	[PCIVIRTIO_NET] = { net_make, net_core, net_unmake, net_start, net_save, net_load,
+			    NULL },
+	[PCIVIRTIO_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL, NULL },
 	[PCIVIRTIO_CONSOLE] = { console_make, console_core, console_unmake, NULL,
-				console_save, console_load },
+				console_save, console_load, NULL },
 	[PCIVIRTIO_BALLOON] = { balloon_make, balloon_core, balloon_unmake, NULL,
-				balloon_save, balloon_load },
+				balloon_save, balloon_load, NULL },
+	[PCIVIRTIO_NVME] = { .plain = &nvme_plain },
+	[PCIVIRTIO_AHCI] = { .plain = &ahci_plain },
+	[PCIVIRTIO_E1000] = { .plain = &e1000_plain },
 };
 
 /* ---- making them ---- */
@@ -217,6 +288,11 @@ static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg, unsigned
 				 cfg->name, pci.devfn >> 3, pci.devfn & 7);
 	d->kind = &kinds[cfg->kind];
 	d->index = index;
+	if (d->kind->plain) {
+		d->dev = d->kind->plain->make(cfg, board, pci.devfn, err);
+		p->count += d->dev != NULL;
+		return d->dev ? 0 : -EINVAL;
+	}
 	d->dev = d->kind->make(cfg, board);
 	d->kind->core(d->dev)->features &= ~cfg->without;
 	p->count++;
@@ -232,7 +308,7 @@ struct pcivirtio *pcivirtio_new(const struct pcivirtio_config *cfg, unsigned cou
 	struct pcivirtio *p = xzalloc(sizeof(*p));
 
 	if (count > PCIVIRTIO_MAX) {
-		error_set(err, -E2BIG, "at most %u virtio devices are possible",
+		error_set(err, -E2BIG, "at most %u PCI devices are possible",
 			  PCIVIRTIO_MAX);
 		goto fail;
 	}
@@ -248,6 +324,30 @@ fail:
 	return NULL;
 }
 
+static void device_pause(struct device *d)
+{
+	if (d->kind->plain)
+		d->kind->plain->pause(d->dev);
+	else
+		virtio_pause(d->kind->core(d->dev));
+}
+
+static void device_resume(struct device *d)
+{
+	if (d->kind->plain)
+		d->kind->plain->resume(d->dev);
+	else
+		virtio_resume(d->kind->core(d->dev));
+}
+
+static void device_reset(struct device *d)
+{
+	if (d->kind->plain)
+		d->kind->plain->reset(d->dev);
+	else
+		virtio_pci_reset(d->pci);
+}
+
 void pcivirtio_free(struct pcivirtio *p)
 {
 	if (!p)
@@ -255,7 +355,11 @@ void pcivirtio_free(struct pcivirtio *p)
 	while (p->count > 0) {
 		struct device *d = &p->dev[--p->count];
 
-		virtio_pause(d->kind->core(d->dev));
+		device_pause(d);
+		if (d->kind->plain) {
+			d->kind->plain->unmake(d->dev);
+			continue;
+		}
 		virtio_pci_free(d->pci);
 		d->kind->unmake(d->dev);
 	}
@@ -276,19 +380,19 @@ struct virtio_console *pcivirtio_console(struct pcivirtio *p, unsigned index)
 void pcivirtio_resume(struct pcivirtio *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
-		virtio_resume(p->dev[i].kind->core(p->dev[i].dev));
+		device_resume(&p->dev[i]);
 }
 
 void pcivirtio_pause(struct pcivirtio *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
-		virtio_pause(p->dev[i].kind->core(p->dev[i].dev));
+		device_pause(&p->dev[i]);
 }
 
 void pcivirtio_reset(struct pcivirtio *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
-		virtio_pci_reset(p->dev[i].pci);
+		device_reset(&p->dev[i]);
 }
 
 void pcivirtio_save(struct pcivirtio *p, struct state_buf *b)
@@ -296,6 +400,10 @@ void pcivirtio_save(struct pcivirtio *p, struct state_buf *b)
 	for (unsigned i = 0; i < p->count; i++) {
 		struct device *d = &p->dev[i];
 
+		if (d->kind->plain) {
+			d->kind->plain->save(d->dev, b);
+			continue;
+		}
 		virtio_pci_save(d->pci, b);
 		if (d->kind->save)
 			d->kind->save(d->dev, b, pci_devfn(virtio_pci_dev(d->pci)));
@@ -309,6 +417,10 @@ int pcivirtio_load(struct pcivirtio *p, struct state_buf *b, struct error *err)
 	for (unsigned i = 0; i < p->count && !ret; i++) {
 		struct device *d = &p->dev[i];
 
+		if (d->kind->plain) {
+			ret = d->kind->plain->load(d->dev, b, err);
+			continue;
+		}
 		ret = virtio_pci_load(d->pci, b, err);
 		if (!ret && d->kind->load)
 			ret = d->kind->load(d->dev, b, pci_devfn(virtio_pci_dev(d->pci)),

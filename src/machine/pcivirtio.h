@@ -1,11 +1,15 @@
 /*
- * The virtio devices of the board, on PCI: made, run, saved, all in one list.
+ * The PCI devices that a user adds: made, run, saved, all in one list. Those of virtio,
+ * and disk controllers and a network card for guests without its drivers.
  *
  * Machine stopped, but for what says otherwise.
  */
 #pragma once
 
 #include "base/error.h"
+#include "dev/ahci.h"
+#include "dev/e1000.h"
+#include "dev/nvme.h"
 #include "irq/msi.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
@@ -24,6 +28,9 @@ enum pcivirtio_kind {
 	PCIVIRTIO_RNG,
 	PCIVIRTIO_CONSOLE,
 	PCIVIRTIO_BALLOON,
+	PCIVIRTIO_NVME,
+	PCIVIRTIO_AHCI,
+	PCIVIRTIO_E1000,
 };
 
 /* One device as it is asked for. */
@@ -40,6 +47,11 @@ struct pcivirtio_config {
 	struct virtio_balloon_setup balloon;
 	struct virtio_console_port port[VIRTIO_CONSOLE_PORTS_MAX];
 	unsigned ports;
+	struct nvme_setup nvme;
+	struct e1000_setup e1000;
+	struct ahci_setup ahci;
+	/* The user's, as 'backend': of each port, counted from 1. */
+	unsigned drive[AHCI_PORTS];
 };
 
 /* What the board gives. */

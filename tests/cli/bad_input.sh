@@ -41,8 +41,16 @@ refuses device_slot_twice 'addr=05.0 is taken' \
 	run -device virtio-rng-pci,addr=5 -device virtio-rng-pci,addr=5
 refuses netdev_unused '-netdev id=n: no -device uses it' run --netdev user,id=n
 refuses netdev_type 'the network is user, tap, stream, dgram or none' run -nic bridge
+refuses nvme_drive 'drive=ID is needed' run -device nvme,serial=x
+refuses nvme_block_size 'logical_block_size is 512' run -device nvme,drive=x,logical_block_size=8192
+refuses hd_drive 'drive=ID is needed' run -device ide-hd
+refuses hd_bus 'bus is ide.N' run -drive file=/dev/null,if=none,id=a -device ide-hd,drive=a,bus=x.1
+refuses hd_port 'bus is ide.N' run -drive file=/dev/null,if=none,id=a -device ide-hd,drive=a,bus=ide.6
+refuses hd_twice 'the port is taken' run -drive file=a,if=none,id=a -drive file=b,if=none,id=b \
+	-device ide-hd,drive=a,bus=ide.1 -device ide-hd,drive=b,bus=ide.1
+refuses e1000_netdev 'netdev=ID is needed' run -device e1000,mac=52:54:00:12:34:57
 refuses netdev_unknown "there is no -netdev with id 'n'" run -device virtio-net-pci,netdev=n
-refuses nic_model 'model is virtio-net-pci' run -nic user,model=e1000
+refuses nic_model 'model is virtio-net-pci or e1000' run -nic user,model=rtl8139
 refuses nic_mac 'mac is an address like' run -nic user,mac=52:54
 refuses nic_hostfwd 'tcp:[ADDR]:PORT-[ADDR]:PORT is needed' run -nic user,hostfwd=tcp::22
 refuses nic_net 'ADDRESS/BITS' run -nic user,net=10.0.0.0/99

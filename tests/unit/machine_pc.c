@@ -777,13 +777,17 @@ static void virtio_devices_are_saved(void **state)
 		  .legacy = true },
 		{ .kind = PCIVIRTIO_BALLOON, .name = "balloon" },
 		{ .kind = PCIVIRTIO_NET, .name = "net", .net = { .pairs = 1 } },
+		{ .kind = PCIVIRTIO_AHCI, .name = "ahci", .devfn = PCI_DEVFN(0x1f, 2) },
+		{ .kind = PCIVIRTIO_E1000, .name = "e1000" },
 	};
+	struct net_config second = { .kind = NET_NONE, .id = "m" };
 	struct clock *clk = clock_new_manual();
 	struct error err;
 	struct rig r;
 
 	(void)state;
 	assert_int_equal(net_open(&cfg[3].net.net, &nc, &err), 0);
+	assert_int_equal(net_open(&cfg[5].e1000.net, &second, &err), 0);
 	extra.virtio = cfg;
 	extra.virtios = ARRAY_SIZE(cfg);
 	memset(&r, 0, sizeof(r));
@@ -800,6 +804,7 @@ static void virtio_devices_are_saved(void **state)
 	assert_non_null(strstr(err.msg, "addr=01.0 is taken"));
 	extra.virtios = 0;
 	net_close(cfg[3].net.net);
+	net_close(cfg[5].e1000.net);
 	clock_free(clk);
 }
 
