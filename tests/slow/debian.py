@@ -22,6 +22,8 @@ import threading
 import time
 
 LIMIT = 300
+QEMU = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-nographic", "-monitor",
+        "none", "-serial", "stdio"]
 failed = False
 
 
@@ -262,8 +264,6 @@ def main():
     umbra = o.build + "/umbra"
     image = o.image or make_image(umbra, o.build + "/debian")
     program = [umbra, "run", "-engine", o.engine]
-    qemu = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-nographic", "-monitor",
-            "none", "-serial", "stdio"]
     tmp = tempfile.mkdtemp(prefix="umbra-debian-")
     try:
         if not o.only_boots:
@@ -272,7 +272,7 @@ def main():
             boots("umbra", program, umbra, image, tmp, o.boots)
         n = o.boots if o.qemu_boots is None else o.qemu_boots
         if n and shutil.which("qemu-system-x86_64"):
-            boots("qemu", qemu, umbra, image, tmp, n)
+            boots("qemu", QEMU, umbra, image, tmp, n)
     finally:
         shutil.rmtree(tmp)
     return failed
