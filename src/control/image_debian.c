@@ -122,7 +122,8 @@ static void take_line(struct making *m, const char *line, bool show)
 		snprintf(m->best, sizeof(m->best), "%s", line);
 	/* "I: downloading packages with apt..." */
 	if (show && !strncmp(line, "I: ", 3) && strstr(line, "ing ") &&
-	    !strstr(line, "tempdir") && !strstr(line, "hook"))
+	    !strstr(line, "tempdir") && !strstr(line, "signed-by") &&
+	    !strstr(line, "waiting") && !strstr(line, "hook"))
 		step(m, line + 3);
 }
 
@@ -139,7 +140,7 @@ static void read_lines(struct making *m, int fd, pid_t pid, bool show)
 		ssize_t n;
 
 		if (stop_signal && !told) {
-			kill(pid, SIGTERM);
+			kill(-pid, SIGINT);
 			told = true;
 		}
 		/* A signal just before poll() is noticed a second later. */
@@ -176,6 +177,7 @@ static void read_lines(struct making *m, int fd, pid_t pid, bool show)
 static int run_program(struct making *m, const char *const *argv, bool show)
 {
 	posix_spawn_file_actions_t actions;
+	posix_spawnattr_t attr;
 	int fds[2], status = 0, ret;
 	pid_t pid;
 
@@ -189,8 +191,13 @@ static int run_program(struct making *m, const char *const *argv, bool show)
 	posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
 	posix_spawn_file_actions_adddup2(&actions, fds[1], 1);
 	posix_spawn_file_actions_adddup2(&actions, fds[1], 2);
-	ret = posix_spawnp(&pid, argv[0], &actions, NULL, (char **)(uintptr_t)argv,
+	/* A group of its own: mmdebstrap alone, when told to stop, waits for those it has
+	 * started, which may take minutes. */
+	posix_spawnattr_init(&attr);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
+	ret = posix_spawnp(&pid, argv[0], &actions, &attr, (char **)(uintptr_t)argv,
 			   environ);
+	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&actions);
 	close(fds[1]);
 	if (!ret) {
@@ -232,8 +239,8 @@ static int read_apt(struct making *m)
 	if (!*m->sources)
 		return error_set(
 			&m->err, -ENOENT,
-			"image debian: apt on this host has no source for '%s'; add one "
-			"to /etc/apt/sources.list.d",
+			"image debian: apt on this host knows no source for '%s': add "
+			"one to /etc/apt/sources.list.d, or run apt-get update",
 			m->suite);
 	ret = run_program(m, dump, false);
 	if (!ret)
