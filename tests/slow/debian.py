@@ -47,7 +47,9 @@ class Guest:
         stem = os.path.splitext(initrd)[0]
         args = program + ["-m", "1G", "-smp", "2", "-kernel", stem + ".vmlinuz", "-initrd", initrd,
                           "-append", "root=LABEL=root console=ttyS0",
-                          "-drive", "file=%s,if=virtio,format=qcow2" % image, "-nic", "user" + (
+                          "-drive", "file=%s,if=virtio,format=qcow2" % image, "-nic",
+                          # QEMU's default card is one that Debian's cloud kernel has no driver for.
+                          "user,model=virtio-net-pci" + (
                               ",hostfwd=tcp:127.0.0.1:%d-:22" % port if port else ""), *more]
         self.began = time.monotonic()
         self.text = b""
