@@ -6,6 +6,7 @@
 #   make test               everything there is to check, ends with one line of counts
 #   make bench              measure beside QEMU, some 15 minutes; ARGS="--rows fib"
 #   make bench-quick        the same with less work in each row, some 4 minutes
+#   make bench-io           disks and networks beside QEMU, in a Debian guest, some 10 minutes
 #   make fuzz [TARGET=x]    fuzz with libFuzzer, SECONDS each
 #   make format             rewrite the sources the way clang-format wants them
 #   make clean              remove build/
@@ -49,6 +50,10 @@ bench-quick: build
 	@tools/guest $(BUILD)
 	@bench/run --quick $(ARGS)
 
+bench-io: build
+	@tools/setup bench image
+	@bench/io $(ARGS)
+
 fuzz:
 	@tools/setup build test
 	@tools/fuzz '$(TARGET)' $(SECONDS)
@@ -63,4 +68,4 @@ clean:
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
 
-.PHONY: all build run test bench bench-quick fuzz format clean help
+.PHONY: all build run test bench bench-quick bench-io fuzz format clean help

@@ -49,9 +49,23 @@ static const struct {
 	  1, 1, image_map },
 	{ "compare", "f:F:pqsUT:", "[-f FORMAT] [-F FORMAT] [-s] [-p] FILE FILE",
 	  "compare what two images show", 2, 2, image_compare },
+	{ "debian", "f:pq",
+	  "[--packages LIST] [--size SIZE] [--suite NAME] [--ssh-key FILE] [-f FORMAT] "
+	  "[-q] "
+	  "OUT",
+	  "make a bootable Debian from packages", 1, 1, image_debian },
 };
 
-enum { OPT_OUTPUT = 256, OPT_SHRINK, OPT_CHAIN, OPT_HELP };
+enum {
+	OPT_OUTPUT = 256,
+	OPT_SHRINK,
+	OPT_CHAIN,
+	OPT_HELP,
+	OPT_PACKAGES,
+	OPT_SIZE,
+	OPT_SUITE,
+	OPT_KEY
+};
 
 static const struct option long_options[] = {
 	{ "output", required_argument, NULL, OPT_OUTPUT },
@@ -60,6 +74,10 @@ static const struct option long_options[] = {
 	{ "force-share", no_argument, NULL, 'U' },
 	{ "repair", required_argument, NULL, 'r' },
 	{ "help", no_argument, NULL, OPT_HELP },
+	{ "packages", required_argument, NULL, OPT_PACKAGES },
+	{ "size", required_argument, NULL, OPT_SIZE },
+	{ "suite", required_argument, NULL, OPT_SUITE },
+	{ "ssh-key", required_argument, NULL, OPT_KEY },
 	{ 0 },
 };
 
@@ -126,6 +144,8 @@ static int set_fix(struct image_args *a, const char *val)
 
 static int set_option(struct image_args *a, int opt, char *val)
 {
+	if (opt >= OPT_PACKAGES && strcmp(a->command, "debian"))
+		return bad(a->command, "value", val, "only debian has this option");
 	switch (opt) {
 	case 'f': a->format = val; break;
 	case 'O': a->out_format = val; break;
@@ -172,6 +192,10 @@ static int set_option(struct image_args *a, int opt, char *val)
 	case 't':
 	case 'T': break; /* about speed only */
 	case OPT_SHRINK: a->shrink = true; break;
+	case OPT_PACKAGES: a->packages = val; break;
+	case OPT_SIZE: a->size = val; break;
+	case OPT_SUITE: a->suite = val; break;
+	case OPT_KEY: a->key = val; break;
 	case OPT_CHAIN: a->all = true; break;
 	case OPT_OUTPUT:
 		if (strcmp(val, "json") && strcmp(val, "human"))

@@ -12,7 +12,8 @@ int image_main(int argc, char **argv);
 struct image_args {
 	const char *command;
 	const char *format, *out_format, *base, *base_format, *snapshot;
-	const char *options; /* -o */
+	const char *options;                       /* -o */
+	const char *packages, *size, *suite, *key; /* of debian */
 	bool quiet, progress, share, json, strict, compress, unsafe_rebase, shrink;
 	bool no_create, keep, all, list, create, apply, del;
 	int fix; /* enum qcow2_fix */
@@ -31,6 +32,7 @@ int image_resize(const struct image_args *a);
 int image_snapshot(const struct image_args *a);
 int image_map(const struct image_args *a);
 int image_compare(const struct image_args *a);
+int image_debian(const struct image_args *a);
 
 /* Print the message; 1. */
 int image_failed(const struct error *err);

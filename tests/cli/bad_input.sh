@@ -26,6 +26,20 @@ refuses option_near "is -kernel meant?" run --kernal x
 refuses option_near_swap "is -append meant?" run -appned x
 refuses option_no_value '-m needs a value' run -m
 refuses option_value_unwanted '-no-reboot takes no value' run --no-reboot=yes
+refuses image_debian_package "'Fio' is not the name of a package" \
+	image debian --packages openssh-server,Fio "$new"
+refuses image_debian_size "--size '5M': 1G to 16T" image debian --size 5M "$new"
+refuses image_debian_suite "--suite '../x'" image debian --suite ../x "$new"
+refuses image_debian_key 'not a public key' image debian --ssh-key "$tmp/text" "$new"
+# Not even apt-get is found: it names the package, and makes nothing.
+if env PATH= "$umbra" image debian "$tmp/none.qcow2" >"$tmp/out" 2>"$tmp/err"; then
+	case_bad image_debian_tool 'status 0'
+elif ! grep -qF 'apt-get is missing; the package apt has it' "$tmp/err" || ls "$tmp"/none* 2>/dev/null; then
+	case_bad image_debian_tool 'does not name the package'
+else
+	case_ok image_debian_tool
+fi
+refuses image_debian_elsewhere 'only debian has this option' image info --size 5G "$new"
 refuses option_stray "'image.img' is not an option" run image.img
 refuses option_dash "'-' is not an option" run -
 refuses command_empty 'a command is needed behind --' run --
