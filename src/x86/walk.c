@@ -299,6 +299,7 @@ bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct wa
 		w->user = true;
 		w->dirty = true;
 		w->global = false;
+		w->key = 0;
 		w->rights = BIT(ACC_READ) | BIT(ACC_WRITE) | BIT(ACC_EXEC);
 		return true;
 	}
