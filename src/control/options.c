@@ -270,7 +270,7 @@ static int set_device(struct run_options *o, const char *val, struct error *err)
 		size_t n = strcspn(val, ",");
 
 		if (val[n] && !device_help(NULL, strndupa(val, n)) &&
-		    !devices_virtio_help(NULL, strndupa(val, n)))
+		    !devices_pci_help(NULL, strndupa(val, n)))
 			return error_set(err, -EINVAL,
 					 "-device %.*s: there is no such device; -device "
 					 "help lists them",
@@ -279,8 +279,8 @@ static int set_device(struct run_options *o, const char *val, struct error *err)
 		o->device_help = val[n] ? val : NULL;
 		return 0;
 	}
-	if (devices_virtio_has(val))
-		return devices_virtio_add(&o->virtio, WORD_DEVICE, val, err);
+	if (devices_pci_has(val))
+		return devices_pci_add(&o->virtio, WORD_DEVICE, val, err);
 	ret = device_args_parse(&a, val, err);
 	if (!ret && a.chardev[0]) {
 		ret = debugcon_twice(o, "-device isa-debugcon", err);
@@ -292,17 +292,17 @@ static int set_device(struct run_options *o, const char *val, struct error *err)
 
 static int set_drive(struct run_options *o, const char *val, struct error *err)
 {
-	return devices_virtio_add(&o->virtio, WORD_DRIVE, val, err);
+	return devices_pci_add(&o->virtio, WORD_DRIVE, val, err);
 }
 
 static int set_netdev(struct run_options *o, const char *val, struct error *err)
 {
-	return devices_virtio_add(&o->virtio, WORD_NETDEV, val, err);
+	return devices_pci_add(&o->virtio, WORD_NETDEV, val, err);
 }
 
 static int set_nic(struct run_options *o, const char *val, struct error *err)
 {
-	return devices_virtio_add(&o->virtio, WORD_NIC, val, err);
+	return devices_pci_add(&o->virtio, WORD_NIC, val, err);
 }
 
 /* The form of old: with "user", a card too; cards by themselves are -nic's. */
@@ -311,23 +311,23 @@ static int set_net(struct run_options *o, const char *val, struct error *err)
 	if (!strncmp(val, "nic", 3) && (!val[3] || val[3] == ','))
 		return error_set(err, -EINVAL,
 				 "-net %s: say -nic user,... for network and card", val);
-	return devices_virtio_add(&o->virtio, WORD_NIC, val, err);
+	return devices_pci_add(&o->virtio, WORD_NIC, val, err);
 }
 
 static int set_object(struct run_options *o, const char *val, struct error *err)
 {
-	return devices_virtio_add(&o->virtio, WORD_OBJECT, val, err);
+	return devices_pci_add(&o->virtio, WORD_OBJECT, val, err);
 }
 
 static int set_pcap(struct run_options *o, const char *val, struct error *err)
 {
-	return devices_virtio_add(&o->virtio, WORD_PCAP, val, err);
+	return devices_pci_add(&o->virtio, WORD_PCAP, val, err);
 }
 
 static int set_snapshot(struct run_options *o, const char *val, struct error *err)
 {
 	(void)val;
-	return devices_virtio_add(&o->virtio, WORD_SNAPSHOT, "-snapshot", err);
+	return devices_pci_add(&o->virtio, WORD_SNAPSHOT, "-snapshot", err);
 }
 
 static int set_chardev(struct run_options *o, const char *val, struct error *err)
@@ -346,7 +346,7 @@ static int set_chardev(struct run_options *o, const char *val, struct error *err
 
 	/* Files and nothing may be for either. */
 	if (strncmp(val, "stdio", 5) &&
-	    devices_virtio_add(&o->virtio, WORD_CHARDEV, val, err))
+	    devices_pci_add(&o->virtio, WORD_CHARDEV, val, err))
 		return -EINVAL;
 	if (ports_has(val))
 		return 0;

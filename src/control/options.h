@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 #include "base/error.h"
-#include "control/devices_virtio.h"
+#include "control/devices_pci.h"
 #include "control/fwfiles.h"
 #include "machine/devices.h"
 #include "machine/pc.h"

@@ -52,11 +52,11 @@ static int do_action(const struct run_options *o)
 			const char *name =
 				strndupa(o->device_help, strcspn(o->device_help, ","));
 
-			if (!devices_virtio_help(stdout, name))
+			if (!devices_pci_help(stdout, name))
 				device_help(stdout, name);
 		} else {
 			devices_help(stdout);
-			devices_virtio_list(stdout);
+			devices_pci_list(stdout);
 		}
 		break;
 	default: help(); break;

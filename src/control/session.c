@@ -259,10 +259,10 @@ static int make_pc(struct session *s, struct error *err)
 		 !s->console[COM2])
 		cfg.serial[COM2] = console_ready_sink(s->console[stdio_port(s)]);
 	set_devices(s, &cfg);
-	if (devices_virtio_init(&s->virtio, &s->o.virtio, s->clock, err))
+	if (devices_pci_init(&s->devices, &s->o.virtio, s->clock, err))
 		return -EINVAL;
-	cfg.virtio = s->virtio.cfg;
-	cfg.virtios = s->virtio.count;
+	cfg.pci = s->devices.cfg;
+	cfg.pci_count = s->devices.count;
 	s->pc = pc_new(&cfg, err);
 	if (!s->pc)
 		return -EINVAL;
@@ -270,7 +270,7 @@ static int make_pc(struct session *s, struct error *err)
 		if (s->console[i])
 			console_attach(s->console[i], pc_loop(s->pc),
 				       pc_serial(s->pc, i));
-	if (devices_virtio_attach(&s->virtio, s->pc, err))
+	if (devices_pci_attach(&s->devices, s->pc, err))
 		return -EINVAL;
 	if (s->agent)
 		agent_attach(s->agent, pc_loop(s->pc), pc_serial(s->pc, COM2));
@@ -448,7 +448,7 @@ void session_fini(struct session *s)
 	if (s->agent)
 		agent_detach(s->agent);
 	gdb_close(s->gdb);
-	devices_virtio_detach(&s->virtio);
+	devices_pci_detach(&s->devices);
 	/* Writers call into the machine. */
 	if (s->err != s->out)
 		writer_free(s->err);
@@ -459,7 +459,7 @@ void session_fini(struct session *s)
 			close(s->fd[i]);
 	}
 	pc_free(s->pc);
-	devices_virtio_fini(&s->virtio);
+	devices_pci_fini(&s->devices);
 	clock_free(s->clock);
 	agent_free(s->agent);
 	for (unsigned i = 0; i < PC_SERIALS; i++)

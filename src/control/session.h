@@ -40,7 +40,7 @@ struct session {
 	size_t first_len;
 
 	struct clock *clock;
-	struct devices_virtio virtio;
+	struct devices_pci devices;
 	struct pc *pc;
 	struct writer *out, *err; /* standard output and error; may be the same */
 	struct console

@@ -38,7 +38,7 @@
 #include "machine/boot.h"
 #include "machine/devices.h"
 #include "machine/layout.h"
-#include "machine/pcivirtio.h"
+#include "machine/pcidevices.h"
 #include "mem/io.h"
 #include "mem/phys.h"
 #include "pci/host.h"
@@ -97,7 +97,7 @@ struct pc {
 	struct i8042 *i8042;
 	struct serial *serial[PC_SERIALS];
 	struct pci_host *pci;
-	struct pcivirtio *virtio;
+	struct pcidevices *pci_devices;
 	struct fwcfg *fwcfg;
 	struct device device[DEVICES_MAX]; /* what was added to the board */
 	unsigned devices;
@@ -509,15 +509,15 @@ static int fwcfg_build(struct pc *pc, struct error *err)
 	return ret;
 }
 
-static int virtio_build(struct pc *pc, struct error *err)
+static int pci_devices_build(struct pc *pc, struct error *err)
 {
-	struct pcivirtio_board board = { .phys = pc->phys,
-					 .pci = pc->pci,
-					 .loop = pc->loop,
-					 .msi = { apic_bus_msi, pc->apic_bus } };
+	struct pcidevices_board board = { .phys = pc->phys,
+					  .pci = pc->pci,
+					  .loop = pc->loop,
+					  .msi = { apic_bus_msi, pc->apic_bus } };
 
-	pc->virtio = pcivirtio_new(pc->cfg.virtio, pc->cfg.virtios, &board, err);
-	return pc->virtio ? 0 : -EINVAL;
+	pc->pci_devices = pcidevices_new(pc->cfg.pci, pc->cfg.pci_count, &board, err);
+	return pc->pci_devices ? 0 : -EINVAL;
 }
 
 /* The whole machine, in order. On failure pc_free() takes apart what is there. */
@@ -602,7 +602,7 @@ static int pc_build(struct pc *pc, struct error *err)
 	if (ret)
 		return ret;
 	place(pc, PORT_PCI_HOST, PCI_HOST_PORTS, "PCI", &pci_host_ops, pc->pci);
-	ret = virtio_build(pc, err);
+	ret = devices_build(pc, err);
 	if (ret)
 		return ret;
 
@@ -628,7 +628,7 @@ static int pc_build(struct pc *pc, struct error *err)
 	place(pc, PORT_FWCFG_DMA, FWCFG_DMA_PORTS, "fw_cfg", &fwcfg_dma_ops, pc->fwcfg);
 
 	/* Last what the user adds: it may not take a port of the board. */
-	return devices_build(pc, err);
+	return pci_devices_build(pc, err);
 }
 
 /* ---- what firmware would have left behind ---- */
@@ -761,7 +761,7 @@ static void reset_chips(struct pc *pc)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		serial_reset(pc->serial[i]);
 	pci_host_reset(pc->pci);
-	pcivirtio_reset(pc->virtio);
+	pcidevices_reset(pc->pci_devices);
 	fwcfg_reset(pc->fwcfg);
 	for (unsigned i = 0; i < pc->devices; i++)
 		device_reset(&pc->device[i]);
@@ -897,9 +897,9 @@ static enum vm_end run_cpus(struct pc *pc, struct error *err)
 
 	__atomic_store_n(&pc->ended, false, __ATOMIC_SEQ_CST);
 	clock_start(pc->clock);
-	pcivirtio_resume(pc->virtio);
+	pcidevices_resume(pc->pci_devices);
 	if (vm_start(pc->vm, err)) {
-		pcivirtio_pause(pc->virtio);
+		pcidevices_pause(pc->pci_devices);
 		clock_stop(pc->clock);
 		log_error("%s", err->msg);
 		return VM_FAILED;
@@ -907,7 +907,7 @@ static enum vm_end run_cpus(struct pc *pc, struct error *err)
 	while (!__atomic_load_n(&pc->ended, __ATOMIC_SEQ_CST))
 		loop_run(pc->loop);
 	why = vm_join(pc->vm);
-	pcivirtio_pause(pc->virtio);
+	pcidevices_pause(pc->pci_devices);
 	clock_stop(pc->clock);
 	return why;
 }
@@ -1068,7 +1068,7 @@ void pc_save(struct pc *pc, struct state_buf *b)
 	for (unsigned i = 0; i < PC_SERIALS; i++)
 		serial_save(pc->serial[i], b);
 	pci_host_save(pc->pci, b);
-	pcivirtio_save(pc->virtio, b);
+	pcidevices_save(pc->pci_devices, b);
 	fwcfg_save(pc->fwcfg, b);
 	for (unsigned i = 0; i < pc->devices; i++)
 		device_save(&pc->device[i], b);
@@ -1094,7 +1094,7 @@ static int chips_load(struct pc *pc, struct state_buf *b, struct error *err)
 		if ((ret = serial_load(pc->serial[i], b, err)))
 			return ret;
 	if ((ret = pci_host_load(pc->pci, b, err)) ||
-	    (ret = pcivirtio_load(pc->virtio, b, err)) ||
+	    (ret = pcidevices_load(pc->pci_devices, b, err)) ||
 	    (ret = fwcfg_load(pc->fwcfg, b, err)))
 		return ret;
 	for (unsigned i = 0; !ret && i < pc->devices; i++)
@@ -1176,7 +1176,7 @@ struct pc *pc_new(const struct pc_config *cfg, struct error *err)
 		goto fail;
 	/* Copied where needed. */
 	pc->cfg.kernel = pc->cfg.initrd = pc->cfg.cmdline = NULL;
-	pc->cfg.virtio = NULL;
+	pc->cfg.pci = NULL;
 	pc->cfg.device = NULL;
 	pc->cfg.file = NULL;
 	return pc;
@@ -1198,7 +1198,7 @@ void pc_free(struct pc *pc)
 	for (unsigned i = PC_SERIALS; i-- > 0;)
 		serial_free(pc->serial[i]);
 	i8042_free(pc->i8042);
-	pcivirtio_free(pc->virtio);
+	pcidevices_free(pc->pci_devices);
 	pci_host_free(pc->pci);
 	acpi_pm_free(pc->acpi_pm);
 	pmtimer_free(pc->pmtimer);
@@ -1255,9 +1255,9 @@ struct serial *pc_serial(struct pc *pc, unsigned n)
 	return pc->serial[n];
 }
 
-struct pcivirtio *pc_virtio(struct pc *pc)
+struct pcidevices *pc_pcidevices(struct pc *pc)
 {
-	return pc->virtio;
+	return pc->pci_devices;
 }
 
 const char *pc_describe_boot(struct pc *pc)

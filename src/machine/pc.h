@@ -18,8 +18,8 @@
 struct clock;
 struct cpuid_table;
 struct device_args;
-struct pcivirtio;
-struct pcivirtio_config;
+struct pcidevices;
+struct pcidevices_config;
 struct engine;
 struct loop;
 struct phys;
@@ -46,8 +46,8 @@ struct pc_config {
 	struct chardev_sink serial[PC_SERIALS];
 	const struct device_args *device; /* what to add to the board; borrowed */
 	unsigned devices;
-	const struct pcivirtio_config *virtio; /* the same, on PCI; borrowed */
-	unsigned virtios;
+	const struct pcidevices_config *pci; /* the same, on PCI; borrowed */
+	unsigned pci_count;
 	const struct pc_file *file; /* copied */
 	unsigned files;
 	bool no_pit, no_hpet, no_i8042; /* chips to leave out */
@@ -90,7 +90,7 @@ struct clock *pc_clock(struct pc *pc);
 struct phys *pc_phys(struct pc *pc);
 /* n: 0 is COM1. */
 struct serial *pc_serial(struct pc *pc, unsigned n);
-struct pcivirtio *pc_virtio(struct pc *pc);
+struct pcidevices *pc_pcidevices(struct pc *pc);
 /* How the kernel is entered: "Linux bzImage, 64-bit entry". */
 const char *pc_describe_boot(struct pc *pc);
 

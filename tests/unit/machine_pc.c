@@ -22,7 +22,7 @@
 #include "machine/devices.h"
 #include "machine/layout.h"
 #include "machine/pc.h"
-#include "machine/pcivirtio.h"
+#include "machine/pcidevices.h"
 #include "mem/io.h"
 #include "mem/phys.h"
 #include "net/net.h"
@@ -55,7 +55,7 @@ static struct {
 	struct device_args device[2];
 	unsigned devices;
 	bool no_chips;
-	const struct pcivirtio_config *virtio;
+	const struct pcidevices_config *virtio;
 	unsigned virtios;
 } extra;
 
@@ -165,8 +165,8 @@ static struct pc *make(struct rig *r, unsigned cpus, u64 ram, bool no_reboot,
 		.clock = clk,
 		.device = extra.device,
 		.devices = extra.devices,
-		.virtio = extra.virtio,
-		.virtios = extra.virtios,
+		.pci = extra.virtio,
+		.pci_count = extra.virtios,
 		.no_pit = extra.no_chips,
 		.no_hpet = extra.no_chips,
 		.no_i8042 = extra.no_chips,
@@ -769,16 +769,16 @@ static void save_load_save_is_identical(void **state)
 static void virtio_devices_are_saved(void **state)
 {
 	struct net_config nc = { .kind = NET_NONE, .id = "n" };
-	struct pcivirtio_config cfg[] = {
-		{ .kind = PCIVIRTIO_RNG, .name = "rng", .devfn = PCI_DEVFN(1, 0) },
-		{ .kind = PCIVIRTIO_CONSOLE,
+	struct pcidevices_config cfg[] = {
+		{ .kind = PCIDEVICES_RNG, .name = "rng", .devfn = PCI_DEVFN(1, 0) },
+		{ .kind = PCIDEVICES_CONSOLE,
 		  .name = "console",
 		  .ports = 2,
 		  .legacy = true },
-		{ .kind = PCIVIRTIO_BALLOON, .name = "balloon" },
-		{ .kind = PCIVIRTIO_NET, .name = "net", .net = { .pairs = 1 } },
-		{ .kind = PCIVIRTIO_AHCI, .name = "ahci", .devfn = PCI_DEVFN(0x1f, 2) },
-		{ .kind = PCIVIRTIO_E1000, .name = "e1000" },
+		{ .kind = PCIDEVICES_BALLOON, .name = "balloon" },
+		{ .kind = PCIDEVICES_NET, .name = "net", .net = { .pairs = 1 } },
+		{ .kind = PCIDEVICES_AHCI, .name = "ahci", .devfn = PCI_DEVFN(0x1f, 2) },
+		{ .kind = PCIDEVICES_E1000, .name = "e1000" },
 	};
 	struct net_config second = { .kind = NET_NONE, .id = "m" };
 	struct clock *clk = clock_new_manual();
@@ -793,8 +793,8 @@ static void virtio_devices_are_saved(void **state)
 	memset(&r, 0, sizeof(r));
 	r.pc = make(&r, 1, MiB(16), false, clk, &err);
 	assert_non_null(r.pc);
-	assert_null(pcivirtio_console(pc_virtio(r.pc), 0));
-	assert_non_null(pcivirtio_console(pc_virtio(r.pc), 1));
+	assert_null(pcidevices_console(pc_pcidevices(r.pc), 0));
+	assert_non_null(pcidevices_console(pc_pcidevices(r.pc), 1));
 	expect_same_state(r.pc, r.pc);
 	assert_int_equal(pc_reset(r.pc, &err), 0);
 	expect_same_state(r.pc, r.pc);

@@ -5,7 +5,7 @@
  * is a PCI function by itself (struct plain). Those without a place of
  * their own get the free slots of bus 0 from 1 on, in order. No locks: machine stopped.
  */
-#include "machine/pcivirtio.h"
+#include "machine/pcidevices.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,8 +21,8 @@
 
 /* How a device that is not virtio is handled. */
 struct plain {
-	void *(*make)(const struct pcivirtio_config *cfg,
-		      const struct pcivirtio_board *board, u8 devfn, struct error *err);
+	void *(*make)(const struct pcidevices_config *cfg,
+		      const struct pcidevices_board *board, u8 devfn, struct error *err);
 	void (*unmake)(void *dev);
 	void (*pause)(void *dev);
 	void (*resume)(void *dev);
@@ -33,8 +33,8 @@ struct plain {
 
 /* How a kind of device is handled. */
 struct kind {
-	void *(*make)(const struct pcivirtio_config *cfg,
-		      const struct pcivirtio_board *board);
+	void *(*make)(const struct pcidevices_config *cfg,
+		      const struct pcidevices_board *board);
 	struct virtio *(*core)(void *dev);
 	void (*unmake)(void *dev);
 	/* Once it is on the bus; NULL: nothing to do. */
@@ -52,15 +52,15 @@ struct device {
 	struct virtio_pci *pci;
 };
 
-struct pcivirtio {
+struct pcidevices {
 	unsigned count;
-	struct device dev[PCIVIRTIO_MAX];
+	struct device dev[PCIDEVICES_MAX];
 };
 
 /* ---- kinds ---- */
 
-static void *blk_make(const struct pcivirtio_config *cfg,
-		      const struct pcivirtio_board *board)
+static void *blk_make(const struct pcidevices_config *cfg,
+		      const struct pcidevices_board *board)
 {
 	return virtio_blk_new(board->phys, &cfg->blk);
 }
@@ -85,8 +85,8 @@ static int blk_load(void *dev, struct state_buf *b, u32 instance, struct error *
 	return virtio_blk_load(dev, b, instance, err);
 }
 
-static void *net_make(const struct pcivirtio_config *cfg,
-		      const struct pcivirtio_board *board)
+static void *net_make(const struct pcidevices_config *cfg,
+		      const struct pcidevices_board *board)
 {
 	return virtio_net_new(board->phys, &cfg->net);
 }
@@ -116,8 +116,8 @@ static int net_load(void *dev, struct state_buf *b, u32 instance, struct error *
 	return virtio_net_load(dev, b, instance, err);
 }
 
-static void *rng_make(const struct pcivirtio_config *cfg,
-		      const struct pcivirtio_board *board)
+static void *rng_make(const struct pcidevices_config *cfg,
+		      const struct pcidevices_board *board)
 {
 	(void)cfg;
 	return virtio_rng_new(board->phys, board->loop);
@@ -133,8 +133,8 @@ static void rng_unmake(void *dev)
 	virtio_rng_free(dev);
 }
 
-static void *console_make(const struct pcivirtio_config *cfg,
-			  const struct pcivirtio_board *board)
+static void *console_make(const struct pcidevices_config *cfg,
+			  const struct pcidevices_board *board)
 {
 	return virtio_console_new(board->phys, board->loop, cfg->port, cfg->ports);
 }
@@ -159,8 +159,8 @@ static int console_load(void *dev, struct state_buf *b, u32 instance, struct err
 	return virtio_console_load(dev, b, instance, err);
 }
 
-static void *balloon_make(const struct pcivirtio_config *cfg,
-			  const struct pcivirtio_board *board)
+static void *balloon_make(const struct pcidevices_config *cfg,
+			  const struct pcidevices_board *board)
 {
 	return virtio_balloon_new(board->phys, board->loop, &cfg->balloon);
 }
@@ -185,20 +185,20 @@ static int balloon_load(void *dev, struct state_buf *b, u32 instance, struct err
 	return virtio_balloon_load(dev, b, instance, err);
 }
 
-static void *nvme_make(const struct pcivirtio_config *cfg,
-		       const struct pcivirtio_board *board, u8 devfn, struct error *err)
+static void *nvme_make(const struct pcidevices_config *cfg,
+		       const struct pcidevices_board *board, u8 devfn, struct error *err)
 {
 	return nvme_new(&cfg->nvme, board->phys, board->pci, devfn, board->msi, err);
 }
 
-static void *ahci_make(const struct pcivirtio_config *cfg,
-		       const struct pcivirtio_board *board, u8 devfn, struct error *err)
+static void *ahci_make(const struct pcidevices_config *cfg,
+		       const struct pcidevices_board *board, u8 devfn, struct error *err)
 {
 	return ahci_new(&cfg->ahci, board->phys, board->pci, devfn, board->msi, err);
 }
 
-static void *e1000_make(const struct pcivirtio_config *cfg,
-			const struct pcivirtio_board *board, u8 devfn, struct error *err)
+static void *e1000_make(const struct pcidevices_config *cfg,
+			const struct pcidevices_board *board, u8 devfn, struct error *err)
 {
 	return e1000_new(&cfg->e1000, board->phys, board->pci, devfn, err);
 }
@@ -239,18 +239,18 @@ PLAIN(ahci);
 PLAIN(e1000);
 
 static const struct kind kinds[] = {
-	[PCIVIRTIO_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load,
-			    NULL },
-	[PCIVIRTIO_NET] = { net_make, net_core, net_unmake, net_start, net_save, net_load,
-			    NULL },
-	[PCIVIRTIO_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL, NULL },
-	[PCIVIRTIO_CONSOLE] = { console_make, console_core, console_unmake, NULL,
-				console_save, console_load, NULL },
-	[PCIVIRTIO_BALLOON] = { balloon_make, balloon_core, balloon_unmake, NULL,
-				balloon_save, balloon_load, NULL },
-	[PCIVIRTIO_NVME] = { .plain = &nvme_plain },
-	[PCIVIRTIO_AHCI] = { .plain = &ahci_plain },
-	[PCIVIRTIO_E1000] = { .plain = &e1000_plain },
+	[PCIDEVICES_BLK] = { blk_make, blk_core, blk_unmake, NULL, blk_save, blk_load,
+			     NULL },
+	[PCIDEVICES_NET] = { net_make, net_core, net_unmake, net_start, net_save,
+			     net_load, NULL },
+	[PCIDEVICES_RNG] = { rng_make, rng_core, rng_unmake, NULL, NULL, NULL, NULL },
+	[PCIDEVICES_CONSOLE] = { console_make, console_core, console_unmake, NULL,
+				 console_save, console_load, NULL },
+	[PCIDEVICES_BALLOON] = { balloon_make, balloon_core, balloon_unmake, NULL,
+				 balloon_save, balloon_load, NULL },
+	[PCIDEVICES_NVME] = { .plain = &nvme_plain },
+	[PCIDEVICES_AHCI] = { .plain = &ahci_plain },
+	[PCIDEVICES_E1000] = { .plain = &e1000_plain },
 };
 
 /* ---- making them ---- */
@@ -269,8 +269,8 @@ static u8 free_slot(struct pci_host *h)
 	return 0;
 }
 
-static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg, unsigned index,
-	       const struct pcivirtio_board *board, struct error *err)
+static int add(struct pcidevices *p, const struct pcidevices_config *cfg, unsigned index,
+	       const struct pcidevices_board *board, struct error *err)
 {
 	struct device *d = &p->dev[p->count];
 	struct virtio_pci_config pci = { .host = board->pci,
@@ -302,14 +302,14 @@ static int add(struct pcivirtio *p, const struct pcivirtio_config *cfg, unsigned
 	return d->kind->start ? d->kind->start(d->dev, err) : 0;
 }
 
-struct pcivirtio *pcivirtio_new(const struct pcivirtio_config *cfg, unsigned count,
-				const struct pcivirtio_board *board, struct error *err)
+struct pcidevices *pcidevices_new(const struct pcidevices_config *cfg, unsigned count,
+				  const struct pcidevices_board *board, struct error *err)
 {
-	struct pcivirtio *p = xzalloc(sizeof(*p));
+	struct pcidevices *p = xzalloc(sizeof(*p));
 
-	if (count > PCIVIRTIO_MAX) {
+	if (count > PCIDEVICES_MAX) {
 		error_set(err, -E2BIG, "at most %u PCI devices are possible",
-			  PCIVIRTIO_MAX);
+			  PCIDEVICES_MAX);
 		goto fail;
 	}
 	/* Those with a place first, so that no other takes it. */
@@ -320,7 +320,7 @@ struct pcivirtio *pcivirtio_new(const struct pcivirtio_config *cfg, unsigned cou
 				goto fail;
 	return p;
 fail:
-	pcivirtio_free(p);
+	pcidevices_free(p);
 	return NULL;
 }
 
@@ -348,7 +348,7 @@ static void device_reset(struct device *d)
 		virtio_pci_reset(d->pci);
 }
 
-void pcivirtio_free(struct pcivirtio *p)
+void pcidevices_free(struct pcidevices *p)
 {
 	if (!p)
 		return;
@@ -366,36 +366,36 @@ void pcivirtio_free(struct pcivirtio *p)
 	free(p);
 }
 
-struct virtio_console *pcivirtio_console(struct pcivirtio *p, unsigned index)
+struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index)
 {
 	for (unsigned i = 0; i < p->count; i++)
 		if (p->dev[i].index == index &&
-		    p->dev[i].kind == &kinds[PCIVIRTIO_CONSOLE])
+		    p->dev[i].kind == &kinds[PCIDEVICES_CONSOLE])
 			return p->dev[i].dev;
 	return NULL;
 }
 
 /* ---- all of them ---- */
 
-void pcivirtio_resume(struct pcivirtio *p)
+void pcidevices_resume(struct pcidevices *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
 		device_resume(&p->dev[i]);
 }
 
-void pcivirtio_pause(struct pcivirtio *p)
+void pcidevices_pause(struct pcidevices *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
 		device_pause(&p->dev[i]);
 }
 
-void pcivirtio_reset(struct pcivirtio *p)
+void pcidevices_reset(struct pcidevices *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
 		device_reset(&p->dev[i]);
 }
 
-void pcivirtio_save(struct pcivirtio *p, struct state_buf *b)
+void pcidevices_save(struct pcidevices *p, struct state_buf *b)
 {
 	for (unsigned i = 0; i < p->count; i++) {
 		struct device *d = &p->dev[i];
@@ -410,7 +410,7 @@ void pcivirtio_save(struct pcivirtio *p, struct state_buf *b)
 	}
 }
 
-int pcivirtio_load(struct pcivirtio *p, struct state_buf *b, struct error *err)
+int pcidevices_load(struct pcidevices *p, struct state_buf *b, struct error *err)
 {
 	int ret = 0;
 

@@ -6,7 +6,7 @@
  * opened; drives and networks are found by id in any order. One thread, before and after
  * the machine.
  */
-#include "control/devices_virtio.h"
+#include "control/devices_pci.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -153,18 +153,18 @@ static const struct prop hd_props[] = {
 static const struct type {
 	const char *name;
 	const struct prop *props;
-	enum pcivirtio_kind kind;
+	enum pcidevices_kind kind;
 	const char *help;
 	bool plain; /* not virtio: without suffixes */
 } types[] = {
-	{ "virtio-blk", blk_props, PCIVIRTIO_BLK, "a disk: drive=ID", false },
-	{ "virtio-net", net_props, PCIVIRTIO_NET, "a network card: netdev=ID", false },
-	{ "virtio-rng", rng_props, PCIVIRTIO_RNG, "random numbers of the host", false },
-	{ "virtio-serial", console_props, PCIVIRTIO_CONSOLE, "a bus for virtconsole and virtserialport", false },
-	{ "virtio-balloon", balloon_props, PCIVIRTIO_BALLOON, "memory that the guest gives back", false },
-	{ "nvme", nvme_props, PCIVIRTIO_NVME, "a disk, NVMe: drive=ID", true },
-	{ "ahci", ahci_props, PCIVIRTIO_AHCI, "a SATA adapter for ide-hd: id=ID", true },
-	{ "e1000", e1000_props, PCIVIRTIO_E1000, "a network card of Intel: netdev=ID", true },
+	{ "virtio-blk", blk_props, PCIDEVICES_BLK, "a disk: drive=ID", false },
+	{ "virtio-net", net_props, PCIDEVICES_NET, "a network card: netdev=ID", false },
+	{ "virtio-rng", rng_props, PCIDEVICES_RNG, "random numbers of the host", false },
+	{ "virtio-serial", console_props, PCIDEVICES_CONSOLE, "a bus for virtconsole and virtserialport", false },
+	{ "virtio-balloon", balloon_props, PCIDEVICES_BALLOON, "memory that the guest gives back", false },
+	{ "nvme", nvme_props, PCIDEVICES_NVME, "a disk, NVMe: drive=ID", true },
+	{ "ahci", ahci_props, PCIDEVICES_AHCI, "a SATA adapter for ide-hd: id=ID", true },
+	{ "e1000", e1000_props, PCIDEVICES_E1000, "a network card of Intel: netdev=ID", true },
 };
 /* clang-format on */
 
@@ -206,7 +206,7 @@ static bool is_port(const char *text, bool *console)
 	return *console || (n == 14 && !strncmp(text, "virtserialport", n));
 }
 
-bool devices_virtio_has(const char *text)
+bool devices_pci_has(const char *text)
 {
 	unsigned suffix;
 	bool console;
@@ -216,8 +216,8 @@ bool devices_virtio_has(const char *text)
 	return find_type(text, strcspn(text, ","), &suffix);
 }
 
-int devices_virtio_add(struct virtio_words *w, enum virtio_word kind, const char *text,
-		       struct error *err)
+int devices_pci_add(struct virtio_words *w, enum virtio_word kind, const char *text,
+		    struct error *err)
 {
 	if (w->count == VIRTIO_WORDS_MAX)
 		return error_set(
@@ -229,7 +229,7 @@ int devices_virtio_add(struct virtio_words *w, enum virtio_word kind, const char
 	return 0;
 }
 
-void devices_virtio_list(FILE *out)
+void devices_pci_list(FILE *out)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
 		fprintf(out, "  %s%s%*s %s\n", types[i].name,
@@ -244,7 +244,7 @@ void devices_virtio_list(FILE *out)
 		"ide-hd");
 }
 
-bool devices_virtio_help(FILE *out, const char *name)
+bool devices_pci_help(FILE *out, const char *name)
 {
 	unsigned suffix;
 	const struct type *t = find_type(name, strlen(name), &suffix);
@@ -265,7 +265,7 @@ static int bad(const char *text, const char *what, struct error *err)
 }
 
 /* SLOT[.FUNCTION], hexadecimal. */
-static int parse_addr(struct pcivirtio_config *c, const struct device_spec *s,
+static int parse_addr(struct pcidevices_config *c, const struct device_spec *s,
 		      const char *text, struct error *err)
 {
 	unsigned long slot, fn = 0;
@@ -307,7 +307,7 @@ static bool block_size_ok(u64 n)
 	return !n || (is_pow2(n) && n >= 512 && n <= 32768);
 }
 
-static int set_blk(struct devices_virtio *d, struct pcivirtio_config *c,
+static int set_blk(struct devices_pci *d, struct pcidevices_config *c,
 		   const struct device_spec *s, const char *text, struct error *err)
 {
 	int n;
@@ -332,7 +332,7 @@ static int set_blk(struct devices_virtio *d, struct pcivirtio_config *c,
 	return 0;
 }
 
-static int set_nvme(struct devices_virtio *d, struct pcivirtio_config *c,
+static int set_nvme(struct devices_pci *d, struct pcidevices_config *c,
 		    const struct device_spec *s, const char *text, struct error *err)
 {
 	int n;
@@ -354,7 +354,7 @@ static int set_nvme(struct devices_virtio *d, struct pcivirtio_config *c,
 	return 0;
 }
 
-static int set_net(struct devices_virtio *d, struct pcivirtio_config *c,
+static int set_net(struct devices_pci *d, struct pcidevices_config *c,
 		   const struct device_spec *s, const char *text, struct error *err)
 {
 	int n;
@@ -375,7 +375,7 @@ static int set_net(struct devices_virtio *d, struct pcivirtio_config *c,
 	return 0;
 }
 
-static int set_e1000(struct devices_virtio *d, struct pcivirtio_config *c,
+static int set_e1000(struct devices_pci *d, struct pcidevices_config *c,
 		     const struct device_spec *s, const char *text, struct error *err)
 {
 	int n;
@@ -391,36 +391,36 @@ static int set_e1000(struct devices_virtio *d, struct pcivirtio_config *c,
 	return 0;
 }
 
-static struct pcivirtio_config *new_device(struct devices_virtio *d, const char *text,
-					   struct error *err)
+static struct pcidevices_config *new_device(struct devices_pci *d, const char *text,
+					    struct error *err)
 {
-	if (d->count < PCIVIRTIO_MAX)
+	if (d->count < PCIDEVICES_MAX)
 		return &d->cfg[d->count++];
 	bad(text, "there are no more slots", err);
 	return NULL;
 }
 
 /* The last console that was made; a new one when there is none. */
-static struct pcivirtio_config *port_bus(struct devices_virtio *d, const char *text,
-					 struct error *err)
+static struct pcidevices_config *port_bus(struct devices_pci *d, const char *text,
+					  struct error *err)
 {
-	struct pcivirtio_config *c;
+	struct pcidevices_config *c;
 
 	for (unsigned i = d->count; i-- > 0;)
-		if (d->cfg[i].kind == PCIVIRTIO_CONSOLE)
+		if (d->cfg[i].kind == PCIDEVICES_CONSOLE)
 			return &d->cfg[i];
 	c = new_device(d, text, err);
 	if (c)
-		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_CONSOLE,
-						.name = "virtio-serial-pci",
-						.legacy = true };
+		*c = (struct pcidevices_config){ .kind = PCIDEVICES_CONSOLE,
+						 .name = "virtio-serial-pci",
+						 .legacy = true };
 	return c;
 }
 
-static int set_port(struct devices_virtio *d, const char *text, bool console,
+static int set_port(struct devices_pci *d, const char *text, bool console,
 		    struct error *err)
 {
-	struct pcivirtio_config *c = port_bus(d, text, err);
+	struct pcidevices_config *c = port_bus(d, text, err);
 	struct virtio_console_port *p;
 	struct device_spec *s;
 
@@ -447,23 +447,23 @@ static int set_port(struct devices_virtio *d, const char *text, bool console,
 /* The adapter of q35, made when something is connected to it. */
 #define ICH9_AHCI PCI_DEVFN(0x1f, 2)
 
-static struct pcivirtio_config *builtin_ahci(struct devices_virtio *d, const char *text,
-					     struct error *err)
+static struct pcidevices_config *builtin_ahci(struct devices_pci *d, const char *text,
+					      struct error *err)
 {
-	struct pcivirtio_config *c;
+	struct pcidevices_config *c;
 
 	for (unsigned i = 0; i < d->count; i++)
-		if (d->cfg[i].kind == PCIVIRTIO_AHCI && d->cfg[i].devfn == ICH9_AHCI)
+		if (d->cfg[i].kind == PCIDEVICES_AHCI && d->cfg[i].devfn == ICH9_AHCI)
 			return &d->cfg[i];
 	c = new_device(d, text, err);
 	if (c)
-		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_AHCI,
-						.name = "ahci",
-						.devfn = ICH9_AHCI };
+		*c = (struct pcidevices_config){ .kind = PCIDEVICES_AHCI,
+						 .name = "ahci",
+						 .devfn = ICH9_AHCI };
 	return c;
 }
 
-static int free_port(const struct pcivirtio_config *c)
+static int free_port(const struct pcidevices_config *c)
 {
 	for (unsigned i = 0; i < AHCI_PORTS; i++)
 		if (!c->drive[i])
@@ -472,12 +472,12 @@ static int free_port(const struct pcivirtio_config *c)
 }
 
 /* 'bus' is ide.N or AHCI.N; NULL: the next free port of the built-in one. */
-static struct pcivirtio_config *find_ahci(struct devices_virtio *d, const char *bus,
-					  unsigned *port, const char *text,
-					  struct error *err)
+static struct pcidevices_config *find_ahci(struct devices_pci *d, const char *bus,
+					   unsigned *port, const char *text,
+					   struct error *err)
 {
 	const char *dot = bus ? strrchr(bus, '.') : NULL;
-	struct pcivirtio_config *c = NULL;
+	struct pcidevices_config *c = NULL;
 	int n = -1;
 
 	if (!bus || !strncmp(bus, "ide.", 4)) {
@@ -486,7 +486,7 @@ static struct pcivirtio_config *find_ahci(struct devices_virtio *d, const char *
 			return NULL;
 	}
 	for (unsigned i = 0; dot && !c && i < d->count; i++)
-		if (d->cfg[i].kind == PCIVIRTIO_AHCI && d->cfg[i].id &&
+		if (d->cfg[i].kind == PCIDEVICES_AHCI && d->cfg[i].id &&
 		    strlen(d->cfg[i].id) == (size_t)(dot - bus) &&
 		    !strncmp(d->cfg[i].id, bus, (size_t)(dot - bus)))
 			c = &d->cfg[i];
@@ -509,8 +509,8 @@ static struct pcivirtio_config *find_ahci(struct devices_virtio *d, const char *
 	return c;
 }
 
-static void connect_hd(struct devices_virtio *d, struct pcivirtio_config *c,
-		       unsigned port, unsigned drive, const struct device_spec *s)
+static void connect_hd(struct devices_pci *d, struct pcidevices_config *c, unsigned port,
+		       unsigned drive, const struct device_spec *s)
 {
 	c->drive[port] = drive + 1;
 	c->ahci.disk[port].serial =
@@ -520,9 +520,9 @@ static void connect_hd(struct devices_virtio *d, struct pcivirtio_config *c,
 				    : drives_writethrough(d->drives, drive);
 }
 
-static int set_hd(struct devices_virtio *d, const char *text, struct error *err)
+static int set_hd(struct devices_pci *d, const char *text, struct error *err)
 {
-	struct pcivirtio_config *c;
+	struct pcidevices_config *c;
 	struct device_spec s = { 0 }, *kept;
 	unsigned port;
 	int n = -1, ret = props_parse(&s, hd_props, "-device", text, "driver", err);
@@ -544,9 +544,9 @@ fail:
 	return -EINVAL;
 }
 
-static int set_device(struct devices_virtio *d, const char *text, struct error *err)
+static int set_device(struct devices_pci *d, const char *text, struct error *err)
 {
-	struct pcivirtio_config *c;
+	struct pcidevices_config *c;
 	struct device_spec *s;
 	const struct type *t;
 	unsigned suffix;
@@ -577,11 +577,11 @@ static int set_device(struct devices_virtio *d, const char *text, struct error *
 		return bad(text, "a device without the modern interface is not possible",
 			   err);
 	switch (t->kind) {
-	case PCIVIRTIO_BLK: return set_blk(d, c, s, text, err);
-	case PCIVIRTIO_NET: return set_net(d, c, s, text, err);
-	case PCIVIRTIO_E1000: return set_e1000(d, c, s, text, err);
-	case PCIVIRTIO_NVME: return set_nvme(d, c, s, text, err);
-	case PCIVIRTIO_BALLOON:
+	case PCIDEVICES_BLK: return set_blk(d, c, s, text, err);
+	case PCIDEVICES_NET: return set_net(d, c, s, text, err);
+	case PCIDEVICES_E1000: return set_e1000(d, c, s, text, err);
+	case PCIDEVICES_NVME: return set_nvme(d, c, s, text, err);
+	case PCIDEVICES_BALLOON:
 		c->balloon.reporting = s->reporting;
 		c->balloon.deflate_on_oom = s->deflate;
 		c->balloon.target = s->target;
@@ -597,14 +597,14 @@ static bool is_net(const char *model)
 	unsigned suffix;
 	const struct type *t = find_type(model, strlen(model), &suffix);
 
-	return !strcmp(model, "virtio") || (t && t->kind == PCIVIRTIO_NET);
+	return !strcmp(model, "virtio") || (t && t->kind == PCIDEVICES_NET);
 }
 
-static int set_nic(struct devices_virtio *d, const char *text, struct error *err)
+static int set_nic(struct devices_pci *d, const char *text, struct error *err)
 {
 	struct nic nic = { 0 };
 	int ret = nets_add_nic(d->nets, text, &nic, err);
-	struct pcivirtio_config *c;
+	struct pcidevices_config *c;
 
 	if (ret <= 0)
 		return ret;
@@ -615,19 +615,19 @@ static int set_nic(struct devices_virtio *d, const char *text, struct error *err
 		goto out;
 	}
 	if (nic.model && !strcmp(nic.model, "e1000"))
-		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_E1000,
-						.name = "e1000" };
+		*c = (struct pcidevices_config){ .kind = PCIDEVICES_E1000,
+						 .name = "e1000" };
 	else
-		*c = (struct pcivirtio_config){ .kind = PCIVIRTIO_NET,
-						.name = "virtio-net-pci",
-						.legacy = true,
-						.net.pairs = 1 };
+		*c = (struct pcidevices_config){ .kind = PCIDEVICES_NET,
+						 .name = "virtio-net-pci",
+						 .legacy = true,
+						 .net.pairs = 1 };
 	c->backend = (unsigned)nic.net;
-	if (c->kind == PCIVIRTIO_NET && nic.model && !is_net(nic.model))
+	if (c->kind == PCIDEVICES_NET && nic.model && !is_net(nic.model))
 		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci or e1000",
 				text);
 	if (!ret && nic.mac &&
-	    !parse_mac(nic.mac, c->kind == PCIVIRTIO_NET ? c->net.mac : c->e1000.mac))
+	    !parse_mac(nic.mac, c->kind == PCIDEVICES_NET ? c->net.mac : c->e1000.mac))
 		ret = error_set(err, -EINVAL,
 				"-nic %s: mac is an address like 52:54:00:12:34:56",
 				text);
@@ -637,10 +637,10 @@ out:
 	return ret;
 }
 
-static int drive_device(struct devices_virtio *d, unsigned n, const char *text,
+static int drive_device(struct devices_pci *d, unsigned n, const char *text,
 			struct error *err)
 {
-	struct pcivirtio_config *c;
+	struct pcidevices_config *c;
 	unsigned port;
 
 	if (drives_is_ide(d->drives, n)) {
@@ -657,8 +657,8 @@ static int drive_device(struct devices_virtio *d, unsigned n, const char *text,
 	if (!c)
 		return -EINVAL;
 	drives_take_number(d->drives, n);
-	*c = (struct pcivirtio_config){
-		.kind = PCIVIRTIO_BLK,
+	*c = (struct pcidevices_config){
+		.kind = PCIDEVICES_BLK,
 		.name = "virtio-blk-pci",
 		.legacy = true,
 		.backend = n,
@@ -669,7 +669,7 @@ static int drive_device(struct devices_virtio *d, unsigned n, const char *text,
 	return 0;
 }
 
-static int set_drive(struct devices_virtio *d, const char *text, struct error *err)
+static int set_drive(struct devices_pci *d, const char *text, struct error *err)
 {
 	int ret = drives_add(d->drives, text, err);
 
@@ -682,7 +682,7 @@ static int set_drive(struct devices_virtio *d, const char *text, struct error *e
  * In three rounds, so that an id may come before what has it; the devices among
  * themselves keep their order, which is that of their slots.
  */
-static int parse_word(struct devices_virtio *d, unsigned round, enum virtio_word kind,
+static int parse_word(struct devices_pci *d, unsigned round, enum virtio_word kind,
 		      const char *text, struct error *err)
 {
 	switch (kind) {
@@ -704,16 +704,16 @@ static int parse_word(struct devices_virtio *d, unsigned round, enum virtio_word
 }
 
 /* QEMU's, counted up in the last byte. */
-static void default_macs(struct devices_virtio *d)
+static void default_macs(struct devices_pci *d)
 {
 	static const u8 none[6];
 	u8 mac[6] = { 0x52, 0x54, 0x00, 0x12, 0x34, 0x56 };
 
 	for (unsigned i = 0; i < d->count; i++) {
-		struct pcivirtio_config *c = &d->cfg[i];
-		u8 *to = c->kind == PCIVIRTIO_E1000 ? c->e1000.mac : c->net.mac;
+		struct pcidevices_config *c = &d->cfg[i];
+		u8 *to = c->kind == PCIDEVICES_E1000 ? c->e1000.mac : c->net.mac;
 
-		if (c->kind != PCIVIRTIO_NET && c->kind != PCIVIRTIO_E1000)
+		if (c->kind != PCIDEVICES_NET && c->kind != PCIDEVICES_E1000)
 			continue;
 		if (!memcmp(to, none, 6))
 			memcpy(to, mac, 6);
@@ -722,8 +722,7 @@ static void default_macs(struct devices_virtio *d)
 }
 
 /* ATA knows no disk that cannot be written to. */
-static int open_hds(struct devices_virtio *d, struct pcivirtio_config *c,
-		    struct error *err)
+static int open_hds(struct devices_pci *d, struct pcidevices_config *c, struct error *err)
 {
 	for (unsigned i = 0; i < AHCI_PORTS; i++) {
 		struct block *b;
@@ -741,16 +740,16 @@ static int open_hds(struct devices_virtio *d, struct pcivirtio_config *c,
 	return 0;
 }
 
-int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
-			struct clock *clk, struct error *err)
+int devices_pci_init(struct devices_pci *d, const struct virtio_words *w,
+		     struct clock *clk, struct error *err)
 {
-	*d = (struct devices_virtio){
+	*d = (struct devices_pci){
 		.drives = drives_new(),
 		.nets = nets_new(),
 		.ports = ports_new(),
-		.port_spec = xzalloc(PCIVIRTIO_MAX * VIRTIO_CONSOLE_PORTS_MAX *
+		.port_spec = xzalloc(PCIDEVICES_MAX * VIRTIO_CONSOLE_PORTS_MAX *
 				     sizeof(struct device_spec)),
-		.spec = xzalloc(PCIVIRTIO_MAX * sizeof(struct device_spec))
+		.spec = xzalloc(PCIDEVICES_MAX * sizeof(struct device_spec))
 	};
 	for (unsigned round = 0; round < 3; round++)
 		for (unsigned i = 0; i < w->count; i++)
@@ -758,32 +757,32 @@ int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
 				return -EINVAL;
 	default_macs(d);
 	for (unsigned i = 0; i < d->count; i++)
-		if (d->cfg[i].kind == PCIVIRTIO_CONSOLE && !d->cfg[i].ports)
+		if (d->cfg[i].kind == PCIDEVICES_CONSOLE && !d->cfg[i].ports)
 			d->cfg[i].ports = 1;
 	if (drives_open(d->drives, err) || nets_open(d->nets, clk, err) ||
 	    ports_open(d->ports, err))
 		return -EINVAL;
 	for (unsigned i = 0; i < d->count; i++) {
-		struct pcivirtio_config *c = &d->cfg[i];
+		struct pcidevices_config *c = &d->cfg[i];
 
-		if (c->kind == PCIVIRTIO_BLK)
+		if (c->kind == PCIDEVICES_BLK)
 			c->blk.block = drives_block(d->drives, c->backend);
-		else if (c->kind == PCIVIRTIO_NVME)
+		else if (c->kind == PCIDEVICES_NVME)
 			c->nvme.block = drives_block(d->drives, c->backend);
-		else if (c->kind == PCIVIRTIO_AHCI && open_hds(d, c, err))
+		else if (c->kind == PCIDEVICES_AHCI && open_hds(d, c, err))
 			return -EINVAL;
-		else if (c->kind == PCIVIRTIO_NET)
+		else if (c->kind == PCIDEVICES_NET)
 			c->net.net = nets_net(d->nets, c->backend);
-		else if (c->kind == PCIVIRTIO_E1000)
+		else if (c->kind == PCIDEVICES_E1000)
 			c->e1000.net = nets_net(d->nets, c->backend);
 	}
 	return 0;
 }
 
-int devices_virtio_attach(struct devices_virtio *d, struct pc *pc, struct error *err)
+int devices_pci_attach(struct devices_pci *d, struct pc *pc, struct error *err)
 {
 	for (unsigned i = 0; i < d->count; i++) {
-		struct virtio_console *v = pcivirtio_console(pc_virtio(pc), i);
+		struct virtio_console *v = pcidevices_console(pc_pcidevices(pc), i);
 
 		for (unsigned k = 0; v && k < d->cfg[i].ports; k++)
 			if (ports_attach(d->ports, &d->cfg[i].port[k], v, k, pc_loop(pc),
@@ -793,14 +792,14 @@ int devices_virtio_attach(struct devices_virtio *d, struct pc *pc, struct error 
 	return 0;
 }
 
-void devices_virtio_detach(struct devices_virtio *d)
+void devices_pci_detach(struct devices_pci *d)
 {
 	ports_detach(d->ports);
 }
 
-void devices_virtio_fini(struct devices_virtio *d)
+void devices_pci_fini(struct devices_pci *d)
 {
-	const unsigned port_specs = PCIVIRTIO_MAX * VIRTIO_CONSOLE_PORTS_MAX;
+	const unsigned port_specs = PCIDEVICES_MAX * VIRTIO_CONSOLE_PORTS_MAX;
 
 	for (unsigned i = 0; d->spec && i < d->count; i++) {
 		const struct device_spec *s = &d->spec[i];
@@ -814,7 +813,7 @@ void devices_virtio_fini(struct devices_virtio *d)
 	}
 	for (unsigned i = 0; d->port_spec && i < port_specs; i++)
 		props_fini(&d->port_spec[i],
-			   d->cfg[i / VIRTIO_CONSOLE_PORTS_MAX].kind == PCIVIRTIO_AHCI
+			   d->cfg[i / VIRTIO_CONSOLE_PORTS_MAX].kind == PCIDEVICES_AHCI
 				   ? hd_props
 				   : port_props);
 	free(d->spec);
@@ -822,5 +821,5 @@ void devices_virtio_fini(struct devices_virtio *d)
 	ports_free(d->ports);
 	nets_free(d->nets);
 	drives_free(d->drives);
-	*d = (struct devices_virtio){ 0 };
+	*d = (struct devices_pci){ 0 };
 }

@@ -18,24 +18,24 @@
 
 struct loop;
 struct pci_host;
-struct pcivirtio;
+struct pcidevices;
 
-#define PCIVIRTIO_MAX 28 /* slots 1 to 1eh, without those that QEMU's boards use */
+#define PCIDEVICES_MAX 28 /* slots 1 to 1eh, without those that QEMU's boards use */
 
-enum pcivirtio_kind {
-	PCIVIRTIO_BLK,
-	PCIVIRTIO_NET,
-	PCIVIRTIO_RNG,
-	PCIVIRTIO_CONSOLE,
-	PCIVIRTIO_BALLOON,
-	PCIVIRTIO_NVME,
-	PCIVIRTIO_AHCI,
-	PCIVIRTIO_E1000,
+enum pcidevices_kind {
+	PCIDEVICES_BLK,
+	PCIDEVICES_NET,
+	PCIDEVICES_RNG,
+	PCIDEVICES_CONSOLE,
+	PCIDEVICES_BALLOON,
+	PCIDEVICES_NVME,
+	PCIDEVICES_AHCI,
+	PCIDEVICES_E1000,
 };
 
 /* One device as it is asked for. */
-struct pcivirtio_config {
-	enum pcivirtio_kind kind;
+struct pcidevices_config {
+	enum pcidevices_kind kind;
 	const char *name; /* for messages */
 	const char *id;   /* the user's name for it, or NULL */
 	unsigned backend; /* the user's: which of his drives or networks */
@@ -55,7 +55,7 @@ struct pcivirtio_config {
 };
 
 /* What the board gives. */
-struct pcivirtio_board {
+struct pcidevices_board {
 	struct phys *phys;
 	struct pci_host *pci;
 	struct loop *loop;
@@ -63,17 +63,18 @@ struct pcivirtio_board {
 };
 
 /* In the order given. What they borrow lives longer. */
-struct pcivirtio *pcivirtio_new(const struct pcivirtio_config *cfg, unsigned count,
-				const struct pcivirtio_board *board, struct error *err);
-void pcivirtio_free(struct pcivirtio *p);
+struct pcidevices *pcidevices_new(const struct pcidevices_config *cfg, unsigned count,
+				  const struct pcidevices_board *board,
+				  struct error *err);
+void pcidevices_free(struct pcidevices *p);
 
 /* The console made from cfg[index]; NULL if that is something else. */
-struct virtio_console *pcivirtio_console(struct pcivirtio *p, unsigned index);
+struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index);
 
 /* Around each stretch in which the CPUs run. */
-void pcivirtio_resume(struct pcivirtio *p);
-void pcivirtio_pause(struct pcivirtio *p);
+void pcidevices_resume(struct pcidevices *p);
+void pcidevices_pause(struct pcidevices *p);
 
-void pcivirtio_reset(struct pcivirtio *p);
-void pcivirtio_save(struct pcivirtio *p, struct state_buf *b);
-int pcivirtio_load(struct pcivirtio *p, struct state_buf *b, struct error *err);
+void pcidevices_reset(struct pcidevices *p);
+void pcidevices_save(struct pcidevices *p, struct state_buf *b);
+int pcidevices_load(struct pcidevices *p, struct state_buf *b, struct error *err);

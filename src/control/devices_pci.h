@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/types.h"
-#include "machine/pcivirtio.h"
+#include "machine/pcidevices.h"
 
 struct clock;
 struct pc;
@@ -36,17 +36,17 @@ struct virtio_words {
 };
 
 /* Is this text of -device one of these? */
-bool devices_virtio_has(const char *text);
+bool devices_pci_has(const char *text);
 /* 0, or -EINVAL when there are too many. Only keeps it. */
-int devices_virtio_add(struct virtio_words *w, enum virtio_word kind, const char *text,
-		       struct error *err);
+int devices_pci_add(struct virtio_words *w, enum virtio_word kind, const char *text,
+		    struct error *err);
 /* For -device help, and for -device NAME,help: false when it is none of these. */
-void devices_virtio_list(FILE *out);
-bool devices_virtio_help(FILE *out, const char *name);
+void devices_pci_list(FILE *out);
+bool devices_pci_help(FILE *out, const char *name);
 
 /* The machine's virtio devices and what they are connected to. */
-struct devices_virtio {
-	struct pcivirtio_config cfg[PCIVIRTIO_MAX];
+struct devices_pci {
+	struct pcidevices_config cfg[PCIDEVICES_MAX];
 	unsigned count;
 	struct drives *drives;
 	struct nets *nets;
@@ -56,12 +56,12 @@ struct devices_virtio {
 
 /*
  * Understand all words, then open images and networks. Even when it fails
- * devices_virtio_fini() is due.
+ * devices_pci_fini() is due.
  */
-int devices_virtio_init(struct devices_virtio *d, const struct virtio_words *w,
-			struct clock *clk, struct error *err);
+int devices_pci_init(struct devices_pci *d, const struct virtio_words *w,
+		     struct clock *clk, struct error *err);
 /* Connect what speaks to the machine while it runs; undone by detach. */
-int devices_virtio_attach(struct devices_virtio *d, struct pc *pc, struct error *err);
-void devices_virtio_detach(struct devices_virtio *d);
+int devices_pci_attach(struct devices_pci *d, struct pc *pc, struct error *err);
+void devices_pci_detach(struct devices_pci *d);
 /* After the machine. */
-void devices_virtio_fini(struct devices_virtio *d);
+void devices_pci_fini(struct devices_pci *d);
