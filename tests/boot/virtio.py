@@ -263,10 +263,12 @@ def shared(pid):
 
 
 def balloon(name, device, limit):
-    """MiB that the guest's memory takes after it used 300 and freed them."""
+    """MiB that the guest's memory takes after it used 300 and freed them. The driver comes
+    last, as a balloon that is in the way of those 300 is let go."""
     p = start(["-m", "768M", "-device", device],
-              "mkdir /tmp/t; mount -t tmpfs none /tmp/t; dd if=/dev/zero of=/tmp/t/x bs=1M "
-              "count=300 2>/dev/null; echo full; rm /tmp/t/x; sleep 60")
+              "rmmod virtio_balloon; mkdir /tmp/t; mount -t tmpfs none /tmp/t; "
+              "dd if=/dev/zero of=/tmp/t/x bs=1M count=300 2>/dev/null; echo full; sleep 1; "
+              "rm /tmp/t/x; insmod /lib/modules/*/virtio_balloon.ko; sleep 60")
     p.stdout.readline()
     full = now = shared(p.pid)
     end = time.time() + 50
@@ -279,7 +281,8 @@ def balloon(name, device, limit):
 
 
 balloon("balloon_reports_free_pages", "virtio-balloon-pci,free-page-reporting=on", 200)
-balloon("balloon_inflates", "virtio-balloon-pci,target=400M", 320)
+# Of the 500 MiB that it takes the guest has never touched 370 at most.
+balloon("balloon_inflates", "virtio-balloon-pci,target=500M", 290)
 
 shutil.rmtree(tmp)
 sys.exit(failed)
