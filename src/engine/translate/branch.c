@@ -443,24 +443,14 @@ static bool plan_stack_access(struct plan *p, i32 disp, bool write)
 static bool plan_indirect(struct plan *p, unsigned group)
 {
 	const struct insn *in = p->in;
-	i64 disp = in->disp + (in->base == GPR_RIP ? (i64)p->start : 0);
 
 	if ((in->modrm >> 3 & 7) != group)
 		return false;
 	if (!(in->flags & INSN_MEM))
 		return true;
-	if (in->adsize == 2 || disp != (i32)disp)
-		return false;
 	p->mem = true;
-	p->acc = (struct mem_access){ .base = in->base,
-				      .index = in->index,
-				      .scale = in->scale,
-				      .seg = in->seg,
-				      .wide = in->adsize == 8,
-				      .disp = (i32)disp,
-				      .size = 8,
-				      .group = -1 };
-	return true;
+	p->acc.size = 8;
+	return plan_operand(p);
 }
 
 bool branch_plan(struct plan *p)

@@ -89,14 +89,14 @@ void load_guest(struct front *f, unsigned host, unsigned guest)
 		emit_mov_rr(&f->e, host, home(guest));
 }
 
-void check_zero(struct front *f, const struct plan *p, i32 off, bool wide)
+void check_zero(struct front *f, const struct plan *p, i32 addr, bool wide)
 {
 	emit_mov_rr(&f->e, T_KEEP, H_RCX);
 	if (wide) {
-		emit_load(&f->e, H_RCX, off);
+		emit_load(&f->e, H_RCX, addr);
 	} else {
-		e8(&f->e, 0x8b); /* mov ecx, [rsp + off] */
-		emit_at(&f->e, H_RCX, off);
+		e8(&f->e, 0x8b); /* mov ecx, [addr] */
+		emit_at(&f->e, H_RCX, addr);
 	}
 	emit_jrcxz(&f->e, f->t->options.slow ? 0 : 5);
 	cold_add(f, p, emit_jmp(&f->e, 0), true);

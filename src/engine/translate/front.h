@@ -177,6 +177,8 @@ static inline i32 gpr_slot(const struct emit *e, unsigned guest)
 
 void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
 	       const u8 *bytes, u32 start);
+/* The place of the operand of ModRM in p->acc. False: not a form that is translated. */
+bool plan_operand(struct plan *p);
 /* An access of 8 bytes at RSP + disp. */
 struct mem_access plan_stack(i32 disp, bool write);
 /* How many legacy prefixes an instruction begins with. */
@@ -272,6 +274,6 @@ void emit_call_out(struct front *f, const struct insn *in, u32 start);
 void site_add(struct front *f, struct cold *c);
 /* mov host, guest register, from wherever it lives. */
 void load_guest(struct front *f, unsigned host, unsigned guest);
-/* Save RCX, load a word at this offset from the vCPU into RCX, and go to the cold stub
+/* Save RCX, load the word at this address into RCX, and go to the cold stub
  * unless it is 0; RCX is back then. 'wide': of 64 bits, else of 32. */
-void check_zero(struct front *f, const struct plan *p, i32 off, bool wide);
+void check_zero(struct front *f, const struct plan *p, i32 addr, bool wide);

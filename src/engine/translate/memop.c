@@ -36,7 +36,7 @@
 #define ENTRY_SHIFT 5
 _Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "the code shifts by it");
 
-/* Offset of the TLB's entries from rsp, which is the vcpu. */
+/* Address of a field of the TLB's first entry. */
 static i32 tlb_off(const struct front *f, size_t field)
 {
 	return VCPU(f->t, tlb) + (i32)(f->idx * sizeof(struct tlb_way) + field);
@@ -100,7 +100,7 @@ static u8 *quick_check(struct front *f, bool write, unsigned size, bool keep)
 	emit_and_imm(e, T_SLOT, (TLB_SIZE - 1) << ENTRY_SHIFT);
 	if (keep)
 		emit_mov_rr(e, T_KEEP, T_ADDR);
-	/* add off, [rsp + slot + tag]: the offset in the page */
+	/* add off, [tag + slot]: the offset in the page */
 	emit_op_index1(e, 0x03, off, T_SLOT, tlb_off(f, tag_of(write)));
 	emit_op_index1(e, 0x8b, T_SLOT, T_SLOT,
 		       tlb_off(f, offsetof(struct tlb_entry, addend)));

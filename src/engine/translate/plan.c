@@ -597,8 +597,7 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 
 /* ---- memory operands ---- */
 
-/* The operand of ModRM. False: not a form that is translated. */
-static bool access_operand(struct plan *p)
+bool plan_operand(struct plan *p)
 {
 	const struct insn *in = p->in;
 	i64 disp = in->disp + (in->base == GPR_RIP ? (i64)p->start : 0);
@@ -646,7 +645,7 @@ static bool is_nothing(const struct insn *in)
 static bool plan_lea(struct plan *p)
 {
 	if (p->in->mnemonic != ZYDIS_MNEMONIC_LEA || p->in->opsize == 2 ||
-	    !access_operand(p))
+	    !plan_operand(p))
 		return false;
 	p->acc.seg = DS; /* a segment override changes nothing */
 	p->written = bit_of(p->in->reg);
@@ -686,7 +685,7 @@ static bool plan_copy(const struct vcpu *v, struct plan *p)
 	 * PAUSE. */
 	if (in->mnemonic == ZYDIS_MNEMONIC_XCHG && p->opc_gpr && (in->flags & INSN_REP))
 		return false;
-	return high_byte_fits(p) && (!p->mem || access_operand(p));
+	return high_byte_fits(p) && (!p->mem || plan_operand(p));
 }
 
 void plan_insn(const struct front *f, struct plan *p, const struct insn *in,

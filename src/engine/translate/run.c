@@ -233,7 +233,7 @@ static void far_forget(struct translator *t, unsigned mode)
 
 	for (struct tr_link *l = t->far_links[mode]; l; l = next) {
 		next = l->far_next;
-		l->far_next = NULL;
+		l->far_listed = false;
 		if (l->linked)
 			link_undo(l);
 	}
@@ -319,7 +319,8 @@ static void link_to(struct translator *t, struct tr_link *l, struct tr_code *cod
 	if (l->next)
 		l->next->link = &l->next;
 	code->links = l;
-	if (l->target == GPA_NONE && !l->far_next) {
+	if (l->target == GPA_NONE && !l->far_listed) {
+		l->far_listed = true;
 		l->far_next = t->far_links[l->mode];
 		t->far_links[l->mode] = l;
 	}

@@ -76,7 +76,7 @@ static void set_flag(struct front *f, const struct plan *p, u32 bit, bool to)
 				      : FRAME(f->t, not_df);
 
 	if (eflags_lose(f, p)) {
-		/* and or or dword [rsp + flags], imm32 */
+		/* and or or dword [flags], imm32 */
 		e8(e, 0x81);
 		emit_at(e, to ? 1 : 4, VCPU(f->t, flags));
 		e32(e, to ? bit : ~bit);
@@ -95,7 +95,7 @@ static void set_ac(struct front *f, const struct plan *p, bool to)
 
 	set_flag(f, p, RFLAGS_AC, to);
 	f->idx = to && (f->t->v->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
-	/* mov byte [rsp + mmu_idx], imm8 */
+	/* mov byte [mmu_idx], imm8 */
 	e8(e, 0xc6);
 	emit_at(e, 0, VCPU(f->t, mmu_idx));
 	e8(e, f->idx);

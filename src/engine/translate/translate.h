@@ -19,10 +19,11 @@
  * the same invalidation (engine/interp/block.h).
  *
  * T1 At every instruction boundary of translated code the guest's state is complete:
- * registers as above, flags in EFLAGS, RIP known from the place in the code. So any
- * instruction may be left before it has done anything, for the slow way or a fault.
+ * registers as above, flags in EFLAGS or made again on the way out (eflags.c), RIP known
+ * from the place in the code. So any instruction may be left before it has done anything,
+ * for the slow way or a fault.
  *
- * T2 Code is translated for a privilege (user, other), and entered only at that one.
+ * T2 Code is translated for CPL 3 or CPL 0, and entered only at that one.
  *
  * T3 A direct link within one page always holds: source and target have the same
  * mapping. One between pages holds while addresses translate as they do, and while its
@@ -88,8 +89,9 @@ struct tr_link {
 	gpa_t target; /* of its first byte: a mapping may change meanwhile (T3). GPA_NONE:
 		       * it is in another page */
 	struct tr_link *next, **link; /* others that lead to the same code */
-	/* Others between pages. */
+	/* Others between pages, while it is listed. */
 	struct tr_link *far_next;
+	bool far_listed;
 };
 
 struct tr_code {
