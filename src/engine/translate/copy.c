@@ -89,7 +89,7 @@ static void emit_legacy(struct emit *e, const struct plan *p, const struct field
 		    p->bytes[i] == 0xf0)
 			e8(e, p->bytes[i]);
 	/* Also one without bits: it makes SPL, BPL, SIL and DIL what they are. */
-	if ((p->bytes[at] & 0xf0) == 0x40)
+	if (!is_narrow(p->in) && (p->bytes[at] & 0xf0) == 0x40)
 		rex = 0x40 | (p->bytes[at++] & 8);
 	if (p->modrm && x->reg >> 3)
 		rex |= 0x44;
@@ -102,7 +102,10 @@ static void emit_legacy(struct emit *e, const struct plan *p, const struct field
 	last = opcode_last(p->bytes, at);
 	while (at < last)
 		e8(e, p->bytes[at++]);
-	e8(e, p->opc_gpr ? (p->bytes[at] & 0xf8u) | (x->rm & 7) : p->bytes[at]);
+	if (p->recoded)
+		e8(e, p->recoded);
+	else
+		e8(e, p->opc_gpr ? (p->bytes[at] & 0xf8u) | (x->rm & 7) : p->bytes[at]);
 	if (p->modrm)
 		emit_operands(e, p, x, false);
 	emit_immediates(e, p);
@@ -123,7 +126,7 @@ static void emit_vex_copy(struct emit *e, const struct plan *p, const struct fie
 	/* Inverted: set when the register is below 8. */
 	rxb = x->reg >> 3 ? 0 : 0x80;
 	if (p->mem)
-		rxb |= x->at.base >> 3 ? 0 : 0x20; /* X: T_SLOT */
+		rxb |= ~memop_rex(x->at) << 5 & 0x60;
 	else
 		rxb |= 0x40 | (x->rm >> 3 ? 0 : 0x20);
 	e8(e, 0xc4);
@@ -143,7 +146,7 @@ static void emit_evex_copy(struct emit *e, const struct plan *p, const struct fi
 	if (p->reg_gpr)
 		p0 = (p0 & 0x7fu) | (x->reg >> 3 ? 0 : 0x80);
 	if (p->mem)
-		p0 = (p0 & ~0x60u) | (x->at.base >> 3 ? 0 : 0x20); /* X: T_SLOT */
+		p0 = (p0 & ~0x60u) | (~memop_rex(x->at) << 5 & 0x60);
 	else if (p->rm_gpr)
 		p0 = (p0 & ~0x20u) | (x->rm >> 3 ? 0 : 0x20);
 	e8(e, 0x62);
@@ -170,7 +173,7 @@ static void check_vectors(struct front *f, const struct plan *p)
 
 void copy_insn(struct front *f, const struct plan *p)
 {
-	struct fields x = { .reg = p->in->reg, .rm = p->in->rm };
+	struct fields x = { .reg = p->recoded ? p->digit : p->in->reg, .rm = p->in->rm };
 	struct cold *fault = NULL;
 
 	if (p->vector)
