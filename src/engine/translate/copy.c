@@ -115,6 +115,11 @@ static void emit_vex_copy(struct emit *e, const struct plan *p, const struct fie
 {
 	unsigned at = plan_prefixes(p->bytes), map = 1, last, rxb;
 
+	if (is_narrow(p->in) && p->in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER) {
+		narrow_vzeroupper(e);
+		return;
+	}
+
 	if (p->bytes[at] == 0xc5) {
 		last = p->bytes[at + 1] & 0x7f; /* W is 0 */
 		at += 2;

@@ -208,6 +208,8 @@ bool narrow_plan(struct plan *p);
 /* Decode an instruction of 32-bit code. False: in 64-bit mode its bytes are another. */
 bool narrow_decode(const struct plan *p, ZydisDecodedInstruction *zi,
 		   ZydisDecodedOperand *op);
+/* VZEROUPPER of the 8 registers that 32-bit code has. */
+void narrow_vzeroupper(struct emit *e);
 void narrow_push_flags(struct front *f, const struct plan *p);
 
 /* ---- group.c ---- */

@@ -73,6 +73,9 @@ bool narrow_decode(const struct plan *p, ZydisDecodedInstruction *zi,
 	ZydisDecodedInstruction zi64;
 	ZydisDecoder d;
 
+	/* Of 8 registers. */
+	if (p->in->mnemonic == ZYDIS_MNEMONIC_VZEROALL)
+		return false;
 	native_decoder(&d, 4);
 	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, p->bytes, p->in->len, zi, op)))
 		return false;
@@ -86,6 +89,16 @@ bool narrow_decode(const struct plan *p, ZydisDecodedInstruction *zi,
 		if (!same_operand(&op[i], &op64[i]))
 			return false;
 	return true;
+}
+
+void narrow_vzeroupper(struct emit *e)
+{
+	for (unsigned i = 0; i < 8; i++) {
+		e8(e, 0xc5); /* vmovaps xmm, itself */
+		e8(e, 0xf8);
+		e8(e, 0x28);
+		e8(e, 0xc0 | i << 3 | i);
+	}
 }
 
 /* The operand may be anywhere in scratch registers, so they are used before it. */
