@@ -152,7 +152,8 @@ static void join_rip(struct front *f, const struct walk_state *s, struct mem_acc
 	a->from_lo = lo;
 }
 
-static void join(struct front *f, struct walk_state *s, struct mem_access *a)
+/* 'lead': it may begin a group. */
+static void join(struct front *f, struct walk_state *s, struct mem_access *a, bool lead)
 {
 	i32 lo = s->added[a->base] + a->disp, hi = lo + a->size;
 	i32 span = a->base == RSP ? SPAN_STACK : SPAN;
@@ -171,7 +172,7 @@ static void join(struct front *f, struct walk_state *s, struct mem_access *a)
 			return;
 		}
 	}
-	if (f->groups == GROUP_MAX)
+	if (f->groups == GROUP_MAX || !lead)
 		return;
 	i = (int)f->groups++;
 	f->group[i] = (struct group){
@@ -209,11 +210,12 @@ static void find_groups(struct front *f)
 		if (p->vector && !vectors)
 			vectors = true;
 		else if (p->mem && p->kind != PLAN_LEA && groupable(f, &p->acc))
-			join(f, &s, &p->acc);
+			join(f, &s, &p->acc, true);
 		else if (p->mem && p->kind != PLAN_LEA && groupable_rip(f, &p->acc))
 			join_rip(f, &s, &p->acc);
+		/* The slow stub of the first access does both. */
 		if (p->mem2)
-			join(f, &s, &p->acc2);
+			join(f, &s, &p->acc2, p->acc.group >= 0 && !p->acc.leader);
 		note_writes(f, &s, p);
 	}
 	for (unsigned i = 0; i < f->insns; i++) {
