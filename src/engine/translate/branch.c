@@ -232,6 +232,28 @@ static void jcc(struct front *f, const struct plan *p)
 	c->target = target;
 }
 
+/* LOOP and JRCXZ, or JECXZ, within the page; the others are seldom. */
+static void count_branch(struct front *f, const struct plan *p)
+{
+	i64 target = target_of(p);
+	struct emit *e = &f->e;
+	bool loop = p->in->opcode == 0xe2;
+
+	if (is_backward(p, target))
+		emit_poll(f, p, p->in);
+	if (loop)
+		emit_lea(e, !f->narrow, H_RCX, H_RCX, -1);
+	if (f->narrow)
+		e8(e, 0x67);
+	/* Over the jump, or to it over a short one. */
+	emit_jrcxz(e, loop ? 5 : 2);
+	if (!loop) {
+		e8(e, 0xeb);
+		e8(e, 5);
+	}
+	near_link(f, p, emit_jmp(e, 0), target);
+}
+
 /* mov reg, [operand] or the other way round. */
 static void move_operand(struct front *f, unsigned opcode, unsigned reg, struct operand o)
 {
@@ -480,6 +502,16 @@ static bool plan_indirect(struct plan *p, unsigned group)
 	return plan_operand(p);
 }
 
+static bool plan_count_branch(struct plan *p)
+{
+	const struct insn *in = p->in;
+
+	p->flags = FLAGS_READ;
+	p->written = in->opcode == 0xe2 ? 1u << RCX : 0;
+	return (in->opcode == 0xe2 || in->opcode == 0xe3) &&
+	       in->adsize == slot_size(in) && same_page(target_of(p));
+}
+
 static bool plan_push(struct plan *p)
 {
 	const struct insn *in = p->in;
@@ -514,6 +546,9 @@ bool branch_plan(struct plan *p)
 		if (in->opcode == 0xff)
 			return natural && plan_indirect(p, 4);
 		return in->opcode != 0xea && near_enough(target_of(p));
+	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JRCXZ: return plan_count_branch(p);
 	case ZYDIS_MNEMONIC_CALL:
 		if (!natural)
 			return false;
@@ -560,6 +595,9 @@ void branch_insn(struct front *f, const struct plan *p)
 		load_target(f, p);
 		branch_lookup(f, p, in, 0);
 		return;
+	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JRCXZ: count_branch(f, p); return;
 	case ZYDIS_MNEMONIC_CALL:
 		if (in->opcode == 0xff)
 			call_rm(f, p);
