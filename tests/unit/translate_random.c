@@ -154,6 +154,8 @@ static void other(struct maker *m, unsigned size)
 /* What 64-bit mode has not, or encodes otherwise. */
 static void old_insn(struct maker *m)
 {
+	bool mem;
+
 	switch (pick(m, 5)) {
 	case 0: byte(m, (pick(m, 2) ? 0x40 : 0x48) + data_reg(m)); return;
 	case 1:
@@ -166,7 +168,8 @@ static void old_insn(struct maker *m)
 		return;
 	case 3: /* AH, CH, DH */
 		byte(m, (const u8[]){ 0x88, 0x8a, 0x00, 0x32 }[pick(m, 4)]);
-		byte(m, 0xc0 | (4 + pick(m, 3)) << 3 | pick(m, 3));
+		mem = pick(m, 2);
+		modrm(m, mem, 4 + pick(m, 3), mem ? pointer(m) : pick(m, 3));
 		return;
 	default: /* PUSH and POP of DS; the same with an immediate */
 		if (pick(m, 2))

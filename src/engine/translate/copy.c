@@ -22,6 +22,10 @@ static void place_registers(struct front *f, const struct plan *p, struct fields
 	struct emit *e = &f->e;
 	const struct insn *in = p->in;
 
+	/* With the REX prefix that the operand needs there is no AH: turned round it is
+	 * the low byte. */
+	if (p->high_byte && p->mem)
+		emit_rorx(e, x->reg = T_KEEP, in->reg - 4u, 8);
 	if (p->high_byte)
 		return;
 	if (p->reg_gpr) {
@@ -46,6 +50,8 @@ static void store_registers(struct front *f, const struct plan *p, const struct 
 {
 	const struct insn *in = p->in;
 
+	if (p->high_byte && p->mem && p->reg_written)
+		emit_rorx(&f->e, in->reg - 4u, T_KEEP, 56);
 	if (p->high_byte)
 		return;
 	if (p->reg_gpr && p->reg_written && in_memory(in->reg))

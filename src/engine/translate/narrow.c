@@ -58,9 +58,18 @@ bool narrow_plan(struct plan *p)
 	}
 }
 
+static bool is_flags(const ZydisDecodedOperand *o)
+{
+	return o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+	       ZydisRegisterGetClass(o->reg.value) == ZYDIS_REGCLASS_FLAGS;
+}
+
 /* Memory operands have the same encoding but for [disp32], and are replaced anyway. */
 static bool same_operand(const ZydisDecodedOperand *a, const ZydisDecodedOperand *b)
 {
+	/* EFLAGS and RFLAGS. */
+	if (is_flags(a) && is_flags(b))
+		return true;
 	return a->type == b->type && a->size == b->size && a->encoding == b->encoding &&
 	       a->actions == b->actions && a->visibility == b->visibility &&
 	       (a->type != ZYDIS_OPERAND_TYPE_REGISTER || a->reg.value == b->reg.value);

@@ -670,6 +670,9 @@ static bool high_byte_fits(const struct plan *p)
 
 	if (!p->high_byte)
 		return true;
+	/* The copy of copy.c. */
+	if (p->mem && p->reg_gpr && !p->reg_wide && is_high(in->reg8))
+		return true;
 	rex_needed =
 		p->mem || (p->reg_gpr && in->reg >= R8) || (p->rm_gpr && in->rm >= R8);
 	/* A byte register numbered 4 to 7 without REX is AH to BH itself. */
