@@ -8,6 +8,12 @@
 
 #define PROGRAM32(name, text) PROGRAM(name, ".code32\n" text "\n.code64\n")
 
+/* Where a label of a program lies is said in the syntax that all assemblers know. */
+#define ATT(text)                 "\n.att_syntax\n" text "\n.intel_syntax noprefix\n"
+#define PLACE(label, program)     "$" label " - " program " + 0x40000"
+#define LOAD(reg, label, program) ATT("mov " PLACE(label, program) ", %" reg)
+#define FAR(sel, label, program)  ATT("ljmp $" sel ", " PLACE(label, program))
+
 #define RUN(prog, level, prep)                                                           \
 	struct end r;                                                                    \
 	run_program(&(struct program){ #prog, prog, prog##_end, level, prep }, &r);      \
@@ -67,17 +73,25 @@ static void old_forms_of_instructions(void **state)
 	}
 }
 
-PROGRAM32(calls, "xor eax, eax\n mov ebp, 40\n"
-		 "1: call 2f\n mov ecx, offset 3f - calls + 0x40000\n call ecx\n"
-		 "mov [0x60200], ecx\n call dword ptr [0x60200]\n push 7\n push 8\n"
-		 "call 4f\n call 5f\n 5: pop edx\n"
-		 "mov ecx, offset 6f - calls + 0x40000\n mov [0x60204], ecx\n"
-		 "mov ecx, -0x204\n add edx, [ecx + 0x60408]\n"
-		 "jmp dword ptr [ecx + 0x60408]\n"
-		 "2: inc eax\n ret\n 3: add eax, 2\n ret\n"
-		 "4: add ebx, [esp + 4]\n ret 8\n"
-		 "6: push offset 7f - calls + 0x40000\n ret\n int3\n"
-		 "7: dec ebp\n jnz 1b\n int3");
+PROGRAM32(
+	calls,
+	"xor eax, eax\n mov ebp, 40\n"
+	"1: call 2f\n " LOAD(
+		"ecx", "3f",
+		"calls") "call ecx\n"
+			 "mov [0x60200], ecx\n call dword ptr [0x60200]\n push 7\n push "
+			 "8\n"
+			 "call 4f\n call 5f\n 5: pop edx\n"
+			 "" LOAD("ecx", "6f",
+				 "calls") "mov [0x60204], ecx\n"
+					  "mov ecx, -0x204\n add edx, [ecx + 0x60408]\n"
+					  "jmp dword ptr [ecx + 0x60408]\n"
+					  "2: inc eax\n ret\n 3: add eax, 2\n ret\n"
+					  "4: add ebx, [esp + 4]\n ret 8\n"
+					  "6: " ATT("push " PLACE(
+						  "7f",
+						  "calls")) "ret\n int3\n"
+							    "7: dec ebp\n jnz 1b\n int3");
 
 static void calls_and_returns(void **state)
 {
@@ -246,15 +260,23 @@ static void addresses_wrap(void **state)
 
 /* Upper halves that 64-bit code has left. */
 PROGRAM(upper,
-	"mov ebp, 40\n mov dword ptr [0x60200], offset 2f - upper + 0x40000\n"
-	"mov dword ptr [0x60204], 0x20\n"
-	"1: mov rbx, 0xabc00060010\n mov rsi, 0x700000004\n"
-	"mov rdi, 0x900060100\n mov rcx, 0x300000002\n bts rsp, 40\n"
-	"mov rax, -1\n ljmp [0x60200]\n"
-	".code32\n 2: mov eax, [ebx]\n add eax, [ebx + esi*4]\n add edx, [ebx + 4]\n"
-	"mov [ebx + 8], edx\n mov esi, 0x60020\n rep movsd\n stosd\n push eax\n"
-	"pop edx\n jecxz 3f\n int3\n 3: jmp 0xa0:(4f - upper + 0x40000)\n"
-	".code64\n 4: dec ebp\n jnz 1b\n int3");
+	"mov ebp, 40\n " ATT("movl " PLACE(
+		"2f",
+		"upper") ", 0x60200") ""
+				      "mov dword ptr [0x60204], 0x20\n"
+				      "1: mov rbx, 0xabc00060010\n mov rsi, 0x700000004\n"
+				      "mov rdi, 0x900060100\n mov rcx, 0x300000002\n bts "
+				      "rsp, 40\n"
+				      "mov rax, -1\n ljmp [0x60200]\n"
+				      ".code32\n 2: mov eax, [ebx]\n add eax, [ebx + "
+				      "esi*4]\n add edx, [ebx + 4]\n"
+				      "mov [ebx + 8], edx\n mov esi, 0x60020\n rep "
+				      "movsd\n stosd\n push eax\n"
+				      "pop edx\n jecxz 3f\n int3\n 3: " FAR(
+					      "0xa0", "4f",
+					      "upper") ""
+						       ".code64\n 4: dec ebp\n jnz 1b\n "
+						       "int3");
 
 static void upper_prepare(struct box *b)
 {
@@ -303,14 +325,20 @@ static void code_goes_on_at_0(void **state)
  * The same bytes at the same address: 48 FF C0 is INC RAX, or DEC EAX and INC EAX. Called
  * from code of both kinds, with a jump from one to the other each time.
  */
-PROGRAM32(modes, "xor eax, eax\n xor ebx, ebx\n mov ebp, 60\n"
-		 "1: call 5f\n add ebx, eax\n jmp 0xa0:(2f - modes + 0x40000)\n"
-		 ".code64\n 2: call 5f\n lea rdx, [rip + 5f]\n call rdx\n jmp 3f\n"
-		 "3: push 0\n push 0\n lea rdx, [rip + 4f]\n mov [rsp], edx\n"
-		 "mov dword ptr [rsp + 4], 0x20\n ljmp [rsp]\n"
-		 ".code32\n 4: add esp, 16\n mov ecx, offset 5f - modes + 0x40000\n"
-		 "call ecx\n dec ebp\n jnz 1b\n int3\n"
-		 "5: .byte 0x48, 0xff, 0xc0, 0xc3");
+PROGRAM32(modes,
+	  "xor eax, eax\n xor ebx, ebx\n mov ebp, 60\n"
+	  "1: call 5f\n add ebx, eax\n " FAR(
+		  "0xa0", "2f",
+		  "modes") ""
+			   ".code64\n 2: call 5f\n lea rdx, [rip + 5f]\n call rdx\n jmp "
+			   "3f\n"
+			   "3: push 0\n push 0\n lea rdx, [rip + 4f]\n mov [rsp], edx\n"
+			   "mov dword ptr [rsp + 4], 0x20\n ljmp [rsp]\n"
+			   ".code32\n 4: add esp, 16\n " LOAD(
+				   "ecx", "5f",
+				   "modes") ""
+					    "call ecx\n dec ebp\n jnz 1b\n int3\n"
+					    "5: .byte 0x48, 0xff, 0xc0, 0xc3");
 
 static void one_address_two_modes(void **state)
 {
@@ -324,8 +352,9 @@ static void one_address_two_modes(void **state)
 /* Code changes under a loop that has been linked. */
 PROGRAM32(changes,
 	  "mov ecx, 40\n xor eax, eax\n"
-	  "1: mov edx, offset 2f - changes + 0x40001\n inc byte ptr [edx]\n"
-	  "2: mov bl, 0\n movzx ebx, bl\n add eax, ebx\n dec ecx\n jnz 1b\n int3");
+	  "1: " LOAD("edx", "2f + 1", "changes") "inc byte ptr [edx]\n"
+						 "2: mov bl, 0\n movzx ebx, bl\n add "
+						 "eax, ebx\n dec ecx\n jnz 1b\n int3");
 
 static void code_that_changes(void **state)
 {
