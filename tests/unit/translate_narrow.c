@@ -8,7 +8,8 @@
 
 #define PROGRAM32(name, text) PROGRAM(name, ".code32\n" text "\n.code64\n")
 
-/* Where a label of a program lies is said in the syntax that all assemblers know. */
+/* Where a label of a program lies, and far jumps (ff 2c), are said in what all assemblers
+ * take to be the same. */
 #define ATT(text)                 "\n.att_syntax\n" text "\n.intel_syntax noprefix\n"
 #define PLACE(label, program)     "$" label " - " program " + 0x40000"
 #define LOAD(reg, label, program) ATT("mov " PLACE(label, program) ", %" reg)
@@ -79,7 +80,8 @@ PROGRAM32(
 	"1: call 2f\n " LOAD(
 		"ecx", "3f",
 		"calls") "call ecx\n"
-			 "mov [0x60200], ecx\n call dword ptr [0x60200]\n push 7\n push "
+			 "mov [0x60200], ecx\n mov edx, 0x60000\n call dword ptr [edx + "
+			 "0x200]\n push 7\n push "
 			 "8\n"
 			 "call 4f\n call 5f\n 5: pop edx\n"
 			 "" LOAD("ecx", "6f",
@@ -267,7 +269,7 @@ PROGRAM(upper,
 				      "1: mov rbx, 0xabc00060010\n mov rsi, 0x700000004\n"
 				      "mov rdi, 0x900060100\n mov rcx, 0x300000002\n bts "
 				      "rsp, 40\n"
-				      "mov rax, -1\n ljmp [0x60200]\n"
+				      "mov rax, -1\n .byte 0xff, 0x2c, 0x25, 0, 2, 6, 0\n"
 				      ".code32\n 2: mov eax, [ebx]\n add eax, [ebx + "
 				      "esi*4]\n add edx, [ebx + 4]\n"
 				      "mov [ebx + 8], edx\n mov esi, 0x60020\n rep "
@@ -333,7 +335,7 @@ PROGRAM32(modes,
 			   ".code64\n 2: call 5f\n lea rdx, [rip + 5f]\n call rdx\n jmp "
 			   "3f\n"
 			   "3: push 0\n push 0\n lea rdx, [rip + 4f]\n mov [rsp], edx\n"
-			   "mov dword ptr [rsp + 4], 0x20\n ljmp [rsp]\n"
+			   "mov dword ptr [rsp + 4], 0x20\n .byte 0xff, 0x2c, 0x24\n"
 			   ".code32\n 4: add esp, 16\n " LOAD(
 				   "ecx", "5f",
 				   "modes") ""
