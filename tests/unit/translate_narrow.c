@@ -135,8 +135,9 @@ PROGRAM32(strings, "mov ebp, 30\n"
 		   "movsd\n lodsd\n stosd\n lodsb\n mov ecx, 0x500\n mov edi, 0x60f00\n"
 		   "rep stosd\n mov edi, 0xfffffffc\n stosd\n add ebx, edi\n"
 		   "mov edi, 0xffffffc0\n mov ecx, 16\n rep stosd\n add ebx, edi\n"
-		   "std\n stosd\n cld\n dec ebp\n jnz 1b\n"
-		   "mov ecx, 4\n mov edi, 0xfffffff8\n rep stosd\n int3");
+		   "std\n stosd\n cld\n mov ecx, 4\n"
+		   "mov edi, 0xfffffff8\n rep stosd\n dec ebp\n jnz 1b\n"
+		   "mov ecx, 2\n mov edi, 0xfffffff8\n rep stosd\n int3");
 
 static void strings_wrap(void **state)
 {
@@ -144,7 +145,7 @@ static void strings_wrap(void **state)
 
 	(void)state;
 	assert_int_equal(r.vector, VEC_BP);
-	assert_int_equal(r.gpr[RDI], 8);
+	assert_int_equal(r.gpr[RDI], 0);
 }
 
 /* The slow stub of the first push's source does that push, and the next ones follow. */
@@ -160,6 +161,40 @@ static void pushes_behind_a_slow_one(void **state)
 	(void)state;
 	assert_done(r);
 	assert_int_equal(r.gpr[RDX], 1);
+}
+
+/* Of 8 registers: the others stay as 64-bit code has left them. */
+PROGRAM32(zeroupper, "mov ebp, 40\n 1: vpaddd ymm1, ymm1, ymm2\n vzeroupper\n"
+		     "vpaddd ymm3, ymm1, [0x60000]\n dec ebp\n jnz 1b\n"
+		     "vpaddd ymm4, ymm3, ymm1\n int3");
+PROGRAM32(zeroall, "mov ebp, 40\n 1: vpaddd ymm1, ymm1, ymm2\n vzeroall\n"
+		   "dec ebp\n jnz 1b\n int3");
+
+static void zeroupper_prepare(struct box *b)
+{
+	u8 *x = b->v->xsave;
+
+	narrow(b);
+	memset(x + XSAVE_XMM, 0x5a, 256);
+	memset(x + XSAVE_YMM, 0xa5, 256);
+	le_store(x + XSAVE_XSTATE_BV, 7, 8);
+}
+
+static void vzeroupper_of_8_registers(void **state)
+{
+	(void)state;
+	{
+		RUN(zeroupper, 3, zeroupper_prepare);
+		assert_done(r);
+		assert_int_equal(r.ymm[16 * 2], 0);
+		assert_int_equal(r.ymm[16 * 8], 0xa5);
+	}
+	{
+		RUN(zeroall, 3, zeroupper_prepare);
+		assert_done(r);
+		assert_int_equal(r.xmm[16 * 2], 0);
+		assert_int_equal(r.xmm[16 * 8], 0x5a);
+	}
 }
 
 /* ---- segments ---- */
@@ -375,6 +410,7 @@ int main(void)
 		cmocka_unit_test(loops_by_count),
 		cmocka_unit_test(strings_wrap),
 		cmocka_unit_test(pushes_behind_a_slow_one),
+		cmocka_unit_test(vzeroupper_of_8_registers),
 		cmocka_unit_test(segments_cease_to_be_flat),
 		cmocka_unit_test(segments_with_bases),
 		cmocka_unit_test(a_null_segment),

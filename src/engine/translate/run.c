@@ -363,9 +363,6 @@ static bool must_leave(struct translator *t)
 	struct vcpu *v = t->v;
 	u32 ev = vcpu_events(v);
 
-	/* A segment register may have been loaded. */
-	if (tr_mode_is_narrow(t->mode) && unlikely(!narrow_flat(v)))
-		return true;
 	return t->f->leave || t->poll_gone || v->shadow || v->step_check || v->ac_check ||
 	       v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev));
 }

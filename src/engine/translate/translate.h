@@ -25,8 +25,9 @@
  *
  * T2 Code is translated for a mode (tr_mode()): CPL 3 or CPL 0, 64-bit or 32-bit code. It
  * is entered only in that mode, and what is found by linear address is kept apart by it.
- * Code of 32 bits has been made for flat segments (narrow_flat()), and is left when they
- * cease to be; FS and GS may have a base.
+ * Code of 32 bits has been made for flat segments (narrow_flat()), and entered with such;
+ * whatever loads a segment register leaves it (OP_END, OP_JUMP). FS and GS may have a
+ * base.
  *
  * T3 A direct link within one page always holds: source and target have the same
  * mapping. One between pages holds while addresses translate as they do, and while its
