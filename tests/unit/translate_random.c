@@ -156,17 +156,13 @@ static void old_insn(struct maker *m)
 {
 	bool mem;
 
-	switch (pick(m, 5)) {
+	switch (pick(m, 4)) {
 	case 0: byte(m, (pick(m, 2) ? 0x40 : 0x48) + data_reg(m)); return;
 	case 1:
 		byte(m, 0xa0 + pick(m, 4)); /* MOV of the accumulator */
 		address(m);
 		return;
-	case 2: /* PUSH from memory */
-		byte(m, 0xff);
-		modrm(m, true, 6, pointer(m));
-		return;
-	case 3: /* AH, CH, DH */
+	case 2: /* AH, CH, DH */
 		byte(m, (const u8[]){ 0x88, 0x8a, 0x00, 0x32 }[pick(m, 4)]);
 		mem = pick(m, 2);
 		modrm(m, mem, 4 + pick(m, 3), mem ? pointer(m) : pick(m, 3));
@@ -216,6 +212,13 @@ static void insn(struct maker *m)
 	case 2: /* PUSH, POP of a data register; PUSHF */
 		if (!pick(m, 4)) {
 			byte(m, 0x9c);
+			return;
+		}
+		if (!pick(m, 4)) { /* from memory */
+			rm = pointer(m);
+			prefixes(m, 4, 0, rm);
+			byte(m, 0xff);
+			modrm(m, true, 6, rm);
 			return;
 		}
 		if (m->cpl == 0 && !pick(m, 4)) { /* CLI, CLAC, STAC */

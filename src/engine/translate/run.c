@@ -58,11 +58,12 @@ static struct translator *translator_of(const struct vcpu *v)
 
 /* ---- the look-up table ---- */
 
-static void jumps_init(struct frame *f)
+/* Not before the mode is used: a table is a megabyte. */
+static void jumps_init(struct translator *t, unsigned m)
 {
-	for (unsigned m = 0; m < CODE_MODES; m++)
-		for (unsigned i = 0; i < TR_JUMPS; i++)
-			f->jumps[m].slot[i].neg_lin = i ? TR_NO_JUMP : TR_SLOT0;
+	for (unsigned i = 0; i < TR_JUMPS; i++)
+		t->f->jumps[m].slot[i].neg_lin = i ? TR_NO_JUMP : TR_SLOT0;
+	t->jumps_ready[m] = true;
 }
 
 static void jumps_clear(struct translator *t, unsigned m)
@@ -132,6 +133,8 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 
 	if (!tr_mode_is_user(m) && !t->kernel_local[m])
 		t->kernel_local[m] = !is_global(t->v, lin);
+	if (unlikely(!t->jumps_ready[m]))
+		jumps_init(t, m);
 	/* Slot 0 stays empty: a kick sends every look-up there. */
 	if (!i)
 		return;
@@ -871,7 +874,6 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->f->not_df = ~(u64)RFLAGS_DF;
 	t->f->status = RFLAGS_STATUS;
 	t->f->jump_mask = TR_JUMPS - 1;
-	jumps_init(t->f);
 	t->arena_size = ARENA_SIZE;
 	for (unsigned i = 0; i < 2; i++) {
 		t->sites[i].cap = SITES_MAX;

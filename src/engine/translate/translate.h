@@ -255,6 +255,7 @@ struct translator {
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
 	struct tr_memos memos;
 	struct tr_taken taken[CODE_MODES];
+	bool jumps_ready[CODE_MODES];
 	/* Linear pages that code was executed at since links between pages were undone.
 	 */
 	struct tr_pages pages[CODE_MODES];
