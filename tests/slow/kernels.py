@@ -37,7 +37,8 @@ ACCEPTED = [
     (r"^tsc: PIT calibration deviates from HPET: ", BUSY),
     (r"^hpet: Lost \d+ RTC interrupts$", BUSY),
     (r"^hrtimer: interrupt took \d+ ns$", BUSY),
-    (r"^( +#\d+)+$", "the list of CPUs that start, which the 32-bit kernel interrupts by \"Initializing CPU#n\""),
+    (r"^( +#\d+)+$", "the list of CPUs that start: where each of them says something in between (32 bits and more "
+     "than 8 CPUs: \"Leaving ESR disabled\") its rest gets the level of a warning"),
     (r"^acpi resource window \(\[0x[0-9a-f]{9,}-0x[0-9a-f]+\] ignored, not CPU addressable\)$",
      "a window of PCI above 4 GiB, which a kernel without PAE cannot reach; QEMU's q35 has one too"),
 ]
