@@ -73,7 +73,8 @@ static void cr4_pairs(void)
 	u64 valid = cr4_valid();
 	u64 keep = BIT(12) | BIT(5); /* not in long mode; LA57 outside it is paging's */
 
-	for (unsigned i = 0; i < (W64 ? 64u : 32u); i++)
+	for (unsigned i = 0; i < (W64 ? 64u : 32u); i++) {
+		row(i < 32 ? "CR4 bit %u" : "CR4 from bit 32", i);
 		for (unsigned k = i; k < (W64 ? 64u : 32u) && !failed(); k++) {
 			u64 v = old ^ (BIT(i) | (i == k ? 0 : BIT(k)));
 			bool bad = v & ~valid;
@@ -93,6 +94,7 @@ static void cr4_pairs(void)
 				fail("cr4 %llx: reads %lx", v, read_cr4());
 			write_cr4(old);
 		}
+	}
 }
 
 #if W64
@@ -111,6 +113,8 @@ static void cr3_bits(void)
 
 			if (n >= 12 && !bad && n != 63)
 				continue; /* another table */
+			row(n < 12 || n == 63 ? "CR3 bit %u%s" : "CR3 above, to %u%s",
+			    n < 12 || n == 63 ? n : 62, pcid ? ", PCIDE" : "");
 			TRY("", "mov %0, %%cr3", : : "r"(old ^ BIT(n)) : "memory");
 			if (bad)
 				want_fault(GP, 0);
@@ -174,6 +178,7 @@ static void dr_bits(void)
 	for (unsigned n = 0; n < (W64 ? 64u : 32u); n++) {
 		word b = (word)BIT(n);
 
+		row(n < 32 ? "DR6 and DR7, bit %u" : "DR6 and DR7 from bit 32", n);
 		/* DR6: B0 to B3, BD, BS, BT can be written; the upper half must be 0. */
 		TRY("", "mov %0, %%dr6", : : "r"(b));
 		if (n >= 32)
@@ -227,6 +232,7 @@ static void xcr0_combinations(void)
 	write_cr4(cr4 | BIT(18));
 	d = cpuid(0xd, 0);
 	has = d.a | (u64)d.d << 32;
+	row("combinations of known bits");
 	for (unsigned n = 0; n < 1024 && !failed(); n++) {
 		u32 lo, hi;
 		word v = TRY("", "xsetbv", : : "c"(0), "a"(n), "d"(0));
@@ -254,6 +260,7 @@ static void xcr0_combinations(void)
 		}
 		__asm__ volatile("xsetbv" : : "c"(0), "a"(1), "d"(0));
 	}
+	row("bits 10 to 63");
 	for (unsigned n = 10; n < 64; n++) {
 		TRY("", "xsetbv",
 		    :
@@ -262,6 +269,7 @@ static void xcr0_combinations(void)
 		if (!(has >> n & 1))
 			want_fault(GP, 0);
 	}
+	row("XCRs that do not exist");
 	for (unsigned n = 1; n < 32; n++) {
 		TRY("", "xsetbv", : : "c"(1u << n), "a"(1), "d"(0));
 		want_fault(GP, 0);
@@ -301,6 +309,7 @@ static void msr_row(const struct msr_row *m)
 {
 	u64 old, v;
 
+	row("MSR %x", m->msr);
 	if (!m->exists) {
 		want_equal(try_rdmsr(m->msr, &v), GP);
 		want_equal(try_wrmsr(m->msr, 0), GP);
@@ -368,6 +377,7 @@ static void efer_bits(void)
 	for (unsigned n = 0; n < 64; n++) {
 		u64 v = old ^ BIT(n);
 
+		row(n < 32 ? "EFER bit %u" : "EFER from bit 32", n);
 		/* Code needs NX off or on, neither. LMA as read. */
 		if (n == 10) {
 			want_equal(try_wrmsr(EFER, v), NONE);
@@ -386,6 +396,10 @@ static void memory_types(void)
 	for (unsigned type = 0; type < 256 && HAS(1, 0, d, 12); type++) {
 		bool ok = type < 7 && type != 2 && type != 3, pat = ok || type == 7;
 
+		row(type < 8 ? "type %u in PAT and fixed MTRR"
+			     : "higher types in PAT "
+			       "and fixed MTRR",
+		    type);
 		for (unsigned i = 0; i < 8; i++) {
 			u64 others = 0x0606060606060606 & ~(0xffull << (8 * i));
 			u64 v = others | (u64)type << (8 * i), old = rdmsr(0x277);
@@ -400,6 +414,9 @@ static void memory_types(void)
 		{
 			u64 old = rdmsr(0x2ff);
 
+			row(type < 8 ? "type %u in variable MTRR and by default"
+				     : "higher types in variable MTRR and by default",
+			    type);
 			want_equal(try_wrmsr(0x2ff, 0xc00 | type), ok ? NONE : GP);
 			wrmsr(0x2ff, old);
 			old = rdmsr(0x20e);
@@ -418,11 +435,13 @@ static void msr_directions(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(read_only); i++) {
 		if (try_rdmsr(read_only[i], &v) != NONE)
 			continue; /* not of this vendor */
+		row("MSR %x is read only", read_only[i]);
 		want_equal(try_wrmsr(read_only[i], v), GP);
 		want_equal(try_wrmsr(read_only[i], 0), GP);
 	}
 	if (!HAS(7, 0, d, 26) && !HAS(0x80000008, 0, b, 12))
 		return;
+	row("MSR 49 is write only");
 	want_equal(try_rdmsr(0x49, &v), GP);
 	for (unsigned n = 0; n < 64; n++)
 		want_equal(try_wrmsr(0x49, BIT(n)), n ? GP : NONE);
@@ -431,13 +450,12 @@ static void msr_directions(void)
 /* An address between the known ones, all over the ranges: #GP(0), never a hang. */
 static void msr_unknown(void)
 {
-	for (u32 n = 0; n < 32; n++) {
-		static const u32 base[] = {
-			0x4000,     0xb00,      0x40000000 + 0x1000000,
-			0xc0002100, 0xc0020000, 0x80000000
-		};
+	static const u32 base[] = { 0x4000,     0xb00,      0x40000000 + 0x1000000,
+				    0xc0002100, 0xc0020000, 0x80000000 };
 
-		for (unsigned i = 0; i < ARRAY_SIZE(base); i++) {
+	for (unsigned i = 0; i < ARRAY_SIZE(base); i++) {
+		row("MSRs from %x on", base[i]);
+		for (u32 n = 0; n < 32; n++) {
 			u64 v;
 
 			want_equal(try_rdmsr(base[i] + n, &v), GP);
@@ -497,6 +515,7 @@ static void cpuid_implications(void)
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		row("%s", table[i].what);
 		checked();
 		if (table[i].feature && !table[i].needs)
 			fail("%s", table[i].what);
@@ -509,8 +528,10 @@ static void cpuid_leaves(void)
 	struct cpuid last = cpuid(max, 0);
 	bool amd = cpu_is_amd();
 
+	row("last leaves");
 	want(max >= 0xd || !HAS_XSAVE);
 	want(max_ext >= 0x80000008);
+	row("leaves beyond the last");
 	/* Above the last: Intel's show the last basic leaf, AMD's zeros. */
 	for (u32 leaf = max + 1; leaf < max + 32; leaf++) {
 		struct cpuid c = cpuid(leaf, 0), zero = { 0, 0, 0, 0 };
@@ -526,15 +547,18 @@ static void cpuid_leaves(void)
 		if (amd ? !same_cpuid(c, zero) : !same_cpuid(c, last))
 			fail("leaf %x: %x %x %x %x", leaf, c.a, c.b, c.c, c.d);
 	}
+	row("vendor and brand");
 	/* The vendor twice for AMD; the brand string ends. */
 	if (amd) {
 		want_equal(cpuid(0x80000000, 0).b, cpuid(0, 0).b);
 		want_equal(cpuid(0x80000001, 0).d & 0x183f3ff, cpuid(1, 0).d & 0x183f3ff);
 	}
 	want_equal(cpuid(0x80000004, 0).d >> 24, 0);
+	row("sizes of addresses");
 	/* Addresses: physical 32 to 52, linear 48 or 57. */
 	want(phys_bits() >= 32 && phys_bits() <= 52);
 	want_equal(cpuid(0x80000008, 0).a >> 8 & 0xff, HAS_LA57 ? 57 : 48);
+	row("leaf 0Bh");
 	/* Leaf 0BH: the subleaf comes back, and the x2APIC ID, in all of them. */
 	for (u32 sub = 0; sub < 8 && max >= 0xb; sub++) {
 		want_equal(cpuid(0xb, sub).c & 0xff, sub);
@@ -542,6 +566,7 @@ static void cpuid_leaves(void)
 		if (sub >= 2)
 			want_equal(cpuid(0xb, sub).c >> 8, 0);
 	}
+	row("leaf 7 beyond its last subleaf");
 	/* Subleaves of 7 beyond the last are zeros. */
 	for (u32 sub = cpuid(7, 0).a + 1; sub < cpuid(7, 0).a + 8; sub++) {
 		struct cpuid c = cpuid(7, sub);
@@ -622,6 +647,7 @@ static void cpuid_instructions(void)
 		for (unsigned k = 0; k < table[i].len; k++)
 			p[k] = table[i].code[k];
 		p[table[i].len] = 0xc3;
+		row("%s", table[i].name);
 		TRY("", "call *%[code]",
 		    :
 		    : [code] "S"(code), "a"(data), "b"(data), "c"(0l), "d"(0l)

@@ -1,11 +1,13 @@
 /*
  * Runs a small guest on a machine and passes its results on.
  *
- *     runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] [-timeout SECONDS] [CASE...]
+ *     runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] [-timeout SECONDS] [-rows]
+ *            [CASE...]
  *
  * Without CASEs the guest runs once, with all that do not end the machine; with them once
- * for each. What COM1 prints goes to standard output. A line "ends HOW NAME" there says
- * how the machine is about to end; whether it did becomes the result of that case.
+ * for each. With -rows the guest names each row of its tables. What COM1 prints goes to
+ * standard output. A line "ends HOW NAME" there says how the machine is about to end;
+ * whether it did becomes the result of that case.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -25,6 +27,7 @@
 struct runner {
 	const char *guest, *engine_name, *cpu;
 	unsigned cpus, timeout;
+	bool rows;
 	const struct engine *engine;
 	struct cpuid_table cpuid;
 	struct pc *pc;
@@ -137,13 +140,14 @@ static void judge(struct runner *r, const char *name, enum vm_end end)
 
 static void run(struct runner *r, const char *name)
 {
+	char cmdline[LINE_MAX_];
 	struct pc_config cfg = {
 		.ram_size = MiB(64),
 		.cpus = r->cpus,
 		.engine = r->engine,
 		.cpuid = &r->cpuid,
 		.kernel = r->guest,
-		.cmdline = name,
+		.cmdline = cmdline,
 		.serial = { { com1_write, r } },
 		.no_reboot = true,
 	};
@@ -151,6 +155,7 @@ static void run(struct runner *r, const char *name)
 	pthread_t thread;
 	enum vm_end end;
 
+	snprintf(cmdline, sizeof(cmdline), "%s%s", r->rows ? "-rows " : "", name);
 	r->len = r->results = 0;
 	r->ends[0] = 0;
 	r->done = r->late = false;
@@ -174,7 +179,7 @@ static void run(struct runner *r, const char *name)
 static int usage(void)
 {
 	fprintf(stderr, "usage: runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] "
-			"[-timeout SECONDS] [CASE...]\n");
+			"[-timeout SECONDS] [-rows] [CASE...]\n");
 	return 2;
 }
 
@@ -204,6 +209,11 @@ int main(int argc, char **argv)
 		return usage();
 	r.guest = argv[1];
 	for (; i < argc && argv[i][0] == '-'; i += 2) {
+		if (!strcmp(argv[i], "-rows")) {
+			r.rows = true;
+			i--;
+			continue;
+		}
 		if (i + 1 >= argc)
 			return usage();
 		if (!strcmp(argv[i], "-engine"))

@@ -305,6 +305,8 @@ static void bad_state(void)
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		row("entry %u: %x at %x of the TSS is vector %u", i, table[i].val,
+		    table[i].offset, table[i].vector);
 		setup();
 		set_gdt(SEL_X,
 			descriptor(0, 0xfffff,
@@ -391,6 +393,7 @@ static void limits_of_tables(void)
 	struct table t;
 
 	setup();
+	row("limit of the TSS");
 	for (unsigned limit = 0; limit < 0x80; limit++) {
 		set_gdt(SEL_A, descriptor((u32)&other, limit,
 					  D_TYPE(9) | D_P | D_DPL(limit & 3)));
@@ -409,6 +412,7 @@ static void limits_of_tables(void)
 			u16 sel;
 		} __attribute__((packed)) p = { 0, (u16)(SEL_A | rpl) };
 
+		row("DPL %u, RPL %u", dpl, rpl);
 		make_task(&other, SEL_A, other_task);
 		set_gdt(SEL_A,
 			descriptor((u32)&other, 0x67, D_TYPE(9) | D_P | D_DPL(dpl)));
@@ -418,7 +422,7 @@ static void limits_of_tables(void)
 		else
 			want_none();
 	}
-	/* Beyond the GDT. */
+	row("beyond the GDT");
 	__asm__ volatile("sgdt %0" : "=m"(t));
 	TRY("", "lcall %0, $0", : : "i"(GDT_BYTES) : "memory");
 	want_fault(GP, GDT_BYTES);

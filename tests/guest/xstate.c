@@ -147,11 +147,17 @@ static void put_code(void)
 	}
 }
 
-static void row(unsigned i, const struct bits *b)
+static void try_insn(unsigned i, const struct bits *b)
 {
 	const struct insn *in = &insns[i];
 	word expected = oracle(in, b), at = (word)code + PLACE * i;
 
+	/* A row for each instruction and each way that it ends. */
+	row("%s %s", in->name,
+	    expected == UD   ? "is #UD"
+	    : expected == NM ? "is #NM"
+	    : expected == GP ? "is #GP"
+			     : "runs");
 	fill_area(area, 0, 1024);
 	*(volatile u32 *)(area + b->off) = 0x1f80;
 	*(volatile u32 *)(area + 24) = 0x1f80;
@@ -199,7 +205,7 @@ static void control_bits(void)
 			continue;
 		set_bits(&b, cr0, cr4);
 		for (unsigned i = 0; i < ARRAY_SIZE(insns) && !failed(); i++)
-			row(i, &b);
+			try_insn(i, &b);
 		write_cr0(cr0);
 		write_cr4(cr4);
 	}
@@ -252,6 +258,10 @@ static void xrstor_header(void)
 	for (unsigned n = 0; n < 64 * 8; n++) {
 		bool ok = n < 64 ? has >> n & 1 : n >= 192;
 
+		row(n < 64    ? "standard form, XSTATE_BV"
+		    : n < 128 ? "standard form, XCOMP_BV"
+		    : n < 192 ? "standard form, bytes 16 to 23"
+			      : "standard form, bytes 24 to 63");
 		/* XCOMP_BV with bit 63 is the compacted form. */
 		if (n == 127)
 			continue;
@@ -268,6 +278,9 @@ static void xrstor_header(void)
 	for (unsigned n = 0; n < 64 * 8 && compact; n++) {
 		bool ok = n < 64 ? has >> n & 1 : n < 127 ? has >> (n - 64) & 1 : false;
 
+		row(n < 64    ? "compacted form, XSTATE_BV"
+		    : n < 128 ? "compacted form, XCOMP_BV"
+			      : "compacted form, bytes 16 to 63");
 		if (n == 127)
 			continue;
 		clear_area(area);
@@ -298,6 +311,7 @@ static void xrstor_header(void)
 		for (unsigned rfbm = 0; rfbm < 4; rfbm++) {
 			bool ok = n < 16 || !(rfbm & 2);
 
+			row("MXCSR, RFBM %u", rfbm);
 			clear_area(area);
 			*(volatile u32 *)(area + 24) = 1u << n;
 			*(volatile u64 *)(area + 512) = rfbm & 1 ? 3 : 0;
@@ -360,6 +374,11 @@ static void saved(void)
 			continue;
 		if (!avx)
 			rfbm &= 3;
+		row(how == 0   ? "XSAVE, RFBM %u"
+		    : how == 1 ? "XSAVEOPT, RFBM %u"
+		    : how == 2 ? "XSAVEC, RFBM %u"
+			       : "XSAVES, RFBM %u",
+		    rfbm);
 		fill_area(area, 0xee, 4096);
 		*(volatile u64 *)(area + 512) = BIT(2) | BIT(1) | BIT(0);
 		fill(avx);
