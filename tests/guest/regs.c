@@ -152,7 +152,9 @@ static void enter_long_mode_refused(void)
 	word cr4 = read_cr4();
 	u64 efer = rdmsr(EFER);
 
-	want_equal(try_wrmsr(EFER, efer | EFER_LME), NONE);
+	want_equal(try_wrmsr(EFER, efer | EFER_LME), HAS_LM ? NONE : GP);
+	if (!HAS_LM)
+		return;
 	/* Without PAE. */
 	TRY("", "mov %0, %%cr0", : : "r"(read_cr0() | (word)BIT(31)) : "memory");
 	want_fault(GP, 0);
@@ -295,7 +297,7 @@ static u64 efer_writable(void)
 	/* LMA cannot be written, and is not refused; LME not while paging is on. */
 	return (has_syscall() ? 1 : 0) | (HAS_NX ? BIT(11) : 0) |
 	       (HAS(0x80000001, 0, d, 25) ? BIT(14) : 0) |
-	       (HAS(0x80000021, 0, a, 8) ? BIT(21) : 0) | (W64 ? 0 : BIT(8));
+	       (HAS(0x80000021, 0, a, 8) ? BIT(21) : 0) | (W64 || !HAS_LM ? 0 : BIT(8));
 }
 
 /* The bits that can be set alone, in an MSR that is 0 otherwise. */
@@ -380,7 +382,7 @@ static void efer_bits(void)
 		row(n < 32 ? "EFER bit %u" : "EFER from bit 32", n);
 		/* Code needs NX off or on, neither. LMA as read. */
 		if (n == 10) {
-			want_equal(try_wrmsr(EFER, v), NONE);
+			want_equal(try_wrmsr(EFER, v), HAS_LM ? NONE : GP);
 			want_equal(rdmsr(EFER), old);
 			continue;
 		}
@@ -557,7 +559,7 @@ static void cpuid_leaves(void)
 	row("sizes of addresses");
 	/* Addresses: physical 32 to 52, linear 48 or 57. */
 	want(phys_bits() >= 32 && phys_bits() <= 52);
-	want_equal(cpuid(0x80000008, 0).a >> 8 & 0xff, HAS_LA57 ? 57 : 48);
+	want_equal(cpuid(0x80000008, 0).a >> 8 & 0xff, HAS_LA57 ? 57 : HAS_LM ? 48 : 32);
 	row("leaf 0Bh");
 	/* Leaf 0BH: the subleaf comes back, and the x2APIC ID, in all of them. */
 	for (u32 sub = 0; sub < 8 && max >= 0xb; sub++) {

@@ -138,6 +138,23 @@ static void judge(struct runner *r, const char *name, enum vm_end end)
 	fflush(stdout);
 }
 
+/* An ELF of class 64. */
+static bool needs_long_mode(const char *guest)
+{
+	FILE *f = fopen(guest, "re");
+	unsigned char ident[5] = { 0 };
+	size_t n = f ? fread(ident, 1, sizeof(ident), f) : 0;
+
+	if (f)
+		fclose(f);
+	return n == sizeof(ident) && ident[4] == 2;
+}
+
+static bool has_long_mode(const struct cpuid_table *t)
+{
+	return t->features[FEAT_LM / 32] >> FEAT_LM % 32 & 1;
+}
+
 static void run(struct runner *r, const char *name)
 {
 	char cmdline[LINE_MAX_];
@@ -156,6 +173,10 @@ static void run(struct runner *r, const char *name)
 	enum vm_end end;
 
 	snprintf(cmdline, sizeof(cmdline), "%s%s", r->rows ? "-rows " : "", name);
+	if (needs_long_mode(r->guest) && !has_long_mode(&r->cpuid)) {
+		printf("skip %s: the CPU has no long mode\n", *name ? name : "guest");
+		return;
+	}
 	r->len = r->results = 0;
 	r->ends[0] = 0;
 	r->done = r->late = false;

@@ -546,10 +546,27 @@ enum op_result op_wbinvd(struct vcpu *v, const struct insn *in)
 	return op_done(cpl0(v));
 }
 
-/* CLFLUSH, CLFLUSHOPT, CLWB: a byte read as far as protection goes. */
+/* A byte read as far as protection goes. */
+static enum op_result flush_line(struct vcpu *v, const struct insn *in, enum cpu_feature f)
+{
+	if (!cpu_has(v, f))
+		return op_ud(v);
+	return op_done(mem_probe_read(v, in->seg, ea(v, in), 1));
+}
+
 enum op_result op_clflush(struct vcpu *v, const struct insn *in)
 {
-	return op_done(mem_probe_read(v, in->seg, ea(v, in), 1));
+	return flush_line(v, in, FEAT_CLFSH);
+}
+
+enum op_result op_clflushopt(struct vcpu *v, const struct insn *in)
+{
+	return flush_line(v, in, FEAT_CLFLUSHOPT);
+}
+
+enum op_result op_clwb(struct vcpu *v, const struct insn *in)
+{
+	return flush_line(v, in, FEAT_CLWB);
 }
 
 /* Prefetches never fault. */

@@ -419,6 +419,7 @@ bool cpu_is_amd(void);
 #define HAS_PKS                  HAS(7, 0, c, 31)
 #define HAS_SYSCALL              HAS(0x80000001, 0, d, 11)
 #define HAS_NX                   HAS(0x80000001, 0, d, 20)
+#define HAS_LM                   HAS(0x80000001, 0, d, 29)
 #define HAS_1G                   HAS(0x80000001, 0, d, 26)
 #define HAS_RDTSCP               HAS(0x80000001, 0, d, 27)
 
