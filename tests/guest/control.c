@@ -182,6 +182,8 @@ static void efer(void)
 	/* LME alone does nothing yet. */
 	want_equal(try_wrmsr(EFER, old | EFER_LME), HAS_LM ? NONE : GP);
 	want_equal(rdmsr(EFER), old | (HAS_LM ? EFER_LME : 0));
+	if (!HAS_LM)
+		return;
 	/* Paging without PAE is then refused. */
 	want_equal(try_cr0(read_cr0() | BIT(31)), GP);
 #endif
