@@ -19,6 +19,7 @@
 #include "base/bits.h"
 #include "control/engines.h"
 #include "cpu/hostcpu.h"
+#include "machine/devices.h"
 #include "machine/pc.h"
 #include "x86/cpuid.h"
 
@@ -169,9 +170,13 @@ static void run(struct runner *r, const char *name)
 		.no_reboot = true,
 	};
 	struct error err = { "" };
+	struct device_args lines; /* ports that drive interrupt lines */
 	pthread_t thread;
 	enum vm_end end;
 
+	device_args_default(&lines, "pc-testdev");
+	cfg.device = &lines;
+	cfg.devices = 1;
 	snprintf(cmdline, sizeof(cmdline), "%s%s", r->rows ? "-rows " : "", name);
 	if (needs_long_mode(r->guest) && !has_long_mode(&r->cpuid)) {
 		printf("skip %s: the CPU has no long mode\n", *name ? name : "guest");
