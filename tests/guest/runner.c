@@ -41,7 +41,18 @@ struct runner {
 	pthread_mutex_t lock;
 	pthread_cond_t done_cond;
 	bool done, late;
+	pthread_t finger;
+	bool pressed;
 };
+
+static void *press(void *arg)
+{
+	struct runner *r = arg;
+
+	nanosleep(&(struct timespec){ .tv_nsec = 200000000 }, NULL);
+	pc_press_power(r->pc);
+	return NULL;
+}
 
 static void take_line(struct runner *r)
 {
@@ -51,6 +62,11 @@ static void take_line(struct runner *r)
 	r->len = 0;
 	if (!strncmp(s, "ends ", 5)) {
 		snprintf(r->ends, sizeof(r->ends), "%s", s + 5);
+		return;
+	}
+	if (!strcmp(s, "press")) {
+		if (!r->pressed)
+			r->pressed = !pthread_create(&r->finger, NULL, press, r);
 		return;
 	}
 	if (!strncmp(s, "not ok ", 7))
@@ -184,7 +200,7 @@ static void run(struct runner *r, const char *name)
 	}
 	r->len = r->results = 0;
 	r->ends[0] = 0;
-	r->done = r->late = false;
+	r->done = r->late = r->pressed = false;
 	r->pc = pc_new(&cfg, &err);
 	if (!r->pc) {
 		printf("not ok %s: %s\n", name, err.msg);
@@ -198,6 +214,8 @@ static void run(struct runner *r, const char *name)
 	pthread_cond_signal(&r->done_cond);
 	pthread_mutex_unlock(&r->lock);
 	pthread_join(thread, NULL);
+	if (r->pressed)
+		pthread_join(r->finger, NULL);
 	judge(r, *name ? name : "guest", end);
 	pc_free(r->pc);
 }
