@@ -661,6 +661,165 @@ static void cpuid_instructions(void)
 	}
 }
 
+enum { EAX, EBX, ECX, EDX };
+enum { ONLY64 = 1, NEVER = 32 /* a bit that no register has: not offered here */ };
+
+/* clang-format off */
+static const struct extension {
+	const char *name;
+	u32 leaf;
+	u8 sub, reg, bit, code[7], len, flags;
+} extensions[] = {
+	{ "mmx: paddb", 1, 0, EDX, 23, { 0x0f, 0xfc, 0xc1 }, 3, 0 },
+	{ "mmx: emms", 1, 0, EDX, 23, { 0x0f, 0x77 }, 2, 0 },
+	{ "fxsr: fxsave", 1, 0, EDX, 24, { 0x0f, 0xae, 0x03 }, 3, 0 },
+	{ "tsc: rdtsc", 1, 0, EDX, 4, { 0x0f, 0x31 }, 2, 0 },
+	{ "cmov: fcmovb", 1, 0, EDX, 15, { 0xda, 0xc1 }, 2, 0 },
+	{ "sse: addps", 1, 0, EDX, 25, { 0x0f, 0x58, 0xc1 }, 3, 0 },
+	{ "sse: sfence", 1, 0, EDX, 25, { 0x0f, 0xae, 0xf8 }, 3, 0 },
+	{ "sse: ldmxcsr", 1, 0, EDX, 25, { 0x0f, 0xae, 0x53, 0x18 }, 4, 0 },
+	{ "sse2: addpd", 1, 0, EDX, 26, { 0x66, 0x0f, 0x58, 0xc1 }, 4, 0 },
+	{ "sse2: lfence", 1, 0, EDX, 26, { 0x0f, 0xae, 0xe8 }, 3, 0 },
+	{ "sse2: movnti", 1, 0, EDX, 26, { 0x0f, 0xc3, 0x03 }, 3, 0 },
+	{ "sse3: addsubpd", 1, 0, ECX, 0, { 0x66, 0x0f, 0xd0, 0xc1 }, 4, 0 },
+	{ "sse3: fisttp", 1, 0, ECX, 0, { 0xdb, 0x0b }, 2, 0 },
+	{ "pclmulqdq", 1, 0, ECX, 1, { 0x66, 0x0f, 0x3a, 0x44, 0xc1, 0x00 }, 6, 0 },
+	{ "ssse3: pabsb", 1, 0, ECX, 9, { 0x66, 0x0f, 0x38, 0x1c, 0xc1 }, 5, 0 },
+	{ "ssse3: pabsb mm", 1, 0, ECX, 9, { 0x0f, 0x38, 0x1c, 0xc1 }, 4, 0 },
+	{ "fma", 1, 0, ECX, 12, { 0xc4, 0xe2, 0x71, 0x98, 0xc2 }, 5, 0 },
+	{ "cmpxchg16b", 1, 0, ECX, 13, { 0x48, 0x0f, 0xc7, 0x0b }, 4, ONLY64 },
+	{ "sse4.1: pmulld", 1, 0, ECX, 19, { 0x66, 0x0f, 0x38, 0x40, 0xc1 }, 5, 0 },
+	{ "sse4.1: roundps", 1, 0, ECX, 19, { 0x66, 0x0f, 0x3a, 0x08, 0xc1, 0x00 }, 6, 0 },
+	{ "sse4.2: pcmpgtq", 1, 0, ECX, 20, { 0x66, 0x0f, 0x38, 0x37, 0xc1 }, 5, 0 },
+	{ "sse4.2: crc32", 1, 0, ECX, 20, { 0xf2, 0x0f, 0x38, 0xf0, 0xc1 }, 5, 0 },
+	{ "aes", 1, 0, ECX, 25, { 0x66, 0x0f, 0x38, 0xdc, 0xc1 }, 5, 0 },
+	{ "avx: vaddps", 1, 0, ECX, 28, { 0xc5, 0xf0, 0x58, 0xc2 }, 4, 0 },
+	{ "f16c", 1, 0, ECX, 29, { 0xc4, 0xe2, 0x79, 0x13, 0xc1 }, 5, 0 },
+	{ "fsgsbase: rdfsbase", 7, 0, EBX, 0, { 0xf3, 0x0f, 0xae, 0xc0 }, 4, ONLY64 },
+	{ "bmi1: andn", 7, 0, EBX, 3, { 0xc4, 0xe2, 0x70, 0xf2, 0xc1 }, 5, 0 },
+	{ "bmi1: bextr", 7, 0, EBX, 3, { 0xc4, 0xe2, 0x78, 0xf7, 0xc1 }, 5, 0 },
+	{ "bmi1: blsr", 7, 0, EBX, 3, { 0xc4, 0xe2, 0x78, 0xf3, 0xc9 }, 5, 0 },
+	{ "avx2: vpaddd", 7, 0, EBX, 5, { 0xc5, 0xf5, 0xfe, 0xc2 }, 4, 0 },
+	{ "avx2: vpbroadcastb", 7, 0, EBX, 5, { 0xc4, 0xe2, 0x79, 0x78, 0xc1 }, 5, 0 },
+	{ "bmi2: pdep", 7, 0, EBX, 8, { 0xc4, 0xe2, 0x73, 0xf5, 0xc1 }, 5, 0 },
+	{ "bmi2: rorx", 7, 0, EBX, 8, { 0xc4, 0xe3, 0x7b, 0xf0, 0xc1, 0x01 }, 6, 0 },
+	{ "rtm: xbegin", 7, 0, EBX, 11, { 0xc7, 0xf8, 0, 0, 0, 0 }, 6, 0 },
+	{ "rtm: xtest", 7, 0, EBX, 11, { 0x0f, 0x01, 0xd6 }, 3, 0 },
+	{ "avx512f", 7, 0, EBX, 16, { 0x62, 0xf1, 0x74, 0x48, 0x58, 0xc2 }, 6, 0 },
+	{ "avx512dq", 7, 0, EBX, 17, { 0x62, 0xf1, 0xf5, 0x48, 0x54, 0xc2 }, 6, 0 },
+	{ "avx512ifma", 7, 0, EBX, 21, { 0x62, 0xf2, 0xf5, 0x48, 0xb4, 0xc2 }, 6, 0 },
+	{ "avx512cd", 7, 0, EBX, 28, { 0x62, 0xf2, 0x7d, 0x48, 0xc4, 0xc1 }, 6, 0 },
+	{ "sha", 7, 0, EBX, 29, { 0x0f, 0x38, 0xc9, 0xc1 }, 4, 0 },
+	{ "avx512bw", 7, 0, EBX, 30, { 0x62, 0xf1, 0x75, 0x48, 0xfc, 0xc2 }, 6, 0 },
+	{ "avx512vl", 7, 0, EBX, 31, { 0x62, 0xf1, 0x74, 0x08, 0x58, 0xc2 }, 6, 0 },
+	{ "avx512_vbmi", 7, 0, ECX, 1, { 0x62, 0xf2, 0x75, 0x48, 0x8d, 0xc2 }, 6, 0 },
+	{ "pku: rdpkru", 7, 0, ECX, 3, { 0x0f, 0x01, 0xee }, 3, 0 },
+	{ "waitpkg: tpause", 7, 0, ECX, 5, { 0x66, 0x0f, 0xae, 0xf1 }, 4, 0 },
+	{ "avx512_vbmi2", 7, 0, ECX, 6, { 0x62, 0xf2, 0x7d, 0x48, 0x63, 0xc1 }, 6, 0 },
+	{ "gfni", 7, 0, ECX, 8, { 0x66, 0x0f, 0x38, 0xcf, 0xc1 }, 5, 0 },
+	{ "vaes", 7, 0, ECX, 9, { 0xc4, 0xe2, 0x75, 0xdc, 0xc2 }, 5, 0 },
+	{ "vpclmulqdq", 7, 0, ECX, 10, { 0xc4, 0xe3, 0x75, 0x44, 0xc2, 0x00 }, 6, 0 },
+	{ "avx512_vnni", 7, 0, ECX, 11, { 0x62, 0xf2, 0x75, 0x48, 0x50, 0xc2 }, 6, 0 },
+	{ "avx512_bitalg", 7, 0, ECX, 12, { 0x62, 0xf2, 0x7d, 0x48, 0x54, 0xc1 }, 6, 0 },
+	{ "avx512_vpopcntdq", 7, 0, ECX, 14, { 0x62, 0xf2, 0x7d, 0x48, 0x55, 0xc1 }, 6, 0 },
+	{ "enqcmd", 7, 0, ECX, 29, { 0xf2, 0x0f, 0x38, 0xf8, 0x03 }, 5, 0 },
+	{ "uintr: clui", 7, 0, EDX, 5, { 0xf3, 0x0f, 0x01, 0xee }, 4, ONLY64 },
+	{ "avx512_vp2intersect", 7, 0, EDX, 8, { 0x62, 0xf2, 0x77, 0x48, 0x68, 0xc2 }, 6, 0 },
+	{ "tsxldtrk", 7, 0, EDX, 16, { 0xf2, 0x0f, 0x01, 0xe8 }, 4, 0 },
+	{ "pconfig", 7, 0, EDX, 18, { 0x0f, 0x01, 0xc5 }, 3, 0 },
+	{ "avx512_fp16", 7, 0, EDX, 23, { 0x62, 0xf5, 0x74, 0x48, 0x58, 0xc2 }, 6, 0 },
+	{ "avx_vnni", 7, 1, EAX, 4, { 0xc4, 0xe2, 0x75, 0x50, 0xc2 }, 5, 0 },
+	{ "avx512_bf16", 7, 1, EAX, 5, { 0x62, 0xf2, 0x76, 0x48, 0x52, 0xc2 }, 6, 0 },
+	{ "hreset", 7, 1, EAX, 22, { 0xf3, 0x0f, 0x3a, 0xf0, 0xc0, 0x00 }, 6, 0 },
+	{ "xsaveopt", 0xd, 1, EAX, 0, { 0x0f, 0xae, 0x33 }, 3, 0 },
+	{ "xsavec", 0xd, 1, EAX, 1, { 0x0f, 0xc7, 0x23 }, 3, 0 },
+	{ "xsaves", 0xd, 1, EAX, 3, { 0x0f, 0xc7, 0x2b }, 3, 0 },
+	{ "ptwrite", 0x14, 0, EBX, 4, { 0xf3, 0x0f, 0xae, 0xe0 }, 4, 0 },
+	{ "lahf in 64-bit mode", 0x80000001, 0, ECX, 0, { 0x9f }, 1, ONLY64 },
+	{ "svm: vmmcall", 0x80000001, 0, ECX, 2, { 0x0f, 0x01, 0xd9 }, 3, 0 },
+	{ "sse4a: extrq", 0x80000001, 0, ECX, 6, { 0x66, 0x0f, 0x79, 0xc1 }, 4, 0 },
+	{ "sse4a: movntsd", 0x80000001, 0, ECX, 6, { 0xf2, 0x0f, 0x2b, 0x03 }, 4, 0 },
+	{ "xop: vphaddbd", 0x80000001, 0, ECX, 11, { 0x8f, 0xe9, 0x78, 0xc2, 0xc1 }, 5, 0 },
+	{ "fma4", 0x80000001, 0, ECX, 16, { 0xc4, 0xe3, 0x71, 0x68, 0xc2, 0x30 }, 6, 0 },
+	{ "tbm: blcfill", 0x80000001, 0, ECX, 21, { 0x8f, 0xe9, 0x78, 0x01, 0xc9 }, 5, 0 },
+	{ "monitorx", 0x80000001, 0, ECX, 29, { 0x0f, 0x01, 0xfa }, 3, 0 },
+	{ "3dnow: pfadd", 0x80000001, 0, EDX, 31, { 0x0f, 0x0f, 0xc1, 0x9e }, 4, 0 },
+	{ "3dnow: femms", 0x80000001, 0, EDX, 31, { 0x0f, 0x0e }, 2, 0 },
+	{ "3dnowext: pswapd", 0x80000001, 0, EDX, 30, { 0x0f, 0x0f, 0xc1, 0xbb }, 4, 0 },
+	{ "clzero", 0x80000008, 0, EBX, 0, { 0x0f, 0x01, 0xfc }, 3, 0 },
+	{ "rdpru", 0x80000008, 0, EBX, 4, { 0x0f, 0x01, 0xfd }, 3, 0 },
+	{ "mcommit", 0x80000008, 0, EBX, 8, { 0xf3, 0x0f, 0x01, 0xfa }, 4, 0 },
+	{ "vmx: vmcall", 1, 0, ECX, 5, { 0x0f, 0x01, 0xc1 }, 3, 0 },
+	{ "vmx: vmxoff", 1, 0, ECX, 5, { 0x0f, 0x01, 0xc4 }, 3, 0 },
+	{ "smx: getsec", 1, 0, ECX, 6, { 0x0f, 0x37 }, 2, 0 },
+	{ "sgx: enclu", 7, 0, EBX, 2, { 0x0f, 0x01, 0xd7 }, 3, 0 },
+	{ "cet: incsspd", 7, 0, ECX, 7, { 0xf3, 0x0f, 0xae, 0xe8 }, 4, 0 },
+	{ "amx: tilerelease", 7, 0, EDX, 24, { 0xc4, 0xe2, 0x78, 0x49, 0xc0 }, 5, ONLY64 },
+	{ "mpx does no #UD: bndmk is a nop", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x1b, 0x03 }, 4, 0 },
+	{ "cldemote is a nop", 1, 0, EAX, NEVER, { 0x0f, 0x1c, 0x03 }, 3, 0 },
+	{ "rdsspd is a nop", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x1e, 0xc8 }, 4, 0 },
+	{ "endbr64 is a nop", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x1e, 0xfa }, 4, 0 },
+	{ "wbnoinvd is wbinvd", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x09 }, 3, 0 },
+	{ "lzcnt is bsr", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0xbd, 0xc1 }, 4, 0 },
+	{ "tzcnt is bsf", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0xbc, 0xc1 }, 4, 0 },
+	{ "xacquire is ignored", 1, 0, EAX, NEVER, { 0xf2, 0xf0, 0xff, 0x03 }, 4, 0 },
+};
+/* clang-format on */
+
+static bool extension_offered(const struct extension *e)
+{
+	u32 max = cpuid(e->leaf & 0x80000000, 0).a;
+	struct cpuid c = cpuid(e->leaf, e->sub);
+	const u32 r[] = { c.a, c.b, c.c, c.d };
+
+	if (e->bit == NEVER)
+		return true;
+	if (e->leaf > max || (e->leaf == 7 && e->sub > cpuid(7, 0).a) ||
+	    (e->leaf == 0xd && !HAS_XSAVE))
+		return false;
+	return r[e->reg] >> e->bit & 1;
+}
+
+/* An instruction runs when CPUID offers it, everything enabled, and is #UD when not. */
+static void cpuid_extensions(void)
+{
+	static u8 code[16], area[4096] __attribute__((aligned(64)));
+	word cr4 = read_cr4();
+
+	__asm__ volatile("clts");
+	write_cr4(cr4 | (HAS(1, 0, d, 24) ? BIT(9) : 0) |
+		  (HAS(1, 0, d, 25) ? BIT(10) : 0) | (HAS_XSAVE ? BIT(18) : 0) |
+		  (W64 && HAS_FSGSBASE ? BIT(16) : 0) | (HAS_PKU ? CR4_PKE : 0));
+	if (HAS_XSAVE) {
+		struct cpuid d = cpuid(0xd, 0);
+
+		__asm__ volatile("xsetbv" : : "c"(0), "a"(d.a), "d"(d.d));
+	}
+	__asm__ volatile("fninit");
+	for (unsigned i = 0; i < ARRAY_SIZE(extensions); i++) {
+		const struct extension *e = &extensions[i];
+		bool has = extension_offered(e);
+		volatile u8 *p = code;
+
+		if ((e->flags & ONLY64) && !W64)
+			continue;
+		row("%s", e->name);
+		for (unsigned k = 0; k < e->len; k++)
+			p[k] = e->code[k];
+		p[e->len] = 0xc3;
+		*(volatile u32 *)(area + 24) = 0x1f80;
+		TRY("", "call *%[code]",
+		    :
+		    : [code] "S"(code), "a"(0l), "b"(area), "c"(0l), "d"(0l)
+		    : "memory", "cc");
+		want_equal(trap.vector, has ? NONE : UD);
+		__asm__ volatile("fninit");
+	}
+	if (HAS_XSAVE)
+		__asm__ volatile("xsetbv" : : "c"(0), "a"(1), "d"(0));
+	write_cr4(cr4);
+}
+
 const struct test_case cases[] = {
 	CASE(cr0_combinations, "SDM 3 2.5"),
 	CASE(cr4_pairs, "SDM 3 2.5"),
@@ -681,5 +840,6 @@ const struct test_case cases[] = {
 	CASE(cpuid_leaves, "SDM 2 CPUID"),
 	CASE(cpuid_xsave, "SDM 1 13.2"),
 	CASE(cpuid_instructions, "SDM 2 CPUID"),
+	CASE(cpuid_extensions, "SDM 2 CPUID"),
 	CASES_END,
 };

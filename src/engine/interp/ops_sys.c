@@ -569,13 +569,25 @@ enum op_result op_clwb(struct vcpu *v, const struct insn *in)
 	return flush_line(v, in, FEAT_CLWB);
 }
 
-/* Prefetches never fault. */
-enum op_result op_fence(struct vcpu *v, const struct insn *in)
+static enum op_result fence(struct vcpu *v, enum cpu_feature f)
 {
-	(void)v;
-	(void)in;
+	if (!cpu_has(v, f))
+		return op_ud(v);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return OP_NEXT;
+}
+
+/* LFENCE and MFENCE. */
+enum op_result op_fence(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return fence(v, FEAT_SSE2);
+}
+
+enum op_result op_sfence(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return fence(v, FEAT_SSE);
 }
 
 enum op_result op_serialize(struct vcpu *v, const struct insn *in)
