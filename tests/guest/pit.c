@@ -649,6 +649,8 @@ static void interrupts(void)
 			wait_ms(1);
 			sti_nop();
 		}
+		if (table[i].comes)
+			await(&ticks, table[i].once ? 1 : 3);
 		/* One edge when the control word raised OUT, too. */
 		if (!table[i].comes)
 			want(ticks <= 1);
