@@ -705,6 +705,83 @@ static void illegal_vectors(void)
 	setup();
 }
 
+/* ---- LINT0, which the PIC drives ---- */
+
+static void intr(bool on)
+{
+	if (on) {
+		line_set(5, true);
+		return;
+	}
+	/* Take the request away and let the PIC look again. */
+	line_set(5, false);
+	outb(0x21, 0xff);
+	outb(0x21, 0xdf);
+}
+
+/* Figure 11-8 and 11.5.1: delivery modes, trigger mode and mask of LINT0. */
+static void lint0(void)
+{
+	setup();
+	pic_init(0xdf, 0xff);
+	intr(false);
+	row("masked");
+	lapic_write(LAPIC_LVT_LINT0, LVT_MASKED | 0x61);
+	intr(true);
+	want(!lapic_bit(LAPIC_IRR, 0x61));
+	row("fixed, edge");
+	intr(false);
+	lapic_write(LAPIC_LVT_LINT0, 0x61);
+	intr(true);
+	want(lapic_bit(LAPIC_IRR, 0x61));
+	want(!lapic_bit(LAPIC_TMR, 0x61));
+	drain();
+	want_equal(count[0x61], 1);
+	row("fixed, edge: once");
+	drain();
+	want_equal(count[0x61], 1);
+	intr(false);
+	intr(true);
+	drain();
+	want_equal(count[0x61], 2);
+	row("NMI");
+	intr(false);
+	lapic_write(LAPIC_LVT_LINT0, 4 << 8);
+	intr(true);
+	__asm__ volatile("nop; nop");
+	want_equal(nmis, 1);
+	row("fixed, level: remote IRR");
+	intr(false);
+	lapic_write(LAPIC_LVT_LINT0, 1 << 15 | 0x62);
+	intr(true);
+	want_equal(lapic_read(LAPIC_LVT_LINT0) >> 14 & 1, 1);
+	want(lapic_bit(LAPIC_TMR, 0x62));
+	row("fixed, level: EOI clears it");
+	intr(false);
+	drain();
+	want_equal(count[0x62], 1);
+	want_equal(lapic_read(LAPIC_LVT_LINT0) >> 14 & 1, 0);
+	row("ExtINT: the PIC's vector, nothing in IRR or ISR");
+	lapic_write(LAPIC_LVT_LINT0, 7 << 8);
+	intr(true);
+	for (unsigned reg = LAPIC_ISR; reg < LAPIC_ESR; reg += 16)
+		if (reg < LAPIC_TMR || reg >= LAPIC_IRR)
+			want_equal(lapic_read(reg), 0);
+	drain();
+	want_equal(count[0x25], 1);
+	row("ExtINT: TPR does not hold it back");
+	outb(0x20, 0x20);
+	intr(false);
+	lapic_write(LAPIC_TPR, 0xff);
+	intr(true);
+	drain();
+	want_equal(count[0x25], 2);
+	outb(0x20, 0x20);
+	intr(false);
+	pic_init(0xff, 0xff);
+	setup();
+}
+
 /* ---- timer ---- */
 
 static u32 apic_khz(void)
@@ -978,6 +1055,7 @@ const struct test_case cases[] = {
 	CASE(destinations, "SDM 3 11.6.1"),
 	CASE(x2apic_destinations, "SDM 3 11.12.10"),
 	CASE(illegal_vectors, "SDM 3 11.5.3"),
+	CASE(lint0, "SDM 3 11.5.1"),
 	CASE(timer_divisors, "SDM 3 11.5.4"),
 	CASE(timer_modes, "SDM 3 11.5.4"),
 	CASE(timer_deadline, "SDM 3 11.5.4.1"),

@@ -547,7 +547,8 @@ enum op_result op_wbinvd(struct vcpu *v, const struct insn *in)
 }
 
 /* A byte read as far as protection goes. */
-static enum op_result flush_line(struct vcpu *v, const struct insn *in, enum cpu_feature f)
+static enum op_result flush_line(struct vcpu *v, const struct insn *in,
+				 enum cpu_feature f)
 {
 	if (!cpu_has(v, f))
 		return op_ud(v);
