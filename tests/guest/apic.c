@@ -664,14 +664,17 @@ static void illegal_vectors(void)
 		want(errors() & 0x20);
 		want(!lapic_bit(LAPIC_IRR, v));
 	}
-	row("by the timer");
 	lapic_write(LAPIC_TIMER_DIV, 0xb);
-	lapic_write(LAPIC_LVT_TIMER, 5);
-	lapic_write(LAPIC_TIMER_INIT, 1000);
-	/* Its 0 is not seen before the error is there. */
-	while (lapic_read(LAPIC_TIMER_NOW))
-		;
-	want_equal(errors(), 0x40);
+	for (unsigned v = 0; v < 16; v++) {
+		row("vector %u by the timer", v);
+		lapic_write(LAPIC_LVT_TIMER, v);
+		lapic_write(LAPIC_TIMER_INIT, 1000);
+		/* Its 0 is not seen before the error is there. */
+		while (lapic_read(LAPIC_TIMER_NOW))
+			;
+		want_equal(errors(), 0x40);
+		want(!lapic_bit(LAPIC_IRR, v));
+	}
 	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED);
 	row("NMI needs none");
 	send_ipi(my_id(), 0x4400);

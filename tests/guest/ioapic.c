@@ -269,6 +269,8 @@ static void triggers(void)
 	want_equal(count[VEC], 1);
 	active(false, LOW);
 	eoi();
+	drain();
+	want_equal(count[VEC], 1);
 	row("switching to edge clears remote IRR");
 	active(true, LOW);
 	drain();
