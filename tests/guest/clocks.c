@@ -628,6 +628,11 @@ static void acpi_registers(void)
 	row("SLP_EN reads as 0");
 	outw(PM1_CNT, 0x1c00);
 	want_equal(inw(PM1_CNT) & 0x3c00, 0x1c00);
+	/* Type 2 is no sleep state here. */
+	outw(PM1_CNT, 0x2800);
+	want_equal(inw(PM1_CNT), 0x0800);
+	outw(PM1_CNT, 0x03f8);
+	want_equal(inw(PM1_CNT), 0);
 	outw(PM1_CNT, 0);
 	row("the timer cannot be written");
 	a = inl(0x608);

@@ -505,6 +505,81 @@ static void user_mode(void)
 /* The CPU's own accesses while it delivers an exception do not count for the instruction.
  */
 
+/* ---- single-stepping on branches: SDM 3 17.4.3 ---- */
+
+#define DEBUGCTL 0x1d9
+
+static u8 *put32(u8 *p, u8 opcode, u32 val)
+{
+	volatile u8 *q = p;
+
+	*q++ = opcode;
+	for (unsigned i = 0; i < 4; i++)
+		*q++ = (u8)(val >> 8 * i);
+	return p + 5;
+}
+
+static void branch_steps(void)
+{
+	/* With ZF 1, ECX 2 and EDX 12 bytes behind the instruction; then INT3s. */
+	static const struct {
+		const char *name;
+		u8 code[8], len;
+		u8 stop; /* where it is then, from the instruction on; 0: at an INT3 */
+	} table[] = {
+		{ "JMP", { 0xeb, 0x02 }, 2, 4 },
+		{ "Jcc, taken", { 0x74, 0x02 }, 2, 4 },
+		{ "Jcc, not taken", { 0x75, 0x02 }, 2, 0 },
+		{ "LOOP, taken", { 0xe2, 0x02 }, 2, 4 },
+		{ "LOOPNE, not taken", { 0xe0, 0x02 }, 2, 0 },
+		{ "JCXZ, not taken", { 0xe3, 0x02 }, 2, 0 },
+		{ "CALL", { 0xe8, 0x01, 0, 0, 0 }, 5, 6 },
+		{ "JMP by register", { 0xff, 0xe2 }, 2, 12 },
+		{ "PUSH, RET", { 0x52, 0xc3 }, 2, 12 },
+		{ "JMP to what follows", { 0xeb, 0x00 }, 2, 2 },
+		{ "MOV", { 0x89, 0xc0 }, 2, 0 },
+		{ "REP MOVSB", { 0xf3, 0xa4 }, 2, 0 },
+		{ "CPUID", { 0x0f, 0xa2 }, 2, 0 },
+	};
+	static u8 code[64], buffer[64];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		u8 *p = code;
+
+		row("%s", table[i].name);
+		p = put32(p, 0xb9, 2);
+		p = put32(p, 0xba, (u32)(word)code + 20 + 12);
+		p = put32(p, 0xbe, (u32)(word)buffer);
+		p = put32(p, 0xbf, (u32)(word)buffer + 32);
+		for (unsigned k = 0; k < 16; k++)
+			((volatile u8 *)p)[k] =
+				k < table[i].len ? table[i].code[k] : 0xcc;
+		for (unsigned btf = 0; btf < 2; btf++) {
+			bool stops = table[i].stop;
+
+			write_dr6(0xffff0ff0);
+			wrmsr(DEBUGCTL, btf ? 2 : 0);
+			enter((word)code, KCODE, FL_TF | 0x40,
+			      (word)user_stack + STACK_SIZE - 64, KDATA);
+			/* Without it, behind the first instruction. */
+			if (!btf) {
+				want_equal(trap.vector, DB);
+				want_equal(trap.ip, (word)code + 5);
+				continue;
+			}
+			want_equal(trap.vector, stops ? DB : BP);
+			want_equal(trap.ip,
+				   (word)p + (stops ? table[i].stop : table[i].len + 1u));
+			/* It goes off with the trap. */
+			want_equal(rdmsr(DEBUGCTL), stops ? 0 : 2);
+			if (stops)
+				want_equal(trap.dr6 & 0x4000, 0x4000);
+		}
+	}
+	wrmsr(DEBUGCTL, 0);
+	write_dr6(0xffff0ff0);
+}
+
 /* ---- which instructions read, which write ---- */
 
 enum { READS = 1, WRITES = 2, BOTH = 3, NEITHER = 0 };
@@ -617,6 +692,7 @@ const struct test_case cases[] = {
 	CASE(single_step_int, "SDM 3 17.3.1.4"),
 	CASE(single_step_mov_ss, "SDM 3 6.8.3"),
 	CASE(single_step_fault, "SDM 3 17.3.1.4"),
+	CASE(branch_steps, "SDM 3 17.4.3"),
 	CASE(execution, "SDM 3 17.3.1.1"),
 	CASE(enables, "SDM 3 17.2.4"),
 	CASE(data_write, "SDM 3 17.3.1.2"),
