@@ -934,6 +934,64 @@ static void timer_modes(void)
 	setup();
 }
 
+/* 11.5.4, 11.5.4.1: the mode changes under a count. */
+static void timer_changes(void)
+{
+	u32 a, b;
+
+	setup();
+	lapic_write(LAPIC_TIMER_DIV, 0xb);
+	row("one-shot to periodic: the count goes on");
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED);
+	lapic_write(LAPIC_TIMER_INIT, 0x7fffffff);
+	wait_ms(2);
+	a = lapic_read(LAPIC_TIMER_NOW);
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED | LVT_PERIODIC);
+	b = lapic_read(LAPIC_TIMER_NOW);
+	want(a < 0x7fffffff && b <= a && b);
+	row("periodic to one-shot: the count goes on");
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED);
+	a = lapic_read(LAPIC_TIMER_NOW);
+	want(a <= b && a);
+	row("made periodic before 0 it starts anew there");
+	lapic_write(LAPIC_TIMER_INIT, apic_khz() * 20);
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED | LVT_PERIODIC);
+	wait_ms(25);
+	/* On 0 itself nobody stops for long. */
+	a = lapic_read(LAPIC_TIMER_NOW);
+	b = lapic_read(LAPIC_TIMER_NOW);
+	want(a || b);
+	row("made one-shot it ends at the next 0");
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED);
+	wait_ms(25);
+	want_equal(lapic_read(LAPIC_TIMER_NOW), 0);
+	row("at 0 a change starts nothing");
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED | LVT_PERIODIC);
+	want_equal(lapic_read(LAPIC_TIMER_NOW), 0);
+	if (HAS_DEADLINE) {
+		row("to TSC-deadline mode: the count ends");
+		lapic_write(LAPIC_TIMER_INIT, 0x7fffffff);
+		lapic_write(LAPIC_LVT_TIMER, LVT_MASKED | LVT_DEADLINE);
+		want_equal(lapic_read(LAPIC_TIMER_NOW), 0);
+		row("and back: it is not there again");
+		lapic_write(LAPIC_LVT_TIMER, LVT_MASKED | LVT_PERIODIC);
+		want_equal(lapic_read(LAPIC_TIMER_NOW), 0);
+		row("a write of the initial count starts it");
+		lapic_write(LAPIC_TIMER_INIT, 0x7fffffff);
+		want(lapic_read(LAPIC_TIMER_NOW));
+	}
+	row("a change of the divisor goes on from the count");
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED);
+	lapic_write(LAPIC_TIMER_INIT, 0x7fffffff);
+	wait_ms(2);
+	a = lapic_read(LAPIC_TIMER_NOW);
+	lapic_write(LAPIC_TIMER_DIV, 0xa);
+	b = lapic_read(LAPIC_TIMER_NOW);
+	want(b <= a && b);
+	lapic_write(LAPIC_TIMER_INIT, 0);
+	setup();
+}
+
 /* 11.5.4.1 */
 static void timer_deadline(void)
 {
@@ -1061,6 +1119,7 @@ const struct test_case cases[] = {
 	CASE(lint0, "SDM 3 11.5.1"),
 	CASE(timer_divisors, "SDM 3 11.5.4"),
 	CASE(timer_modes, "SDM 3 11.5.4"),
+	CASE(timer_changes, "SDM 3 11.5.4"),
 	CASE(timer_deadline, "SDM 3 11.5.4.1"),
 	CASE(eoi_order, "SDM 3 11.8.4, 11.8.5"),
 	CASES_END,
