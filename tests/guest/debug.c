@@ -232,7 +232,8 @@ static NOINLINE void enables(void)
 
 	write_dr0(AT(eb1));
 	write_dr1(0);
-	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+	/* Volatile: there is one label, so the loop must not be unrolled. */
+	for (volatile unsigned i = 0; i < ARRAY_SIZE(table); i++) {
 		record_steps(100);
 		write_dr7(DR7_FIXED | table[i].dr7);
 		__asm__ volatile(".global eb1\neb1: nop");
