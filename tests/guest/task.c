@@ -590,6 +590,24 @@ static void missing_pages(void)
 		flush_tlb();
 		load_tss();
 	}
+	/* Nesting writes the link. */
+	for (unsigned by = BY_CALL; by <= BY_INT; by += BY_INT - BY_CALL) {
+		row("%s, a new TSS that is read-only", names[by]);
+		make_task(&other, SEL_A, other_task);
+		other.cr3 = read_cr3();
+		place(SEL_A, &other, path.va, 9);
+		entry[0] = TEST_PA | P;
+		flush_tlb();
+		switch_by((enum by)by);
+		want_equal(trap.vector, PF);
+		want_equal(trap.error, 3);
+		want_equal(trap.ip, trap.at);
+		want_equal(type_of(TSS_SEL), 0x8b);
+		want_equal(type_of(SEL_A), 0x89);
+		want_equal(seen[0], 0);
+		entry[0] = TEST_PA | ALL;
+		flush_tlb();
+	}
 	entry[0] = entry[1] = 0;
 	reset_gate(VEC);
 	paging_off();
