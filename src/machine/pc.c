@@ -65,7 +65,7 @@ struct wire {
 };
 
 /* Who drives a wire. */
-enum { BY_DEVICE, BY_HPET, BY_PIRQ, BY_TEST };
+enum { BY_DEVICE, BY_HPET, BY_PIRQ, BY_TEST, BY_MMIO /* + place */ };
 
 struct pc_cpu {
 	struct pc *pc;
@@ -511,11 +511,15 @@ static int fwcfg_build(struct pc *pc, struct error *err)
 
 static int pci_devices_build(struct pc *pc, struct error *err)
 {
+	static const u8 mmio_irq[] = VIRTIO_MMIO_IRQS;
 	struct pcidevices_board board = { .phys = pc->phys,
 					  .pci = pc->pci,
 					  .loop = pc->loop,
 					  .msi = { apic_bus_msi, pc->apic_bus } };
 
+	for (unsigned i = 0; i < VIRTIO_MMIO_PLACES; i++)
+		board.mmio_irq[i] =
+			isa_line(pc, mmio_irq[i % ARRAY_SIZE(mmio_irq)], BY_MMIO + i);
 	pc->pci_devices = pcidevices_new(pc->cfg.pci, pc->cfg.pci_count, &board, err);
 	return pc->pci_devices ? 0 : -EINVAL;
 }
@@ -646,6 +650,7 @@ static void put_tables(struct pc *pc)
 		.serial = { true, true, true, true },
 		.mouse = pc->cfg.mouse,
 		.s3 = true,
+		.virtio_mmio = pcidevices_mmio(pc->pci_devices),
 	};
 	u8 *buf = xzalloc(LAYOUT_ACPI_MAX);
 	size_t n;
