@@ -911,6 +911,7 @@ static enum vm_end run_cpus(struct pc *pc, struct error *err)
 	}
 	while (!__atomic_load_n(&pc->ended, __ATOMIC_SEQ_CST))
 		loop_run(pc->loop);
+	pcidevices_hurry(pc->pci_devices);
 	why = vm_join(pc->vm);
 	pcidevices_pause(pc->pci_devices);
 	clock_stop(pc->clock);

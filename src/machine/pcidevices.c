@@ -13,6 +13,7 @@
 
 #include "base/alloc.h"
 #include "base/bits.h"
+#include "block/block.h"
 #include "pci/host.h"
 #include "virtio/mmio.h"
 #include "virtio/pci.h"
@@ -54,7 +55,8 @@ struct device {
 	/* The transport; both NULL: it is none of virtio. */
 	struct virtio_pci *pci;
 	struct virtio_mmio *mmio;
-	u8 place; /* over MMIO */
+	u8 place;                       /* over MMIO */
+	struct block *disk[AHCI_PORTS]; /* behind it; NULL: none */
 };
 
 struct pcidevices {
@@ -274,6 +276,17 @@ static u8 free_slot(struct pci_host *h)
 	return 0;
 }
 
+static void set_disks(struct device *d, const struct pcidevices_config *cfg)
+{
+	if (cfg->kind == PCIDEVICES_BLK)
+		d->disk[0] = cfg->blk.block;
+	else if (cfg->kind == PCIDEVICES_NVME)
+		d->disk[0] = cfg->nvme.block;
+	else if (cfg->kind == PCIDEVICES_AHCI)
+		for (unsigned i = 0; i < AHCI_PORTS; i++)
+			d->disk[i] = cfg->ahci.disk[i].block;
+}
+
 u32 pcidevices_mmio(const struct pcidevices *p)
 {
 	u32 taken = 0;
@@ -310,6 +323,7 @@ static int add_mmio(struct pcidevices *p, const struct pcidevices_config *cfg,
 			      .index = index,
 			      .place = (u8)place,
 			      .dev = kinds[cfg->kind].make(cfg, board) };
+	set_disks(d, cfg);
 	d->kind->core(d->dev)->features &= ~cfg->without;
 	d->mmio = virtio_mmio_new(d->kind->core(d->dev), board->mmio_irq[place],
 				  MMIO_INSTANCE(place));
@@ -345,8 +359,10 @@ static int add(struct pcidevices *p, const struct pcidevices_config *cfg, unsign
 	if (d->kind->plain) {
 		d->dev = d->kind->plain->make(cfg, board, pci.devfn, err);
 		p->count += d->dev != NULL;
+		set_disks(d, cfg);
 		return d->dev ? 0 : -EINVAL;
 	}
+	set_disks(d, cfg);
 	d->dev = d->kind->make(cfg, board);
 	d->kind->core(d->dev)->features &= ~cfg->without;
 	p->count++;
@@ -434,14 +450,29 @@ struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index)
 
 /* ---- all of them ---- */
 
+static void hurry(struct pcidevices *p, bool on)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		for (unsigned k = 0; k < AHCI_PORTS; k++)
+			if (p->dev[i].disk[k])
+				block_hurry(p->dev[i].disk[k], on);
+}
+
+void pcidevices_hurry(struct pcidevices *p)
+{
+	hurry(p, true);
+}
+
 void pcidevices_resume(struct pcidevices *p)
 {
+	hurry(p, false);
 	for (unsigned i = 0; i < p->count; i++)
 		device_resume(&p->dev[i]);
 }
 
 void pcidevices_pause(struct pcidevices *p)
 {
+	hurry(p, true);
 	for (unsigned i = 0; i < p->count; i++)
 		device_pause(&p->dev[i]);
 }

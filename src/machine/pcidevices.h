@@ -80,6 +80,11 @@ struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index);
 /* Places of virtio over MMIO that are taken, a bit each. */
 u32 pcidevices_mmio(const struct pcidevices *p);
 
+/*
+ * The CPUs are about to stop, or stop already: what the disks have in flight is to end
+ * soon, for which one of the CPUs may wait. Until the next resume.
+ */
+void pcidevices_hurry(struct pcidevices *p);
 /* Around each stretch in which the CPUs run. */
 void pcidevices_resume(struct pcidevices *p);
 void pcidevices_pause(struct pcidevices *p);

@@ -44,6 +44,7 @@ refuses option_stray "'image.img' is not an option" run image.img
 refuses option_dash "'-' is not an option" run -
 refuses command_empty 'a command is needed behind --' run --
 refuses drive_missing 'No such file or directory' run -drive file=/nosuch,format=raw
+refuses drive_reconnect 'a number from 0 to 3600' run -drive file=x,reconnect-delay=-1
 refuses drive_unused '-drive id=d: no -device uses it' run -drive file=x,if=none,id=d
 refuses drive_unknown "there is no -drive with id 'x'" run -device virtio-blk-pci,drive=x
 refuses drive_needed 'drive=ID is needed' run -device virtio-blk-pci
