@@ -138,15 +138,32 @@ for name, device in (("virtio", "virtio-blk-pci,drive=d"), ("mmio", "virtio-blk-
     case(f"nbd_hangs_at_the_end_{name}", p.returncode == 7 and took < 25 and s.path in err and
          "no answer" in err, (p.returncode, took, out, err))
 
+
+
+def boot(args, script):
+    """As the first program, without an agent."""
+    guest = os.path.join(BUILD, "guest")
+    script = ("mount -t devtmpfs d /dev; mount -t proc p /proc; mount -t sysfs s /sys; "
+              "modprobe -a virtio_pci virtio_blk; " + script)
+    return subprocess.Popen([UMBRA, "run", *args, "-kernel", f"{guest}/vmlinuz", "-initrd",
+                             f"{guest}/initrd", "-append",
+                             f'console=ttyS0 quiet rdinit=/bin/sh -- -c "{script}"'],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+# The machine is reset while it hangs, and finds the disk again.
+s = Server("reset", 8 << 20)
+p = boot(s.drive(), "dd if=/dev/vda of=/dev/null bs=64k & sleep 5; kill -0 $! && reboot -f; "
+                    "md5sum </dev/vda; poweroff -f")
+s.hung.wait(LIMIT)
+s.limit = None
+took, out, err = finish(p)
+case("nbd_hangs_and_is_reset", p.returncode == 0 and md5 in out and "connected again" in err,
+     (p.returncode, took, out[-500:], err))
+
 # A machine is told to end.
 s = Server("term", 8 << 20)
-guest = os.path.join(BUILD, "guest")
-script = ("mount -t devtmpfs d /dev; mount -t proc p /proc; mount -t sysfs s /sys; "
-          "modprobe -a virtio_pci virtio_blk; dd if=/dev/vda of=/dev/null bs=64k")
-p = subprocess.Popen([UMBRA, "run", *s.drive(), "-kernel", f"{guest}/vmlinuz", "-initrd",
-                      f"{guest}/initrd", "-append",
-                      f'console=ttyS0 quiet rdinit=/bin/sh -- -c "{script}"'],
-                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+p = boot(s.drive(), "dd if=/dev/vda of=/dev/null bs=64k")
 s.hung.wait(LIMIT)
 p.terminate()
 took, out, err = finish(p)
