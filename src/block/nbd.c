@@ -414,10 +414,19 @@ static int one_io(struct block_node *n, enum block_op op, u64 off, u64 len,
 	return ret;
 }
 
-/* Locked. Nothing was written since the last one: also a lost server has it all. */
-static bool nothing_to_flush(const struct nbd_disk *d)
+/* Locked. It has no effect: unused space stays, or what was written is stable already. */
+static bool nothing_to_do(const struct block_node *n, enum block_op op)
 {
-	return !d->can_flush || (d->writes == d->stable && !d->doubtful);
+	const struct nbd_disk *d = n->impl;
+
+	switch (op) {
+	case BLOCK_DISCARD: return !n->env->discard || !d->can_trim;
+	case BLOCK_FLUSH:
+		return !d->can_flush || n->readonly ||
+		       n->env->cache == BLOCK_CACHE_UNSAFE ||
+		       (d->writes == d->stable && !d->doubtful);
+	default: return false;
+	}
 }
 
 static int nbd_io(struct block_node *n, enum block_op op, u64 off, u64 len,
@@ -430,18 +439,15 @@ static int nbd_io(struct block_node *n, enum block_op op, u64 off, u64 len,
 
 	if (n->readonly && op != BLOCK_READ && op != BLOCK_FLUSH)
 		return -EROFS;
-	if (op == BLOCK_DISCARD && (!n->env->discard || !d->can_trim))
-		return 0;
 	pthread_mutex_lock(&d->lock);
-	if (op == BLOCK_FLUSH && nothing_to_flush(d)) {
-		pthread_mutex_unlock(&d->lock);
-		return 0;
-	}
-	do
+	ret = nothing_to_do(n, op) ? 0 : LOST;
+	while (ret == LOST) {
 		ret = one_io(n, op, off, len, iov, cnt, flags);
-	while (ret == LOST && n->env->reconnect_delay && now_of(n) < again_until);
+		if (ret == LOST && (!n->env->reconnect_delay || now_of(n) >= again_until))
+			ret = -EIO;
+	}
 	pthread_mutex_unlock(&d->lock);
-	return ret == LOST ? -EIO : ret;
+	return ret;
 }
 
 static int nbd_status(struct block_node *n, u64 off, u64 len, struct block_extent *e)
