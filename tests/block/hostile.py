@@ -251,10 +251,14 @@ def named(name, text, backing=None, fmt="raw", data=None):
     path = os.path.join(tmp, name + ".qcow2")
     i = Image()
     h = b""
+
+    def extension(kind, text):
+        return struct.pack(">II", kind, len(text)) + text.encode().ljust(-(-len(text) // 8) * 8, b"\0")
+
     if fmt and backing:
-        h += struct.pack(">II", 0xe2792aca, len(fmt)) + fmt.encode().ljust(-(-len(fmt) // 8) * 8, b"\0")
+        h += extension(0xe2792aca, fmt)
     if data:
-        h += struct.pack(">II", 0x44415441, len(data)) + data.encode().ljust(-(-len(data) // 8) * 8, b"\0")
+        h += extension(0x44415441, data)
         i.header["incompat"] = 4
     h += bytes(8)
     i.put[104] = h
