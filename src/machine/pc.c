@@ -1256,6 +1256,11 @@ struct phys *pc_phys(struct pc *pc)
 	return pc->phys;
 }
 
+u64 pc_ram_size(struct pc *pc)
+{
+	return pc->cfg.ram_size;
+}
+
 struct serial *pc_serial(struct pc *pc, unsigned n)
 {
 	return pc->serial[n];

@@ -448,6 +448,14 @@ struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index)
 	return NULL;
 }
 
+struct virtio_balloon *pcidevices_balloon(struct pcidevices *p)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		if (p->dev[i].kind == &kinds[PCIDEVICES_BALLOON])
+			return p->dev[i].dev;
+	return NULL;
+}
+
 /* ---- all of them ---- */
 
 static void hurry(struct pcidevices *p, bool on)

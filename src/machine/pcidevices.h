@@ -77,6 +77,9 @@ void pcidevices_free(struct pcidevices *p);
 /* The console made from cfg[index]; NULL if that is something else. */
 struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index);
 
+/* The first balloon; NULL: there is none. */
+struct virtio_balloon *pcidevices_balloon(struct pcidevices *p);
+
 /* Places of virtio over MMIO that are taken, a bit each. */
 u32 pcidevices_mmio(const struct pcidevices *p);
 
