@@ -128,11 +128,3 @@ void pool_push(struct pool *p, struct block_req *r)
 		log_error("no thread for disk requests: they wait for the next try");
 	pthread_mutex_unlock(&p->lock);
 }
-
-void pool_cancel(struct pool *p)
-{
-	pthread_mutex_lock(&p->lock);
-	for (struct block_req *r = p->head; r; r = r->p.next)
-		r->p.state |= BLOCK_REQ_CANCELED;
-	pthread_mutex_unlock(&p->lock);
-}

@@ -16,7 +16,3 @@ void pool_free(struct pool *p);
 
 /* Any thread. 'work' runs with the request soon; never inside. */
 void pool_push(struct pool *p, struct block_req *r);
-/* Mark what is queued as canceled: BLOCK_REQ_CANCELED in r->p.state. */
-void pool_cancel(struct pool *p);
-
-enum { BLOCK_REQ_CANCELED = 1 };

@@ -169,8 +169,8 @@ static const struct type {
 /* clang-format on */
 
 static const char *const suffixes[] = { "", "-pci", "-pci-transitional",
-					"-pci-non-transitional" };
-enum { SUFFIX_TRANSITIONAL = 2, SUFFIX_MODERN = 3 };
+					"-pci-non-transitional", "-device" };
+enum { SUFFIX_TRANSITIONAL = 2, SUFFIX_MODERN = 3, SUFFIX_MMIO = 4 };
 
 /* 'len' letters of 'name'. */
 static const struct type *find_type(const char *name, size_t len, unsigned *suffix)
@@ -236,6 +236,8 @@ void devices_pci_list(FILE *out)
 			types[i].plain ? "" : "-pci",
 			(int)((types[i].plain ? 18 : 14) - strlen(types[i].name)), "",
 			types[i].help);
+	fputs("  virtio-*-device    the same virtio devices over MMIO instead of PCI\n",
+	      out);
 	fprintf(out,
 		"  %-18s a terminal (hvc) on the virtio-serial before it: chardev=ID\n",
 		"virtconsole");
@@ -282,6 +284,33 @@ static int parse_addr(struct pcidevices_config *c, const struct device_spec *s,
 		return bad(text, "addr is a slot from 1 to 1e, or SLOT.FUNCTION", err);
 	c->devfn = PCI_DEVFN(slot, fn);
 	return 0;
+}
+
+/* Over MMIO: a place instead of a slot. */
+static int parse_place(struct pcidevices_config *c, const struct device_spec *s,
+		       const char *text, struct error *err)
+{
+	static const char bus[] = "virtio-mmio-bus.";
+	char *end;
+
+	c->mmio = true;
+	if (s->addr || s->legacy_off || s->modern_off || s->vectors)
+		return bad(text,
+			   "addr, disable-legacy, disable-modern and vectors are those "
+			   "of the device with -pci at its end",
+			   err);
+	if (!s->bus)
+		return 0;
+	if (!strncmp(s->bus, bus, sizeof(bus) - 1)) {
+		const char *digits = s->bus + sizeof(bus) - 1;
+		unsigned long n = strtoul(digits, &end, 10);
+
+		if (*digits >= '0' && *digits <= '9' && !*end && n < VIRTIO_MMIO_PLACES) {
+			c->place = (u8)(n + 1);
+			return 0;
+		}
+	}
+	return bad(text, "bus is virtio-mmio-bus.N, N from 0 to 7", err);
 }
 
 static bool parse_mac(const char *s, u8 *mac)
@@ -563,7 +592,7 @@ static int set_device(struct devices_pci *d, const char *text, struct error *err
 	t = find_type(text, strcspn(text, ","), &suffix);
 	c->kind = t->kind;
 	if (props_parse(s, t->props, "-device", text, "driver", err) ||
-	    parse_addr(c, s, text, err))
+	    (suffix == SUFFIX_MMIO ? parse_place : parse_addr)(c, s, text, err))
 		return -EINVAL;
 	c->name = s->driver;
 	c->id = s->id;
@@ -592,11 +621,12 @@ static int set_device(struct devices_pci *d, const char *text, struct error *err
 
 /* ---- short forms ---- */
 
-static bool is_net(const char *model)
+static bool is_net(const char *model, bool *mmio)
 {
 	unsigned suffix;
 	const struct type *t = find_type(model, strlen(model), &suffix);
 
+	*mmio = t && suffix == SUFFIX_MMIO;
 	return !strcmp(model, "virtio") || (t && t->kind == PCIDEVICES_NET);
 }
 
@@ -623,7 +653,7 @@ static int set_nic(struct devices_pci *d, const char *text, struct error *err)
 						 .legacy = true,
 						 .net.pairs = 1 };
 	c->backend = (unsigned)nic.net;
-	if (c->kind == PCIDEVICES_NET && nic.model && !is_net(nic.model))
+	if (c->kind == PCIDEVICES_NET && nic.model && !is_net(nic.model, &c->mmio))
 		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci or e1000",
 				text);
 	if (!ret && nic.mac &&

@@ -155,6 +155,10 @@ void net_send(struct net *n, struct net_frame *f)
 	}
 	count(&n->stats.sent, 1);
 	count(&n->stats.sent_bytes, f->len);
+	if (n->be.ops->offloads) {
+		send_plain(n, f);
+		return;
+	}
 	if (f->off.gso_type && !n->be.ops->big) {
 		if (!net_segment(f, send_plain, n))
 			count(&n->stats.dropped, 1);
@@ -272,8 +276,13 @@ static void none_close(void *backend)
 }
 
 /* A cable with nobody at the other end. */
-static const struct net_ops none_ops = { none_fill, none_ready, none_send, none_close,
-					 true };
+static const struct net_ops none_ops = {
+	.fill = none_fill,
+	.ready = none_ready,
+	.send = none_send,
+	.close = none_close,
+	.big = true,
+};
 
 static int open_backend(struct net *n, const struct net_config *cfg, struct error *err)
 {
