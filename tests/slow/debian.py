@@ -302,6 +302,7 @@ def use(program, umbra, image, tmp, name, card):
 
 SEED = """#cloud-config
 hostname: %s
+locale: false
 users:
   - name: ada
     shell: /bin/bash
