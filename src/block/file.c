@@ -24,6 +24,7 @@
 #include "base/alloc.h"
 #include "base/bits.h"
 #include "block/node.h"
+#include "block/pool.h"
 #include "block/uring.h"
 
 /* QEMU's permissions, block/block-common.h: bit numbers. */
@@ -318,6 +319,10 @@ static enum node_start file_start(struct block_node *n, struct block_req *r, u64
 		}
 		return try_now(n, r, off);
 	}
+	/* File systems take a lock of the file for a write to the page cache: several
+	 * threads would only fight for it, which costs more than the write. */
+	if (r->op == BLOCK_WRITE && !f->direct && f->info.regular)
+		r->p.state |= BLOCK_REQ_SERIAL;
 	if (!n->env->ring || r->op > BLOCK_FLUSH)
 		return START_NO;
 	if (flushes) {

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "block/block.h"
@@ -18,6 +19,7 @@
 #include "control/nets.h"
 #include "control/ports.h"
 #include "control/props.h"
+#include "control/seed.h"
 #include "machine/pc.h"
 #include "net/net.h"
 #include "pci/pci.h"
@@ -706,6 +708,45 @@ static int set_drive(struct devices_pci *d, const char *text, struct error *err)
 	return ret ? ret : drive_device(d, drives_count(d->drives) - 1, text, err);
 }
 
+/*
+ * The disk of cloud-init, behind all others so that these keep their names in the guest.
+ * Nobody may see or change the file in memory: it is named by its descriptor, until the
+ * drives are open.
+ */
+static int set_seed(struct devices_pci *d, const char *text, int *fd, struct error *err)
+{
+	char drive[80];
+
+	*fd = seed_open(text, err);
+	if (*fd < 0)
+		return *fd;
+	snprintf(drive, sizeof(drive),
+		 "file=/proc/self/fd/%d,format=raw,readonly=on,serial=cidata", *fd);
+	return set_drive(d, drive, err);
+}
+
+static const char *find_seed(const struct virtio_words *w)
+{
+	for (unsigned i = 0; i < w->count; i++)
+		if (w->word[i].kind == WORD_SEED)
+			return w->word[i].text;
+	return NULL;
+}
+
+static int open_backends(struct devices_pci *d, const char *seed, struct clock *clk,
+			 struct error *err)
+{
+	int fd = -1, ret = seed ? set_seed(d, seed, &fd, err) : 0;
+
+	if (!ret)
+		ret = drives_open(d->drives, err);
+	if (fd >= 0)
+		close(fd);
+	if (ret || nets_open(d->nets, clk, err) || ports_open(d->ports, err))
+		return -EINVAL;
+	return 0;
+}
+
 /* ---- all words ---- */
 
 /*
@@ -726,6 +767,7 @@ static int parse_word(struct devices_pci *d, unsigned round, enum virtio_word ki
 		if (round == 2)
 			nets_set_pcap(d->nets, text);
 		return 0;
+	case WORD_SEED: return 0; /* after all others */
 	default:
 		if (round == 2)
 			drives_snapshot(d->drives);
@@ -789,8 +831,7 @@ int devices_pci_init(struct devices_pci *d, const struct virtio_words *w,
 	for (unsigned i = 0; i < d->count; i++)
 		if (d->cfg[i].kind == PCIDEVICES_CONSOLE && !d->cfg[i].ports)
 			d->cfg[i].ports = 1;
-	if (drives_open(d->drives, err) || nets_open(d->nets, clk, err) ||
-	    ports_open(d->ports, err))
+	if (open_backends(d, find_seed(w), clk, err))
 		return -EINVAL;
 	for (unsigned i = 0; i < d->count; i++) {
 		struct pcidevices_config *c = &d->cfg[i];

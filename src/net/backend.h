@@ -28,6 +28,8 @@ struct net_ops {
 	/* A frame from the guest without offloads, but see below. */
 	void (*send)(void *backend, const struct net_frame *f);
 	void (*close)(void *backend);
+	/* The guest may send; otherwise what it has waits. NULL: always. */
+	bool (*takes)(void *backend);
 	/* Takes TCP frames of up to 64 KiB that are to be cut (checksums are right). */
 	bool big;
 	/* Takes frames with all that is left to be done with them. */

@@ -170,6 +170,11 @@ void net_send(struct net *n, struct net_frame *f)
 
 /* ---- the thread ---- */
 
+static bool takes(const struct net *n)
+{
+	return !n->be.ops->takes || n->be.ops->takes(n->be.opaque);
+}
+
 static void *net_thread(void *opaque)
 {
 	struct net *n = opaque;
@@ -181,11 +186,11 @@ static void *net_thread(void *opaque)
 		u64 ignored;
 
 		p.count = 0;
-		p.timeout = more ? 0 : -1;
+		p.timeout = -1;
 		if (net_poll_add(&p, n->wake, POLLIN) < 0)
 			break;
 		n->be.ops->fill(n->be.opaque, &p);
-		if (more)
+		if (more && takes(n))
 			p.timeout = 0;
 		else if (n->pcap)
 			pcap_flush(n->pcap);
@@ -198,7 +203,7 @@ static void *net_thread(void *opaque)
 		more |= __atomic_exchange_n(&n->kicked, false, __ATOMIC_SEQ_CST);
 		deliver_waiting(n);
 		n->be.ops->ready(n->be.opaque, &p);
-		if (more)
+		if (more && takes(n))
 			more = n->client.transmit(n->client.opaque);
 	}
 	free(p.fds);

@@ -243,6 +243,31 @@ p.terminate()
 p.communicate()
 case("net_between_guests", status == 0, (out, err))
 
+
+
+def link(server):
+    return ["-netdev", f"stream,id=n0,server={server},addr.type=unix,addr.path={tmp}/link", "-device",
+            "virtio-net-pci,netdev=n0"]
+
+
+# Segments are cut by one and joined by the other: a file comes back as it was. nc ends when
+# its input does, so that the side that listens gets one that never ends.
+p = start(link("on"), "ip addr add 10.9.0.1/24 dev eth0; ip link set eth0 up; cd /tmp; mkfifo i; "
+                      "exec 3<>i; dd if=/dev/urandom of=f bs=1M count=30 2>/dev/null; "
+                      "nc -l -p 98 <f; nc -l -p 99 <&3 >g; cmp f g && echo both are equal")
+while not os.path.exists(tmp + "/link") and p.poll() is None:
+    time.sleep(0.05)
+status, out, err = run(link("off"), "ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; cd /tmp; "
+                       "mkfifo i; exec 3<>i; for i in 1 2 3 4 5 6 7 8 9 10; do "
+                       "nc 10.9.0.1 98 <&3 >f 2>/dev/null && break; sleep 1; done; "
+                       "sleep 1; nc 10.9.0.1 99 <f")
+try:
+    first = p.communicate(timeout=LIMIT)[0].decode()
+except subprocess.TimeoutExpired:
+    p.kill()
+    first = p.communicate()[0].decode()
+case("net_by_a_stream", status == 0 and first == "both are equal\n", (first, out, err))
+
 # ---- the others
 
 status, out, err = run(["-device", "virtio-rng-pci"],

@@ -30,6 +30,8 @@ refuses image_debian_package "'Fio' is not the name of a package" \
 	image debian --packages openssh-server,Fio "$new"
 refuses image_debian_size "--size '5M': 1G to 16T" image debian --size 5M "$new"
 refuses image_debian_suite "--suite '../x'" image debian --suite ../x "$new"
+refuses image_debian_kernel "--kernel 'vim': the name of a package linux-image" \
+	image debian --kernel vim "$new"
 refuses image_debian_key 'not a public key' image debian --ssh-key "$tmp/text" "$new"
 # Not even apt-get is found: it names the package, and makes nothing.
 if env PATH= "$umbra" image debian "$tmp/none.qcow2" >"$tmp/out" 2>"$tmp/err"; then
@@ -48,6 +50,13 @@ refuses drive_reconnect 'a number from 0 to 3600' run -drive file=x,reconnect-de
 refuses drive_unused '-drive id=d: no -device uses it' run -drive file=x,if=none,id=d
 refuses drive_unknown "there is no -drive with id 'x'" run -device virtio-blk-pci,drive=x
 refuses drive_needed 'drive=ID is needed' run -device virtio-blk-pci
+refuses seed_missing "--seed: $tmp/none: No such file" run --seed "$tmp/none"
+refuses seed_text "$tmp/text: cloud-init would ignore it" run --seed "$tmp/text"
+refuses seed_empty 'is empty' run --seed "$tmp/empty"
+refuses seed_directory "$tmp/directory/user-data: No such file" run --seed "$tmp/directory"
+refuses seed_fifo 'not a regular file' run --seed "$tmp/fifo"
+refuses seed_key "'metadata'" run --seed "$tmp/text,metadata=x"
+refuses seed_twice 'there is one already' run --seed "$tmp/text" --seed "$tmp/text"
 refuses device_property "there is no property 'drvie'" run -device virtio-blk-pci,drvie=x
 refuses device_number 'num-queues is a number from 1 to 16' \
 	run -device virtio-blk-pci,drive=x,num-queues=0
