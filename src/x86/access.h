@@ -17,6 +17,8 @@
 /* seg_ok: the inline limit check is enough for a read, a write; and: base 0, limit 4G
  * - 1. */
 enum { SEG_R_OK = 1, SEG_W_OK = 2, SEG_FLAT = 4 };
+/* For vcpu.seg_bar. */
+#define SEG_BARRED BIT(62)
 
 /* Check an access of 'len' bytes and give its linear address. #GP or #SS when refused. */
 bool seg_linear_slow(struct vcpu *v, unsigned sreg, u64 off, u64 len, enum access acc,

@@ -160,6 +160,9 @@ void seg_update_ok(struct vcpu *v, unsigned sreg)
 	if (ok && !s->base && s->limit == 0xffffffff)
 		ok |= SEG_FLAT;
 	v->seg_ok[sreg] = ok;
+	v->seg_bar[sreg] = (ok & SEG_R_OK) && (ok & SEG_W_OK) && s->limit == 0xffffffff
+				   ? 0
+				   : SEG_BARRED;
 }
 
 void seg_changed(struct vcpu *v, unsigned sreg)

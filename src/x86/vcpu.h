@@ -136,6 +136,9 @@ struct vcpu {
 	u8 paging;              /* enum paging_mode (x86/walk.h) */
 	u64 phys_reserved;      /* bits above MAXPHYADDR in a table entry */
 	u32 seg_ok[SREG_COUNT]; /* SEG_R_OK, SEG_W_OK (x86/access.h) */
+	/* 0: every 32-bit offset may be read and written. Else SEG_BARRED, which no
+	 * linear address has: added to one it makes it one that is found nowhere. */
+	u64 seg_bar[SREG_COUNT];
 
 	struct fault fault;
 	u32 events;    /* enum vcpu_event; atomic */

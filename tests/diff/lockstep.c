@@ -2,11 +2,12 @@
  * Random programs on two engines: sequences of all instruction forms with branches
  * between them, in one block and many, compared at each exception and at the end.
  *
- *   lockstep ENGINE [--against NAME] [--seed N] [--programs N] [--verbose]
+ *   lockstep ENGINE [--bits 64|32] [--against NAME] [--seed N] [--programs N] [--verbose]
  *
  * Where tests/insn tries each form by itself, here instructions follow each other: what a
- * translator keeps from one to the next is what is tested. RBX, R10 and RSI place
- * operands in memory and stay as they are. An instruction that faults is stepped over.
+ * translator keeps from one to the next is what is tested. RBX, R10 (EBP in 32-bit code)
+ * and RSI place operands in memory and stay as they are. Of 32-bit programs some have
+ * segments that are not flat. An instruction that faults is stepped over.
  * Each program runs three times, with other registers.
  */
 #include <stdio.h>
@@ -39,18 +40,38 @@ struct both {
 	struct form_list forms;
 	struct rng rng;
 	bool verbose;
+	enum mode mode;
 	unsigned faults, insns, differences;
 };
 
+/* The other base. */
+static unsigned second_base(const struct both *b)
+{
+	return b->mode == MODE64 ? R10 : RBP;
+}
+
 /* ---- making programs ---- */
 
-static bool may_write(ZydisRegister r)
+static bool may_write(const struct both *b, ZydisRegister r)
 {
 	ZydisRegister full =
 		ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r);
 
-	return full != ZYDIS_REGISTER_RBX && full != ZYDIS_REGISTER_R10 &&
-	       full != ZYDIS_REGISTER_RSI && full != ZYDIS_REGISTER_RSP;
+	return full != ZYDIS_REGISTER_RBX && full != ZYDIS_REGISTER_RSI &&
+	       full != ZYDIS_REGISTER_RSP &&
+	       full != (b->mode == MODE64 ? ZYDIS_REGISTER_R10 : ZYDIS_REGISTER_RBP);
+}
+
+/* Moves the stack pointer by a slot, as it says itself. */
+static bool moves_stack(const struct both *b, const struct decoded *d,
+			const ZydisDecodedOperand *o)
+{
+	if (b->mode == MODE64 || o->visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+		return false;
+	return (d->zi.meta.category == ZYDIS_CATEGORY_PUSH ||
+		d->zi.meta.category == ZYDIS_CATEGORY_POP) &&
+	       d->zi.mnemonic != ZYDIS_MNEMONIC_POPA &&
+	       d->zi.mnemonic != ZYDIS_MNEMONIC_POPAD;
 }
 
 static bool usable(const struct both *b, const struct decoded *d)
@@ -67,6 +88,7 @@ static bool usable(const struct both *b, const struct decoded *d)
 	/* Single-stepping is for other tests; and random numbers are random. */
 	if (d->zi.mnemonic == ZYDIS_MNEMONIC_POPFQ ||
 	    d->zi.mnemonic == ZYDIS_MNEMONIC_POPF ||
+	    d->zi.mnemonic == ZYDIS_MNEMONIC_POPFD ||
 	    d->zi.mnemonic == ZYDIS_MNEMONIC_RDRAND ||
 	    d->zi.mnemonic == ZYDIS_MNEMONIC_RDSEED ||
 	    d->zi.mnemonic == ZYDIS_MNEMONIC_INT3 ||
@@ -77,57 +99,70 @@ static bool usable(const struct both *b, const struct decoded *d)
 
 		if (o->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		    (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
-		    !may_write(o->reg.value))
+		    !may_write(b, o->reg.value) && !moves_stack(b, d, o))
 			return false;
 	}
 	return form_class_of(guest_features(b->g[0]), d) == FORM_USER;
 }
 
-/* A memory operand near one of the bases: [base + disp8], or with RSI as index. */
-static void place(struct rng *rng, struct enc *e)
+static void put32(u8 *at, u32 val)
+{
+	memcpy(at, &val, 4);
+}
+
+/* A memory operand near one of the bases: [base + disp8], or with RSI as index. In 32-bit
+ * code also [address]. */
+static void place(const struct both *b, struct rng *rng, struct enc *e)
 {
 	u8 reg = e->tail[0] & 0x38, disp = (u8)rng64(rng);
-	bool r10 = rng64(rng) & 1;
+	bool second = rng64(rng) & 1;
+	u8 base = second ? second_base(b) & 7 : RBX;
 
 	if (rng_below(rng, 4))
 		disp &= 0xf0;
-	e->b = r10;
+	e->b = second && b->mode == MODE64;
 	e->x = 0;
-	if (rng_below(rng, 3)) {
-		e->tail[0] = (u8)(0x40 | reg | (r10 ? 2 : 3));
+	if (b->mode == MODE32 && rng_one_in(rng, 8)) {
+		e->tail[0] = reg | 5;
+		put32(e->tail + 1, (u32)BASE_RBX + disp);
+	} else if (rng_below(rng, 3)) {
+		e->tail[0] = (u8)(0x40 | reg | base);
 		e->tail[1] = disp;
 	} else {
 		e->tail[0] = 0x44 | reg;
-		e->tail[1] = (u8)((rng64(rng) & 0xc0) | 6 << 3 | (r10 ? 2 : 3));
+		e->tail[1] = (u8)((rng64(rng) & 0xc0) | 6 << 3 | base);
 		e->tail[2] = disp;
 	}
 }
 
-static void vary(struct rng *rng, struct enc *e)
+static void vary(const struct both *b, struct rng *rng, struct enc *e)
 {
 	static const u8 segs[] = { 0x64, 0x65, 0x2e, 0x3e };
 	bool mem = e->tail[0] < 0xc0;
 
 	rng_fill(rng, e->tail + 1, sizeof(e->tail) - 1);
-	e->r = rng64(rng) & 1;
-	e->b = rng64(rng) & 1;
+	e->r = (rng64(rng) & 1) && b->mode == MODE64;
+	e->b = (rng64(rng) & 1) && (b->mode == MODE64 || e->kind != ENC_LEGACY);
 	if (e->kind == ENC_LEGACY) {
-		e->rex = rng_one_in(rng, 4);
+		e->rex = rng_one_in(rng, 4) && b->mode == MODE64;
 		if (e->prefixes < sizeof(e->prefix) && rng_one_in(rng, 12))
 			e->prefix[e->prefixes++] = segs[rng_below(rng, sizeof(segs))];
 	} else {
 		e->vvvv = rng_below(rng, 3) ? (u8)rng_below(rng, 16) : 0;
 		e->r2 = rng64(rng) & 1;
 		e->v2 = rng64(rng) & 1;
-		e->x = rng64(rng) & 1;
+		e->x = (rng64(rng) & 1) && b->mode == MODE64;
 		e->aaa = (u8)(rng_below(rng, 3) ? rng_below(rng, 8) : 0);
 		e->z = rng64(rng) & 1;
 		e->vex2 = rng64(rng) & 1;
 	}
 	if (rng64(rng) & 1)
 		e->tail[0] = (u8)((e->tail[0] & 0xc7) | (rng64(rng) & 0x38));
-	if (mem)
-		place(rng, e);
+	if (b->mode == MODE32 && e->kind == ENC_LEGACY && !e->map &&
+	    (e->opcode & 0xfc) == 0xa0)
+		put32(e->tail, (u32)BASE_RBX + rng_below(rng, 64)); /* moffs */
+	else if (mem)
+		place(b, rng, e);
 	else
 		e->tail[0] = (u8)(0xc0 | (e->tail[0] & 0x38) | (rng64(rng) & 7));
 }
@@ -157,14 +192,14 @@ static unsigned make_insn(struct both *b, const struct form *f, u8 *out)
 		u8 bytes[48];
 
 		if (tries < 11)
-			vary(&b->rng, &e);
-		if (!form_decode(MODE64, bytes, enc_bytes(&e, bytes), &d) ||
-		    form_key(&d) != f->key)
+			vary(b, &b->rng, &e);
+		if (!form_decode(b->mode, bytes, enc_bytes(&e, bytes), &d) ||
+		    form_key(&d) + b->mode != f->key)
 			continue;
 		if (rng_one_in(&b->rng, 6)) {
 			unsigned len = add_prefixes(&b->rng, bytes, d.zi.length);
 
-			if (!form_decode(MODE64, bytes, len, &d) || d.zi.length != len)
+			if (!form_decode(b->mode, bytes, len, &d) || d.zi.length != len)
 				continue;
 		}
 		if (!usable(b, &d))
@@ -216,14 +251,14 @@ static void make_program(struct both *b, struct program *p)
 
 /* ---- running them ---- */
 
-static void print_program(const struct program *p)
+static void print_program(const struct both *b, const struct program *p)
 {
 	for (unsigned i = 0; i < p->count; i++) {
 		char text[128];
 		unsigned end = i + 1 < p->count ? p->at[i + 1] : p->len;
 
-		disassemble(p->code + p->at[i], end - p->at[i], 8, p->lin + p->at[i],
-			    text, sizeof(text));
+		disassemble(p->code + p->at[i], end - p->at[i], b->mode == MODE64 ? 8 : 4,
+			    p->lin + p->at[i], text, sizeof(text));
 		printf("  %llx: %-40s", (unsigned long long)(p->lin + p->at[i]), text);
 		for (unsigned n = p->at[i]; n < end; n++)
 			printf(" %02x", p->code[n]);
@@ -255,7 +290,7 @@ static void differ(struct both *b, const struct program *p, const char *what, u6
 	if (b->differences > 8 && !b->verbose)
 		return;
 	printf("from %llx: %s: %s\n", (unsigned long long)from, b->name[1], what);
-	print_program(p);
+	print_program(b, p);
 	state_print(&s[0], &s[1], b->name[0]);
 	state_print(&s[1], &s[0], b->name[1]);
 }
@@ -301,9 +336,35 @@ static void run_program(struct both *b, const struct program *p,
 			return;
 		s[0].rip = next;
 		s[0].gpr[RBX] = start->gpr[RBX];
-		s[0].gpr[R10] = start->gpr[R10];
+		s[0].gpr[second_base(b)] = start->gpr[second_base(b)];
 		s[0].gpr[RSI] = start->gpr[RSI];
 	}
+}
+
+/* Mostly flat with bases in FS and GS; or anything. Upper halves of registers may be
+ * anything, as after 64-bit code. */
+static void gen_segments(struct both *b, struct state *s)
+{
+	static const u16 some[] = { SEL_DS,        SEL_DS,     SEL_LDT_DS32, SEL_LDT_DOWN,
+				    SEL_LDT_SHORT, SEL_LDT_RO, SEL_LDT_DS16, 0 };
+
+	s->sel[CS] = SEL_CS32;
+	for (unsigned i = 0; i < 6; i++)
+		if (i != CS)
+			s->sel[i] = SEL_DS;
+	s->tls = rng_below(&b->rng, 3) != 0;
+	for (unsigned i = FS; i <= GS && !s->tls; i++)
+		s->sel[i] = some[rng_below(&b->rng, ARRAY_SIZE(some))];
+	if (rng_one_in(&b->rng, 6)) {
+		s->sel[DS] = some[rng_below(&b->rng, ARRAY_SIZE(some))];
+		s->sel[ES] = some[rng_below(&b->rng, ARRAY_SIZE(some))];
+	}
+	for (unsigned i = 0; i < 8; i++)
+		if (!rng_one_in(&b->rng, 4))
+			s->gpr[i] = (u32)s->gpr[i];
+	for (unsigned i = RBX; i <= RSI; i++)
+		if (rng_one_in(&b->rng, 8))
+			s->gpr[i] |= BIT(32 + rng_below(&b->rng, 32));
 }
 
 static void gen_start(struct both *b, struct state *s, const struct program *p)
@@ -312,10 +373,10 @@ static void gen_start(struct both *b, struct state *s, const struct program *p)
 	for (unsigned i = 0; i < 16; i++)
 		s->gpr[i] = rng64(&b->rng) >> rng_below(&b->rng, 64);
 	s->gpr[RBX] = BASE_RBX;
-	s->gpr[R10] = BASE_R10;
+	s->gpr[second_base(b)] = BASE_R10;
 	/* Where writing faults; where the page ends. */
 	if (rng_one_in(&b->rng, 4))
-		s->gpr[R10] = RO_BASE + 0x7c0;
+		s->gpr[second_base(b)] = RO_BASE + 0x7c0;
 	if (rng_one_in(&b->rng, 4))
 		s->gpr[RBX] = RW_END - 0x40;
 	s->fs_base = 0x40;
@@ -329,6 +390,8 @@ static void gen_start(struct both *b, struct state *s, const struct program *p)
 	s->flags = (rng64(&b->rng) & RFLAGS_STATUS) | RFLAGS_1 | RFLAGS_IF;
 	s->sel[CS] = SEL_CS64;
 	s->sel[SS] = SEL_DS;
+	if (b->mode == MODE32)
+		gen_segments(b, s);
 	/* All vector state, masks among it, at random; x87 as after FNINIT, or with
 	 * values in its registers and errors that are not masked. */
 	rng_fill(&b->rng, s->xsave + XSAVE_XMM, STATE_XSAVE - XSAVE_XMM);
@@ -369,8 +432,8 @@ static void try_program(struct both *b)
 
 static int usage(void)
 {
-	fputs("usage: lockstep ENGINE [--against NAME] [--seed N] [--programs N] "
-	      "[--verbose]\n",
+	fputs("usage: lockstep ENGINE [--bits 64|32] [--against NAME] [--seed N] "
+	      "[--programs N] [--verbose]\n",
 	      stderr);
 	return 2;
 }
@@ -389,7 +452,9 @@ int main(int argc, char **argv)
 		}
 		if (i + 1 == argc)
 			return usage();
-		if (!strcmp(argv[i], "--against"))
+		if (!strcmp(argv[i], "--bits"))
+			b.mode = strcmp(argv[++i], "32") ? MODE64 : MODE32;
+		else if (!strcmp(argv[i], "--against"))
 			against = engine_by_name(argv[++i]);
 		else if (!strcmp(argv[i], "--seed"))
 			b.rng.s = strtoull(argv[++i], NULL, 0);
@@ -407,13 +472,14 @@ int main(int argc, char **argv)
 		return 77;
 	b.name[0] = against->name;
 	b.name[1] = e->name;
-	form_walk(&b.forms, MODE64, &b.rng);
+	form_walk(&b.forms, b.mode, &b.rng);
 	for (unsigned i = 0; i < programs; i++)
 		try_program(&b);
 	printf("# %u programs, %u instructions, %u faults, %u differences\n", programs,
 	       b.insns, b.faults, b.differences);
-	printf("%sok random programs end alike on %s and %s\n",
-	       b.differences ? "not " : "", b.name[0], b.name[1]);
+	printf("%sok random programs of %u bits end alike on %s and %s\n",
+	       b.differences ? "not " : "", b.mode == MODE64 ? 64 : 32, b.name[0],
+	       b.name[1]);
 	form_free(&b.forms);
 	guest_close(b.g[0]);
 	guest_close(b.g[1]);

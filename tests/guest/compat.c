@@ -46,6 +46,22 @@ __asm__(".text\n"
 	"c_arpl: mov $0x10, %eax\n\tmov $3, %ecx\n\tarpl %cx, %ax\n\tint $0x80\n"
 	"c_hole: mov 0x40000000, %eax\n\tint $0x80\n"
 	"c_step: nop\n\tc_step_at: nop\n\tint $0x80\n"
+	/* INC RAX in 64-bit code; DEC EAX, INC EAX in this. */
+	"c_same: .byte 0x48, 0xff, 0xc0\n\tret\n"
+	"c_modes: xor %eax, %eax\n\tmov $100, %ebp\n"
+	"1:\tcall c_same\n\tpush %eax\n\tljmp $0x2b, $2f + 0x80000000\n"
+	".code64\n"
+	"2:\tcall c_same\n\tlea c_same(%rip), %rdx\n\tcall *%rdx\n\t"
+	"ljmp *c_back(%rip)\n"
+	".code32\n"
+	"3:\tpop %edx\n\tmov $c_same + 0x80000000, %edx\n\tcall *%edx\n\t"
+	"dec %ebp\n\tjnz 1b\n\tint $0x80\n"
+	"c_back: .long 3b + 0x80000000\n\t.word 0x1b\n"
+	/* Through a segment with a base and back, often enough to be translated. */
+	"c_bases: mov $40, %ebp\n\txor %edi, %edi\n"
+	"1:\tmov $0x80, %eax\n\tmov %eax, %ds\n\tmov 0x10, %ecx\n\t"
+	"mov $0x23, %eax\n\tmov %eax, %ds\n\tadd c_data + 0x80000000, %edi\n\t"
+	"add %ecx, %edi\n\tdec %ebp\n\tjnz 1b\n\tmov %edi, %eax\n\tint $0x80\n"
 	".code16\n"
 	"c_16: mov $0xffff, %ax\n\tadd $1, %ax\n\tadc $0x4000, %ax\n\tpush %ax\n\tpop "
 	"%bx\n\tint $0x80\n"
@@ -99,6 +115,14 @@ static void to_64bit_code(void)
 	want_equal(trap.vector, NONE);
 }
 
+/* The same linear addresses, and neither mode runs what the other has made of them. */
+static void one_address_two_modes(void)
+{
+	want_equal(RUN(c_modes), 200);
+	want_equal(trap.vector, NONE);
+	want_equal(RUN(c_modes), 200);
+}
+
 static void segments_count(void)
 {
 	set_gdt(SEL, descriptor((u32)USER(user_stack), 0xff, D_KDATA | D_DPL(3) | D_DB));
@@ -112,6 +136,16 @@ static void segments_count(void)
 	want_at(GP, 0, c_readonly_at);
 	RUN(c_cs_write);
 	want_at(GP, 0, c_cs_write);
+}
+
+static void segments_change(void)
+{
+	u32 *at = (u32 *)(void *)user_stack;
+
+	at[4] = 0x01020304;
+	set_gdt(SEL, descriptor((u32)USER(user_stack), 0xff, D_KDATA | D_DPL(3) | D_DB));
+	want_equal((u32)RUN(c_bases), (u32)(40 * (0x13579bdfu + 0x01020304u)));
+	want_equal(trap.vector, NONE);
 }
 
 /* Effective addresses have 32 bits, and so have linear ones. */
@@ -218,7 +252,9 @@ const struct test_case cases[] = {
 	CASE(basics, "SDM 3 10.8.3"),
 	CASE(old_instructions, "SDM 2"),
 	CASE(to_64bit_code, "SDM 2 JMP"),
+	CASE(one_address_two_modes, "SDM 3 10.8.3"),
 	CASE(segments_count, "SDM 3 5.2.1"),
+	CASE(segments_change, "SDM 3 3.4.3"),
 	CASE(addresses_wrap, "SDM 3 3.3.7"),
 	CASE(frame, "SDM 3 6.14.2"),
 	CASE(single_step, "SDM 3 17.3.1.4"),

@@ -326,7 +326,7 @@ static void load_state(struct guest *g, const struct state *s)
 		v->seg[i] = load_segment(g, s->sel[i]);
 		seg_update_ok(v, i);
 	}
-	if (s->sel[CS] == SEL_CS64) {
+	if (s->sel[CS] == SEL_CS64 || s->tls) {
 		v->seg[FS].base = s->fs_base;
 		v->seg[GS].base = s->gs_base;
 	}

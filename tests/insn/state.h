@@ -66,7 +66,8 @@ struct state {
 	u8 xsave[XSAVE_AREA_SIZE] __attribute__((aligned(64)));
 	u64 gpr[16], rip, flags;
 	u16 sel[6]; /* ES CS SS DS FS GS */
-	u16 pad[2];
+	u16 tls;    /* FS and GS have these bases in 32-bit code too */
+	u16 pad;
 	u64 fs_base, gs_base; /* 64-bit mode only */
 	/* How it ended. */
 	u64 cr2;

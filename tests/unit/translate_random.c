@@ -1,7 +1,8 @@
 /*
  * Random loops of what traces are made of: arithmetic whose flags are read or not,
  * accesses off a few registers that move on to a page which is missing, read-only, code,
- * or fine. Each must end on every engine as on the interpreter.
+ * or fine. Each must end on every engine as on the interpreter. Every other one is 32-bit
+ * code.
  */
 #include "translate_box.h"
 
@@ -15,7 +16,7 @@ struct maker {
 	unsigned n;
 	u64 gpr[16], pte;
 	unsigned cpl, loops;
-	bool smap;
+	bool smap, narrow;
 };
 
 static unsigned pick(struct maker *m, unsigned n)
@@ -36,7 +37,20 @@ static const u8 pointers[] = { RBX, RBP, RSI, R9 };
 
 static unsigned data_reg(struct maker *m)
 {
-	return data_regs[pick(m, ARRAY_SIZE(data_regs))];
+	return data_regs[pick(m, m->narrow ? 3 : ARRAY_SIZE(data_regs))];
+}
+
+static unsigned pointer(struct maker *m)
+{
+	return pointers[pick(m, m->narrow ? 3 : ARRAY_SIZE(pointers))];
+}
+
+static void address(struct maker *m)
+{
+	unsigned a = DATA + 0xc00 + pick(m, 0x480);
+
+	for (unsigned i = 0; i < 4; i++)
+		byte(m, a >> (8 * i) & 0xff);
 }
 
 /* Prefixes and REX for an operand size of 1 to 8 bytes. */
@@ -46,6 +60,8 @@ static void prefixes(struct maker *m, unsigned size, unsigned reg, unsigned rm)
 
 	if (size == 2)
 		byte(m, 0x66);
+	if (m->narrow)
+		return;
 	if (rex || (size == 1 && pick(m, 2)))
 		byte(m, 0x40 | rex);
 }
@@ -54,11 +70,16 @@ static void prefixes(struct maker *m, unsigned size, unsigned reg, unsigned rm)
 static unsigned operand(struct maker *m, bool *mem)
 {
 	*mem = pick(m, 2);
-	return *mem ? pointers[pick(m, ARRAY_SIZE(pointers))] : data_reg(m);
+	return *mem ? pointer(m) : data_reg(m);
 }
 
 static void modrm(struct maker *m, bool mem, unsigned reg, unsigned rm)
 {
+	if (m->narrow && mem && !pick(m, 5)) {
+		byte(m, reg << 3 | 5);
+		address(m);
+		return;
+	}
 	byte(m, (mem ? 0x40u : 0xc0u) | (reg & 7) << 3 | (rm & 7));
 	if (mem)
 		byte(m, pick(m, 64) * 2 - 64 + pick(m, 2));
@@ -130,12 +151,53 @@ static void other(struct maker *m, unsigned size)
 	immediate(m, ops[i].imm == 9 ? size : ops[i].imm);
 }
 
+/* What 64-bit mode has not, or encodes otherwise. */
+static void old_insn(struct maker *m)
+{
+	bool mem;
+
+	switch (pick(m, 5)) {
+	case 0: byte(m, (pick(m, 2) ? 0x40 : 0x48) + data_reg(m)); return;
+	case 1:
+		byte(m, 0xa0 + pick(m, 4)); /* MOV of the accumulator */
+		address(m);
+		return;
+	case 2: /* PUSH from memory */
+		byte(m, 0xff);
+		modrm(m, true, 6, pointer(m));
+		return;
+	case 3: /* AH, CH, DH */
+		byte(m, (const u8[]){ 0x88, 0x8a, 0x00, 0x32 }[pick(m, 4)]);
+		mem = pick(m, 2);
+		modrm(m, mem, 4 + pick(m, 3), mem ? pointer(m) : pick(m, 3));
+		return;
+	default: /* PUSH and POP of DS; the same with an immediate */
+		if (pick(m, 2))
+			byte(m, 0x1e);
+		else {
+			byte(m, 0x6a);
+			byte(m, DATA32(3) | 3);
+		}
+		byte(m, pick(m, 8) ? 0x1f : 0x58);
+		return;
+	}
+}
+
 static void insn(struct maker *m)
 {
 	static const u8 sizes[] = { 1, 2, 4, 4, 8, 8 };
 	unsigned size = sizes[pick(m, ARRAY_SIZE(sizes))], reg = data_reg(m), rm;
 	bool mem;
 
+	if (m->narrow) {
+		size = MIN(size, 4u);
+		if (!pick(m, 6)) {
+			old_insn(m);
+			return;
+		}
+		if (!pick(m, 8))
+			byte(m, 0x65); /* GS has a base */
+	}
 	switch (pick(m, 16)) {
 	case 0: /* CMOVcc */
 		rm = operand(m, &mem);
@@ -170,7 +232,7 @@ static void insn(struct maker *m)
 		byte(m, (pick(m, 2) ? 0x50 : 0x58) + (reg & 7));
 		return;
 	case 3: /* a pointer moves: LEA, ADD or SUB */
-		rm = pointers[pick(m, ARRAY_SIZE(pointers))];
+		rm = pointer(m);
 		if (pick(m, 2)) {
 			prefixes(m, 8, rm, rm);
 			byte(m, 0x8d);
@@ -205,7 +267,7 @@ static void insn(struct maker *m)
 }
 
 /* R12 as a base needs a SIB byte, which is why it is no pointer. */
-static void make(struct maker *m)
+static void make(struct maker *m, bool narrow)
 {
 	static const u64 ptes[] = {
 		0,
@@ -218,6 +280,7 @@ static void make(struct maker *m)
 	unsigned from;
 
 	m->n = 0;
+	m->narrow = narrow;
 	for (unsigned i = 0; i < 16; i++)
 		m->gpr[i] = pick(m, 3) ? (u64)pick(m, 1 << 30) * pick(m, 1 << 30)
 				       : pick(m, 200);
@@ -228,12 +291,21 @@ static void make(struct maker *m)
 	m->pte = ptes[pick(m, ARRAY_SIZE(ptes))];
 	m->cpl = pick(m, 2) * 3;
 	m->smap = pick(m, 2);
+	if (narrow)
+		m->gpr[RDI] = m->loops;
+	for (unsigned i = 0; i < ARRAY_SIZE(pointers) && narrow; i++)
+		if (!pick(m, 8))
+			m->gpr[pointers[i]] |= BIT(32 + pick(m, 32));
 	from = m->n;
 	for (unsigned i = 0; i < INSNS; i++)
 		insn(m);
-	byte(m, 0x49); /* dec r15; jnz */
-	byte(m, 0xff);
-	byte(m, 0xcf);
+	if (narrow) {
+		byte(m, 0x4f); /* dec edi; jnz */
+	} else {
+		byte(m, 0x49); /* dec r15; jnz */
+		byte(m, 0xff);
+		byte(m, 0xcf);
+	}
 	byte(m, 0x0f);
 	byte(m, 0x85);
 	for (unsigned i = 0, to = from - (m->n + 4); i < 4; i++)
@@ -258,6 +330,10 @@ static void run(const struct engine *e, struct box *b, const struct maker *m,
 		b->v->cr4 |= CR4_SMAP;
 		b->v->flags |= RFLAGS_AC;
 	}
+	if (m->narrow) {
+		box_seg(b, CS, CODE32(m->cpl) | m->cpl);
+		b->v->seg[GS].base = (u64)-64;
+	}
 	vcpu_sync(b->v);
 	tlb_flush_all(b->v);
 	b->v->rip = START;
@@ -280,7 +356,7 @@ static void random_loops_end_alike(void **state)
 		struct end want, r;
 
 		snprintf(name, sizeof(name), "seed %#llx", (unsigned long long)m.s);
-		make(&m);
+		make(&m, n & 1);
 		run(all_engines[0], b[0], &m, &want);
 		for (unsigned i = 1; i < ARRAY_SIZE(all_engines); i++) {
 			if (!b[i])

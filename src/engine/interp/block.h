@@ -35,6 +35,8 @@
 #define BLOCK_DEAD      0xff
 #define BLOCK_MAX_INSNS 48
 #define GPA_NONE        (~UINT64_C(0))
+/* 64-bit and 32-bit code, for CPL < 3 and for CPL 3. */
+#define CODE_MODES      4
 
 struct block {
 	gpa_t gpa;   /* of the first byte */
@@ -59,10 +61,10 @@ struct block {
 
 struct code_page {
 	gpa_t page;
-	/* For an engine that translates: the linear page it is executed at, by CPL, while
-	 * 'epoch' is the engine's. */
-	gva_t lin[2];
-	u32 epoch[2];
+	/* For an engine that translates: the linear page it is executed at, by mode,
+	 * while 'epoch' is the engine's. */
+	gva_t lin[CODE_MODES];
+	u32 epoch[CODE_MODES];
 	/* And how often it was found there of late: in this one of its windows. */
 	u32 window;
 	u8 samples;

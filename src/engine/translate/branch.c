@@ -1,5 +1,5 @@
 /*
- * Branches, calls, returns, pushes and pops of 64-bit code.
+ * Branches, calls, returns, pushes and pops.
  *
  * Within a page a branch is linked to its target when that is translated (T3); elsewhere
  * the target is looked up in struct tr_jumps by code that changes no flags. The address
@@ -27,7 +27,12 @@ static struct tr_link *link_new(struct translator *t)
 static void load_lin(struct front *f, unsigned reg, i64 off)
 {
 	emit_load(&f->e, reg, FRAME(f->t, page_lin));
-	emit_lea(&f->e, true, reg, reg, (i32)off);
+	emit_lea(&f->e, !f->narrow, reg, reg, (i32)off);
+}
+
+static void move_sp(struct front *f, i32 by)
+{
+	emit_lea(&f->e, !f->narrow, H_R8, H_R8, by);
 }
 
 static bool same_page(i64 target)
@@ -102,7 +107,7 @@ static void far_exit(struct front *f, const struct cold *c)
 	ask_for_link(f, link_at(f, c->from, GPA_NONE));
 	move_page(f, -(c->target & (i64)PAGE_MASK));
 	if (c->call)
-		emit_lea(&f->e, true, H_R8, H_R8, 8);
+		move_sp(f, slot_size(c->in));
 	emit_call_out(f, c->in, c->start);
 }
 
@@ -136,7 +141,7 @@ static void branch_lookup(struct front *f, const struct plan *p, const struct in
 		       jumps + (i32)offsetof(struct tr_jump, page));
 	emit_store(e, T_KEEP, FRAME(f->t, page_lin));
 	if (pop)
-		emit_lea(e, true, H_R8, H_R8, (i32)pop);
+		move_sp(f, (i32)pop);
 	/* jmp [code + slot*8] */
 	e8(e, 0x42);
 	e8(e, 0xff);
@@ -197,7 +202,9 @@ void branch_cold(struct front *f, struct cold *c)
 
 static i64 target_of(const struct plan *p)
 {
-	return behind(p) + (i64)p->in->imm;
+	i64 target = behind(p) + (i64)p->in->imm;
+
+	return is_narrow(p->in) ? (i32)target : target;
 }
 
 /* Far outside of what lea reaches, to there and back, only when the guest's code says so.
@@ -225,12 +232,34 @@ static void jcc(struct front *f, const struct plan *p)
 	c->target = target;
 }
 
+/* LOOP and JRCXZ, or JECXZ, within the page; the others are seldom. */
+static void count_branch(struct front *f, const struct plan *p)
+{
+	i64 target = target_of(p);
+	struct emit *e = &f->e;
+	bool loop = p->in->opcode == 0xe2;
+
+	if (is_backward(p, target))
+		emit_poll(f, p, p->in);
+	if (loop)
+		emit_lea(e, !f->narrow, H_RCX, H_RCX, -1);
+	if (f->narrow)
+		e8(e, 0x67);
+	/* Over the jump, or to it over a short one. */
+	emit_jrcxz(e, loop ? 5 : 2);
+	if (!loop) {
+		e8(e, 0xeb);
+		e8(e, 5);
+	}
+	near_link(f, p, emit_jmp(e, 0), target);
+}
+
 /* mov reg, [operand] or the other way round. */
 static void move_operand(struct front *f, unsigned opcode, unsigned reg, struct operand o)
 {
 	struct emit *e = &f->e;
 
-	e8(e, 0x48 | (reg >> 3) << 2 | memop_rex(o));
+	e8(e, (f->narrow ? 0x40 : 0x48) | (reg >> 3) << 2 | memop_rex(o));
 	e8(e, opcode);
 	memop_emit(e, reg, o, false);
 }
@@ -253,7 +282,7 @@ static void push_reg(struct front *f, const struct plan *p)
 	if (in_memory(reg))
 		emit_load(&f->e, T_KEEP, gpr_slot(&f->e, reg));
 	store_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
-	emit_lea(&f->e, true, H_R8, H_R8, -8);
+	move_sp(f, -slot_size(p->in));
 }
 
 static void push_imm(struct front *f, const struct plan *p)
@@ -261,12 +290,25 @@ static void push_imm(struct front *f, const struct plan *p)
 	struct operand o = memop(f, p, &p->acc);
 	struct emit *e = &f->e;
 
-	/* mov qword [operand], imm32 */
-	e8(e, 0x48 | memop_rex(o));
+	/* mov [operand], imm32 */
+	e8(e, (f->narrow ? 0x40 : 0x48) | memop_rex(o));
 	e8(e, 0xc7);
 	memop_emit(e, 0, o, false);
 	e32(e, (u32)p->in->imm);
-	emit_lea(e, true, H_R8, H_R8, -8);
+	move_sp(f, -slot_size(p->in));
+}
+
+static void push_mem(struct front *f, const struct plan *p)
+{
+	struct emit *e = &f->e;
+	struct operand o;
+
+	load_operand(f, T_KEEP, memop(f, p, &p->acc));
+	emit_store(e, T_KEEP, FRAME(f->t, tmp));
+	o = memop(f, p, &p->acc2);
+	emit_load(e, T_KEEP, FRAME(f->t, tmp));
+	store_operand(f, T_KEEP, o);
+	move_sp(f, -slot_size(p->in));
 }
 
 static void pop_reg(struct front *f, const struct plan *p)
@@ -277,7 +319,7 @@ static void pop_reg(struct front *f, const struct plan *p)
 	load_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
 	if (in_memory(reg))
 		emit_store(&f->e, T_KEEP, gpr_slot(&f->e, reg));
-	emit_lea(&f->e, true, H_R8, H_R8, 8);
+	move_sp(f, slot_size(p->in));
 }
 
 static void leave(struct front *f, const struct plan *p)
@@ -285,7 +327,7 @@ static void leave(struct front *f, const struct plan *p)
 	struct operand o = memop(f, p, &p->acc);
 
 	load_operand(f, T_KEEP, o);
-	emit_lea(&f->e, true, H_R8, H_RBP, 8);
+	emit_lea(&f->e, !f->narrow, H_R8, H_RBP, slot_size(p->in));
 	emit_mov_rr(&f->e, H_RBP, T_KEEP);
 }
 
@@ -294,7 +336,12 @@ static enum op_result call_pushed(struct vcpu *v, const struct insn *in)
 {
 	const struct translator *t = v->engine;
 
-	(void)in;
+	/* There is no target that 32-bit code in a flat segment may not have. */
+	if (is_narrow(in)) {
+		v->gpr[RSP] = (u32)(v->gpr[RSP] - 4);
+		v->rip = t->f->tmp;
+		return OP_JUMP;
+	}
 	if (!is_canonical(v, t->f->tmp)) {
 		/* AMD's processors look before they write. */
 		if (cpu_is_amd(v))
@@ -372,7 +419,7 @@ static void call_rel(struct front *f, const struct plan *p)
 	emit_poll(f, p, p->in);
 	push_return(f, p, &p->acc, false);
 	shadow_push(f);
-	emit_lea(&f->e, true, H_R8, H_R8, -8);
+	move_sp(f, -slot_size(p->in));
 	if (same_page(target))
 		near_link(f, p, emit_call(&f->e, 0), target);
 	else
@@ -385,18 +432,20 @@ static void load_target(struct front *f, const struct plan *p)
 {
 	if (p->in->flags & INSN_MEM)
 		load_operand(f, T_ADDR, memop(f, p, &p->acc));
+	else if (f->narrow)
+		emit_lea(&f->e, false, T_ADDR, home(p->in->rm), 0);
 	else
 		load_guest(f, T_ADDR, p->in->rm);
 }
 
 static void call_rm(struct front *f, const struct plan *p)
 {
-	struct mem_access push = plan_stack(-8, true);
+	struct mem_access push = plan_stack(p->in, -1, true);
 	struct cold *c;
 
 	load_target(f, p);
 	emit_store(&f->e, T_ADDR, FRAME(f->t, tmp));
-	push_return(f, p, &push, cpu_is_amd(f->t->v));
+	push_return(f, p, &push, cpu_is_amd(f->t->v) && !f->narrow);
 	emit_load(&f->e, T_ADDR, FRAME(f->t, tmp));
 	shadow_push(f);
 	c = cold_add(f, p, emit_call(&f->e, 0), false);
@@ -404,14 +453,14 @@ static void call_rm(struct front *f, const struct plan *p)
 	c->in = p->in->flags & INSN_MEM || cpu_is_amd(f->t->v)
 			? insn_new(f->t, p->in, call_pushed)
 			: p->in;
-	c->target = -8;
+	c->target = -slot_size(p->in);
 	shadow_return(f, p);
 }
 
 static void ret(struct front *f, const struct plan *p)
 {
 	struct operand o = memop(f, p, &p->acc);
-	i32 pop = 8 + (p->in->opcode == 0xc2 ? (u16)p->in->imm : 0);
+	i32 pop = slot_size(p->in) + (p->in->opcode == 0xc2 ? (u16)p->in->imm : 0);
 	struct emit *e = &f->e;
 	struct cold *c;
 
@@ -425,16 +474,16 @@ static void ret(struct front *f, const struct plan *p)
 	c->target = pop;
 	c->drop = true;
 	emit_mov_rr(e, H_RCX, T_KEEP);
-	emit_lea(e, true, H_R8, H_R8, pop);
+	move_sp(f, pop);
 	e8(e, 0xc3);
 }
 
 /* ---- planning ---- */
 
-static bool plan_stack_access(struct plan *p, i32 disp, bool write)
+static bool plan_stack_access(struct plan *p, i32 slot, bool write)
 {
 	p->mem = true;
-	p->acc = plan_stack(disp, write);
+	p->acc = plan_stack(p->in, slot, write);
 	p->written |= 1u << RSP;
 	return true;
 }
@@ -449,13 +498,40 @@ static bool plan_indirect(struct plan *p, unsigned group)
 	if (!(in->flags & INSN_MEM))
 		return true;
 	p->mem = true;
-	p->acc.size = 8;
+	p->acc.size = (u8)slot_size(in);
 	return plan_operand(p);
+}
+
+static bool plan_count_branch(struct plan *p)
+{
+	const struct insn *in = p->in;
+
+	p->flags = FLAGS_READ;
+	p->written = in->opcode == 0xe2 ? 1u << RCX : 0;
+	return (in->opcode == 0xe2 || in->opcode == 0xe3) &&
+	       in->adsize == slot_size(in) && same_page(target_of(p));
+}
+
+static bool plan_push(struct plan *p)
+{
+	const struct insn *in = p->in;
+
+	p->flags = FLAGS_ALONE;
+	if (in->opcode == 0xff) {
+		p->mem2 = true;
+		p->acc2 = plan_stack(in, -1, true);
+		p->written = 1u << RSP;
+		return (in->flags & INSN_MEM) && plan_indirect(p, 6);
+	}
+	return (in->opcode == 0x68 || in->opcode == 0x6a ||
+		(in->opcode >= 0x50 && in->opcode <= 0x57)) &&
+	       plan_stack_access(p, -1, true);
 }
 
 bool branch_plan(struct plan *p)
 {
 	const struct insn *in = p->in;
+	bool natural = in->opsize == slot_size(in);
 
 	p->flags = FLAGS_USED;
 	/* Near branches of AMD that cut RIP to 16 bits. */
@@ -468,33 +544,30 @@ bool branch_plan(struct plan *p)
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
 		if (in->opcode == 0xff)
-			return in->opsize == 8 && plan_indirect(p, 4);
+			return natural && plan_indirect(p, 4);
 		return in->opcode != 0xea && near_enough(target_of(p));
+	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JRCXZ: return plan_count_branch(p);
 	case ZYDIS_MNEMONIC_CALL:
-		if (in->opsize != 8)
+		if (!natural)
 			return false;
 		if (in->opcode == 0xff)
 			return plan_indirect(p, 2);
 		return in->opcode == 0xe8 && near_enough(target_of(p)) &&
-		       plan_stack_access(p, -8, true);
+		       plan_stack_access(p, -1, true);
 	case ZYDIS_MNEMONIC_RET:
-		return (in->opcode == 0xc2 || in->opcode == 0xc3) && in->opsize == 8 &&
+		return (in->opcode == 0xc2 || in->opcode == 0xc3) && natural &&
 		       plan_stack_access(p, 0, false);
-	case ZYDIS_MNEMONIC_PUSH:
-		p->flags = FLAGS_ALONE;
-		return in->opsize == 8 &&
-		       (in->opcode == 0x68 || in->opcode == 0x6a ||
-			(in->opcode >= 0x50 && in->opcode <= 0x57)) &&
-		       plan_stack_access(p, -8, true);
+	case ZYDIS_MNEMONIC_PUSH: return natural && plan_push(p);
 	case ZYDIS_MNEMONIC_POP:
-		if (in->opsize != 8 || in->opcode < 0x58 || in->opcode > 0x5f ||
-		    in->rm == RSP)
+		if (!natural || in->opcode < 0x58 || in->opcode > 0x5f || in->rm == RSP)
 			return false;
 		p->flags = FLAGS_ALONE;
 		p->written = (u16)(1u << in->rm);
 		return plan_stack_access(p, 0, false);
 	case ZYDIS_MNEMONIC_LEAVE:
-		if (in->opsize != 8)
+		if (!natural)
 			return false;
 		p->flags = FLAGS_ALONE;
 		p->written = 1u << RBP;
@@ -522,6 +595,9 @@ void branch_insn(struct front *f, const struct plan *p)
 		load_target(f, p);
 		branch_lookup(f, p, in, 0);
 		return;
+	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JRCXZ: count_branch(f, p); return;
 	case ZYDIS_MNEMONIC_CALL:
 		if (in->opcode == 0xff)
 			call_rm(f, p);
@@ -530,7 +606,9 @@ void branch_insn(struct front *f, const struct plan *p)
 		return;
 	case ZYDIS_MNEMONIC_RET: ret(f, p); return;
 	case ZYDIS_MNEMONIC_PUSH:
-		if (in->opcode == 0x68 || in->opcode == 0x6a)
+		if (in->opcode == 0xff)
+			push_mem(f, p);
+		else if (in->opcode == 0x68 || in->opcode == 0x6a)
 			push_imm(f, p);
 		else
 			push_reg(f, p);

@@ -22,6 +22,10 @@ static void place_registers(struct front *f, const struct plan *p, struct fields
 	struct emit *e = &f->e;
 	const struct insn *in = p->in;
 
+	/* With the REX prefix that the operand needs there is no AH: turned round it is
+	 * the low byte. */
+	if (p->high_byte && p->mem)
+		emit_rorx(e, x->reg = T_KEEP, in->reg - 4u, 8);
 	if (p->high_byte)
 		return;
 	if (p->reg_gpr) {
@@ -46,6 +50,8 @@ static void store_registers(struct front *f, const struct plan *p, const struct 
 {
 	const struct insn *in = p->in;
 
+	if (p->high_byte && p->mem && p->reg_written)
+		emit_rorx(&f->e, in->reg - 4u, T_KEEP, 56);
 	if (p->high_byte)
 		return;
 	if (p->reg_gpr && p->reg_written && in_memory(in->reg))
@@ -89,7 +95,7 @@ static void emit_legacy(struct emit *e, const struct plan *p, const struct field
 		    p->bytes[i] == 0xf0)
 			e8(e, p->bytes[i]);
 	/* Also one without bits: it makes SPL, BPL, SIL and DIL what they are. */
-	if ((p->bytes[at] & 0xf0) == 0x40)
+	if (!is_narrow(p->in) && (p->bytes[at] & 0xf0) == 0x40)
 		rex = 0x40 | (p->bytes[at++] & 8);
 	if (p->modrm && x->reg >> 3)
 		rex |= 0x44;
@@ -102,7 +108,10 @@ static void emit_legacy(struct emit *e, const struct plan *p, const struct field
 	last = opcode_last(p->bytes, at);
 	while (at < last)
 		e8(e, p->bytes[at++]);
-	e8(e, p->opc_gpr ? (p->bytes[at] & 0xf8u) | (x->rm & 7) : p->bytes[at]);
+	if (p->recoded)
+		e8(e, p->recoded);
+	else
+		e8(e, p->opc_gpr ? (p->bytes[at] & 0xf8u) | (x->rm & 7) : p->bytes[at]);
 	if (p->modrm)
 		emit_operands(e, p, x, false);
 	emit_immediates(e, p);
@@ -111,6 +120,11 @@ static void emit_legacy(struct emit *e, const struct plan *p, const struct field
 static void emit_vex_copy(struct emit *e, const struct plan *p, const struct fields *x)
 {
 	unsigned at = plan_prefixes(p->bytes), map = 1, last, rxb;
+
+	if (is_narrow(p->in) && p->in->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER) {
+		narrow_vzeroupper(e);
+		return;
+	}
 
 	if (p->bytes[at] == 0xc5) {
 		last = p->bytes[at + 1] & 0x7f; /* W is 0 */
@@ -123,7 +137,7 @@ static void emit_vex_copy(struct emit *e, const struct plan *p, const struct fie
 	/* Inverted: set when the register is below 8. */
 	rxb = x->reg >> 3 ? 0 : 0x80;
 	if (p->mem)
-		rxb |= x->at.base >> 3 ? 0 : 0x20; /* X: T_SLOT */
+		rxb |= ~memop_rex(x->at) << 5 & 0x60;
 	else
 		rxb |= 0x40 | (x->rm >> 3 ? 0 : 0x20);
 	e8(e, 0xc4);
@@ -143,7 +157,7 @@ static void emit_evex_copy(struct emit *e, const struct plan *p, const struct fi
 	if (p->reg_gpr)
 		p0 = (p0 & 0x7fu) | (x->reg >> 3 ? 0 : 0x80);
 	if (p->mem)
-		p0 = (p0 & ~0x60u) | (x->at.base >> 3 ? 0 : 0x20); /* X: T_SLOT */
+		p0 = (p0 & ~0x60u) | (~memop_rex(x->at) << 5 & 0x60);
 	else if (p->rm_gpr)
 		p0 = (p0 & ~0x20u) | (x->rm >> 3 ? 0 : 0x20);
 	e8(e, 0x62);
@@ -170,7 +184,7 @@ static void check_vectors(struct front *f, const struct plan *p)
 
 void copy_insn(struct front *f, const struct plan *p)
 {
-	struct fields x = { .reg = p->in->reg, .rm = p->in->rm };
+	struct fields x = { .reg = p->recoded ? p->digit : p->in->reg, .rm = p->in->rm };
 	struct cold *fault = NULL;
 
 	if (p->vector)

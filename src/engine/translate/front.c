@@ -121,6 +121,9 @@ static void emit_lea_insn(struct front *f, const struct plan *p)
 
 	if (a->base < 16 && !in_memory(a->base) && a->index == GPR_ZERO) {
 		emit_lea(e, a->wide && in->opsize == 8, dst, home(a->base), a->disp);
+	} else if (f->narrow && a->index != GPR_ZERO) {
+		emit_lea_sib(e, false, dst, a->base == GPR_ZERO ? NO_REG : home(a->base),
+			     a->index, a->scale, a->disp);
 	} else {
 		memop_address(f, a);
 		if (in->opsize == 4) {
@@ -281,7 +284,8 @@ static struct front *front_new(struct translator *t, struct block *b)
 	f->t = t;
 	f->e = t->hot;
 	f->b = b;
-	f->mode = t->v->cpl == 3;
+	f->mode = tr_mode(t->v);
+	f->narrow = tr_mode_is_narrow(f->mode);
 	f->idx = t->v->cpl == 3 ? MMU_USER : MMU_KERNEL;
 	f->seldom = false;
 	f->vec_checked = false;

@@ -3,8 +3,8 @@
  *
  * A trace is a block and, as long as it falls through, the blocks behind it in the same
  * page that have been executed too. It goes through three passes: what each instruction
- * is (plan.c), which accesses share a check (group.c), and code (front.c, copy.c,
- * branch.c, memop.c, eflags.c).
+ * is (plan.c, narrow.c), which accesses share a check (group.c), and code (front.c,
+ * copy.c, branch.c, memop.c, eflags.c).
  */
 #pragma once
 
@@ -58,10 +58,14 @@ struct plan {
 	u8 flags;    /* enum flag_use */
 	u16 written; /* general registers, by bit */
 	struct mem_access acc;
-	bool mem; /* acc is valid */
+	bool mem;               /* acc is valid */
+	struct mem_access acc2; /* PUSH from memory: the push */
+	bool mem2;
 	/* PLAN_COPY */
 	u8 encoding; /* ZydisInstructionEncoding */
 	u8 imm_len;
+	u8 recoded, digit; /* opcode and ModRM.reg instead of a form that 64-bit mode
+			    * has not; 0: its own */
 	bool modrm;
 	bool reg_gpr, rm_gpr, opc_gpr; /* the field names a general register */
 	bool reg_wide; /* and not 8 bits of it, whatever the other one is: MOVZX, CRC32 */
@@ -138,7 +142,8 @@ struct front {
 	struct emit e; /* the main part; while emit_cold() runs, the seldom-run part */
 	struct tr_code *code;
 	struct block *b; /* the first of the trace */
-	unsigned mode;   /* index of tr_jumps */
+	unsigned mode;   /* tr_mode() */
+	bool narrow;     /* 32-bit code: addresses and stack slots have 32 bits */
 	bool seldom;     /* emit_cold() runs */
 	enum mmu_idx idx;
 	bool vec_checked;
@@ -154,6 +159,18 @@ struct front {
 	unsigned colds, call_outs;
 	struct cold *access; /* of the last memop(): its slow stub, NULL: it has none */
 };
+
+/* 32-bit code. */
+static inline bool is_narrow(const struct insn *in)
+{
+	return !(in->flags & INSN_MODE64);
+}
+
+/* Bytes of a stack slot. */
+static inline i32 slot_size(const struct insn *in)
+{
+	return is_narrow(in) ? 4 : 8;
+}
 
 /* A guest register that lives in memory. */
 static inline bool in_memory(unsigned guest)
@@ -179,10 +196,21 @@ void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
 	       const u8 *bytes, u32 start);
 /* The place of the operand of ModRM in p->acc. False: not a form that is translated. */
 bool plan_operand(struct plan *p);
-/* An access of 8 bytes at RSP + disp. */
-struct mem_access plan_stack(i32 disp, bool write);
+/* The access to a slot of the stack, counted from RSP. */
+struct mem_access plan_stack(const struct insn *in, i32 slot, bool write);
 /* How many legacy prefixes an instruction begins with. */
 unsigned plan_prefixes(const u8 *bytes);
+
+/* ---- narrow.c ---- */
+
+/* Forms of 32-bit code that 64-bit mode encodes otherwise. */
+bool narrow_plan(struct plan *p);
+/* Decode an instruction of 32-bit code. False: in 64-bit mode its bytes are another. */
+bool narrow_decode(const struct plan *p, ZydisDecodedInstruction *zi,
+		   ZydisDecodedOperand *op);
+/* VZEROUPPER of the 8 registers that 32-bit code has. */
+void narrow_vzeroupper(struct emit *e);
+void narrow_push_flags(struct front *f, const struct plan *p);
 
 /* ---- group.c ---- */
 
@@ -203,7 +231,7 @@ void eflags_make(struct emit *e, const struct recipe *r);
 
 /* ---- memop.c ---- */
 
-/* An operand is at [base + T_SLOT + disp]. */
+/* An operand is at [base + T_SLOT + disp], or at [T_SLOT + disp] when that is 'base'. */
 struct operand {
 	unsigned base; /* host register */
 	i32 disp;
@@ -224,7 +252,7 @@ void memop_emit(struct emit *e, unsigned reg, struct operand o, bool scaled);
 /* The REX bits X and B of the operand. */
 static inline unsigned memop_rex(struct operand o)
 {
-	return 2u | o.base >> 3;
+	return (o.base == T_SLOT ? 0 : 2u) | o.base >> 3;
 }
 
 /* ---- copy.c ---- */

@@ -8,9 +8,9 @@
  * the trace (translate_call_out()). A check that fails because of the others' bytes
  * leaves the trace too, see translate_group_miss().
  *
- * Operands off RIP stay where they are while the trace runs, so all of one page are one
- * group, loads and stores apart: a store may be beyond a branch, and its page
- * write-protected. Thread: the owner of the vCPU.
+ * Operands off RIP, in 32-bit code off nothing, stay where they are while the trace runs,
+ * so all of one page are one group, loads and stores apart: a store may be beyond a
+ * branch, and its page write-protected. Thread: the owner of the vCPU.
  */
 #include "engine/translate/front.h"
 
@@ -26,19 +26,20 @@ struct walk_state {
 	unsigned rip;  /* groups off RIP from this number on are open */
 };
 
-/* ADD, SUB, INC, DEC and LEA that add a constant to a 64-bit register; the implied ones
- * of the stack. */
+/* ADD, SUB, INC, DEC and LEA that add a constant to a register as wide as addresses are;
+ * the implied ones of the stack. */
 static bool adds_constant(const struct plan *p, unsigned *reg, i64 *n)
 {
 	const struct insn *in = p->in;
+	unsigned width = is_narrow(in) ? 4 : 8;
 
 	if (p->kind == PLAN_LEA) {
 		*reg = in->reg;
 		*n = p->acc.disp;
-		return in->base == in->reg && in->index == GPR_ZERO && in->opsize == 8 &&
-		       p->acc.wide;
+		return in->base == in->reg && in->index == GPR_ZERO &&
+		       in->opsize == width && in->adsize == width;
 	}
-	if (p->kind != PLAN_COPY || p->mem || in->opsize != 8 || !p->rm_gpr)
+	if (p->kind != PLAN_COPY || p->mem || in->opsize != width || !p->rm_gpr)
 		return false;
 	*reg = in->rm;
 	switch (in->mnemonic) {
@@ -48,8 +49,8 @@ static bool adds_constant(const struct plan *p, unsigned *reg, i64 *n)
 	case ZYDIS_MNEMONIC_SUB:
 		*n = -(i64)in->imm;
 		return in->opcode == 0x81 || in->opcode == 0x83;
-	case ZYDIS_MNEMONIC_INC: *n = 1; return in->opcode == 0xff;
-	case ZYDIS_MNEMONIC_DEC: *n = -1; return in->opcode == 0xff;
+	case ZYDIS_MNEMONIC_INC: *n = 1; return in->opcode != 0xfe;
+	case ZYDIS_MNEMONIC_DEC: *n = -1; return in->opcode != 0xfe;
 	default: return false;
 	}
 }
@@ -84,8 +85,11 @@ static void note_writes(const struct front *f, struct walk_state *s, const struc
 	}
 	if (p->kind != PLAN_CALL_OUT && (p->in->mnemonic == ZYDIS_MNEMONIC_PUSH ||
 					 p->in->mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
+					 p->in->mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
 					 p->in->mnemonic == ZYDIS_MNEMONIC_POP)) {
-		move(s, RSP, p->in->mnemonic == ZYDIS_MNEMONIC_POP ? 8 : -8);
+		i32 slot = slot_size(p->in);
+
+		move(s, RSP, p->in->mnemonic == ZYDIS_MNEMONIC_POP ? slot : -slot);
 		written &= (u16) ~(1u << RSP);
 	}
 	for (reg = 0; reg < 16; reg++) {
@@ -96,15 +100,23 @@ static void note_writes(const struct front *f, struct walk_state *s, const struc
 	}
 }
 
-static bool groupable(const struct mem_access *a)
+/* The address is as wide as the mode has it. */
+static bool is_natural(const struct front *f, const struct mem_access *a)
 {
-	return a->wide && a->seg < FS && a->base < 16 && a->index == GPR_ZERO &&
+	return a->wide != f->narrow;
+}
+
+static bool groupable(const struct front *f, const struct mem_access *a)
+{
+	return is_natural(f, a) && a->seg < FS && a->base < 16 && a->index == GPR_ZERO &&
 	       a->size <= SPAN && a->disp > -DRIFT_MAX && a->disp < DRIFT_MAX;
 }
 
-static bool groupable_rip(const struct mem_access *a)
+/* In 32-bit code, without any register. */
+static bool groupable_rip(const struct front *f, const struct mem_access *a)
 {
-	return a->wide && a->seg < FS && a->base == GPR_RIP && a->index == GPR_ZERO &&
+	return is_natural(f, a) && a->seg < FS &&
+	       a->base == (f->narrow ? GPR_ZERO : GPR_RIP) && a->index == GPR_ZERO &&
 	       (a->disp & (i32)(PAGE_SIZE - 1)) + a->size <= (i32)PAGE_SIZE;
 }
 
@@ -140,7 +152,8 @@ static void join_rip(struct front *f, const struct walk_state *s, struct mem_acc
 	a->from_lo = lo;
 }
 
-static void join(struct front *f, struct walk_state *s, struct mem_access *a)
+/* 'lead': it may begin a group. */
+static void join(struct front *f, struct walk_state *s, struct mem_access *a, bool lead)
 {
 	i32 lo = s->added[a->base] + a->disp, hi = lo + a->size;
 	i32 span = a->base == RSP ? SPAN_STACK : SPAN;
@@ -159,7 +172,7 @@ static void join(struct front *f, struct walk_state *s, struct mem_access *a)
 			return;
 		}
 	}
-	if (f->groups == GROUP_MAX)
+	if (f->groups == GROUP_MAX || !lead)
 		return;
 	i = (int)f->groups++;
 	f->group[i] = (struct group){
@@ -169,6 +182,17 @@ static void join(struct front *f, struct walk_state *s, struct mem_access *a)
 	a->group = (i8)i;
 	a->from_lo = lo;
 	a->leader = true;
+}
+
+/* All groups are known: one without company is none. */
+static void settle(const struct front *f, struct mem_access *a)
+{
+	if (a->group < 0)
+		return;
+	if (f->group[a->group].members == 1)
+		a->group = -1;
+	else
+		a->from_lo -= f->group[a->group].lo;
 }
 
 static void find_groups(struct front *f)
@@ -185,21 +209,19 @@ static void find_groups(struct front *f)
 		 * (copy.c), and a check with it. */
 		if (p->vector && !vectors)
 			vectors = true;
-		else if (p->mem && p->kind != PLAN_LEA && groupable(&p->acc))
-			join(f, &s, &p->acc);
-		else if (p->mem && p->kind != PLAN_LEA && groupable_rip(&p->acc))
+		else if (p->mem && p->kind != PLAN_LEA && groupable(f, &p->acc))
+			join(f, &s, &p->acc, true);
+		else if (p->mem && p->kind != PLAN_LEA && groupable_rip(f, &p->acc))
 			join_rip(f, &s, &p->acc);
+		/* The slow stub of the first access does both. */
+		if (p->mem2)
+			join(f, &s, &p->acc2, p->acc.group >= 0 && !p->acc.leader);
 		note_writes(f, &s, p);
 	}
 	for (unsigned i = 0; i < f->insns; i++) {
-		struct mem_access *a = &f->plan[i].acc;
-
-		if (a->group < 0)
-			continue;
-		if (f->group[a->group].members == 1)
-			a->group = -1;
-		else
-			a->from_lo -= f->group[a->group].lo;
+		settle(f, &f->plan[i].acc);
+		if (f->plan[i].mem2)
+			settle(f, &f->plan[i].acc2);
 	}
 }
 

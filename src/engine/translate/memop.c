@@ -84,8 +84,46 @@ void memop_address(struct front *f, const struct mem_access *a)
 	if (a->seg >= FS) {
 		emit_load(e, T_SLOT,
 			  VCPU(f->t, seg) + (i32)(a->seg * sizeof(struct seg)));
+		emit_lea_sib(e, !f->narrow, T_ADDR, T_ADDR, T_SLOT, 0, 0);
+	}
+	if (a->seg >= FS && f->narrow) {
+		emit_load(e, T_SLOT, VCPU(f->t, seg_bar) + 8 * (i32)a->seg);
 		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
 	}
+}
+
+/* 32-bit code: the address is the instruction's own, and so is the TLB's slot. */
+static bool is_fixed(const struct front *f, const struct mem_access *a)
+{
+	return f->narrow && a->base == GPR_ZERO && a->index == GPR_ZERO && a->seg < FS &&
+	       ((u32)a->disp & ~(u32)PAGE_MASK) + a->size <= PAGE_SIZE;
+}
+
+/* The addend for such a one in T_SLOT; T_ADDR is kept. Returns as the others below. */
+static u8 *fixed_check(struct front *f, const struct mem_access *a, bool quick)
+{
+	struct emit *e = &f->e;
+	u32 page = (u32)a->disp & (u32)PAGE_MASK;
+	i32 entry = (i32)(tlb_slot(page) * sizeof(struct tlb_entry));
+	i32 tag = tlb_off(f, tag_of(a->write)) + entry;
+	i32 addend = tlb_off(f, offsetof(struct tlb_entry, addend)) + entry;
+	u8 *slow;
+
+	if (quick) {
+		emit_mov_imm(e, T_SLOT, page);
+		emit_op_at(e, 0x03, T_SLOT, tag); /* add */
+		emit_load(e, T_SLOT, addend);
+		return emit_jcc(e, 5); /* jnz */
+	}
+	emit_mov_rr(e, T_KEEP, H_RCX);
+	emit_load(e, T_SLOT, tag);
+	emit_mov_imm(e, H_RCX, page);
+	emit_lea_sib(e, true, H_RCX, H_RCX, T_SLOT, 0, 0);
+	emit_load(e, T_SLOT, addend);
+	emit_jrcxz(e, f->t->options.slow ? 0 : 5);
+	slow = emit_jmp(e, 0);
+	emit_mov_rr(e, H_RCX, T_KEEP);
+	return slow;
 }
 
 /*
@@ -213,14 +251,16 @@ static u32 new_memo(struct front *f, const struct plan *p, const struct mem_acce
 static struct cold *check(struct front *f, const struct plan *p,
 			  const struct mem_access *a, bool keep, bool aligned)
 {
-	bool quick = eflags_lose(f, p);
+	bool quick = eflags_lose(f, p), fixed = is_fixed(f, a);
 	unsigned form = memo_form(a->size, aligned, quick);
-	u32 memo = new_memo(f, p, a, form);
+	u32 memo = fixed ? 0 : new_memo(f, p, a, form);
 	struct cold *c;
 	u8 *from;
 
 	memop_address(f, a);
-	if (!memo)
+	if (fixed)
+		from = fixed_check(f, a, quick);
+	else if (!memo)
 		from = quick ? quick_check(f, a->write, a->size, keep)
 			     : flagless_check(f, a->write, a->size);
 	else
@@ -327,10 +367,14 @@ static void lead(struct front *f, const struct plan *p, const struct mem_access 
 	all.disp = a->disp - a->from_lo;
 	all.write = g->write;
 	all.size = (u8)(g->hi - g->lo);
-	c = check(f, p, &all, false, false);
+	c = check(f, p, &all, f->narrow, false);
 	c->kind = COLD_GROUP;
 	c->back = again;
 	c->group = group_new(f, p, a);
+	/* Addresses of 32 bits wrap, so members are counted from the group's lowest byte,
+	 * and not from their register. */
+	if (f->narrow)
+		emit_lea_sib(e, true, T_SLOT, T_SLOT, T_ADDR, 0, 0);
 	emit_store(e, T_SLOT, FRAME(f->t, group) + 8 * g->slot);
 	f->in_slot = a->group;
 }
@@ -347,6 +391,8 @@ static struct operand member(struct front *f, const struct plan *p,
 	f->access = NULL;
 	if (p->can_fault)
 		f->access = cold_add(f, p, NULL, false);
+	if (f->narrow)
+		return (struct operand){ T_SLOT, a->from_lo };
 	if (a->base == GPR_RIP) {
 		emit_load(&f->e, T_ADDR, FRAME(f->t, page_lin));
 		return (struct operand){ T_ADDR, a->disp };
@@ -366,6 +412,13 @@ void memop_emit(struct emit *e, unsigned reg, struct operand o, bool scaled)
 {
 	unsigned mod = emit_mod(o.base, o.disp);
 
+	if (o.base == T_SLOT) {
+		if (scaled && mod == 0x40)
+			mod = 0x80;
+		e8(e, mod | (reg & 7) << 3 | (T_SLOT & 7));
+		emit_disp(e, mod, o.disp);
+		return;
+	}
 	/* RBP and R13 cannot do without one, which 0 is right for in any scale. */
 	if (scaled && mod == 0x40 && o.disp)
 		mod = 0x80;

@@ -167,6 +167,7 @@ static unsigned form_alu(const struct insn *in, bool writes)
 	case 0x80: return F_OK | F_E | F_ER | w | F_BYTE | F_IB;
 	case 0x81: return F_OK | F_E | F_ER | w | F_IZ;
 	case 0x83: return F_OK | F_E | F_ER | w | F_IB;
+	case 0x82: return 0; /* 32-bit code's other 80 */
 	default: break;
 	}
 	switch (in->opcode & 7) {
@@ -535,6 +536,17 @@ static bool plan_operands(struct plan *p, const ZydisDecodedInstruction *zi,
 	return true;
 }
 
+static bool decode_operands(const struct plan *p, ZydisDecodedInstruction *zi,
+			    ZydisDecodedOperand *op)
+{
+	ZydisDecoder d;
+
+	if (is_narrow(p->in))
+		return narrow_decode(p, zi, op);
+	native_decoder(&d, 8);
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, p->bytes, p->in->len, zi, op));
+}
+
 /* False: not an instruction that can be re-encoded. */
 static bool plan_any(const struct vcpu *v, struct plan *p)
 {
@@ -542,15 +554,11 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 	const struct stub *stub = NULL;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
-	ZydisDecoder d;
 	bool native = !bind_insn(p->in);
 
 	if (native ? !x87_allowed(p->in) : !integer_allowed(v, p->in))
 		return false;
-	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-	ZydisDecoderEnableMode(&d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
-	if (ZYAN_FAILED(ZydisDecoderDecodeFull(&d, p->bytes, p->in->len, &zi, op)))
+	if (!decode_operands(p, &zi, op))
 		return false;
 	if (native) {
 		/* Of operands, VZEROUPPER and EMMS have none. */
@@ -605,6 +613,9 @@ bool plan_operand(struct plan *p)
 	/* Nearly 2 GiB from RIP, counted from the page: past what LEA reaches. */
 	if (in->adsize == 2 || disp != (i32)disp)
 		return false;
+	/* Not written to, and perhaps not read; of no matter to LEA. */
+	if (is_narrow(in) && in->seg == CS && in->mnemonic != ZYDIS_MNEMONIC_LEA)
+		return false;
 	p->acc.base = in->base;
 	p->acc.index = in->index;
 	p->acc.scale = in->scale;
@@ -614,14 +625,14 @@ bool plan_operand(struct plan *p)
 	return true;
 }
 
-struct mem_access plan_stack(i32 disp, bool write)
+struct mem_access plan_stack(const struct insn *in, i32 slot, bool write)
 {
 	return (struct mem_access){ .base = RSP,
 				    .index = GPR_ZERO,
 				    .seg = SS,
-				    .wide = true,
-				    .disp = disp,
-				    .size = 8,
+				    .wide = !is_narrow(in),
+				    .disp = slot * slot_size(in),
+				    .size = (u8)slot_size(in),
 				    .write = write,
 				    .group = -1 };
 }
@@ -659,6 +670,9 @@ static bool high_byte_fits(const struct plan *p)
 
 	if (!p->high_byte)
 		return true;
+	/* The copy of copy.c. */
+	if (p->mem && p->reg_gpr && !p->reg_wide && is_high(in->reg8))
+		return true;
 	rex_needed =
 		p->mem || (p->reg_gpr && in->reg >= R8) || (p->rm_gpr && in->rm >= R8);
 	/* A byte register numbered 4 to 7 without REX is AH to BH itself. */
@@ -671,10 +685,12 @@ static bool plan_copy(const struct vcpu *v, struct plan *p)
 {
 	const struct insn *in = p->in;
 
-	if (rex_ignored(p->bytes))
-		return false;
 	p->encoding = ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	p->flags = flags_of(in);
+	if (is_narrow(in) && narrow_plan(p))
+		return true;
+	if (!is_narrow(in) && rex_ignored(p->bytes))
+		return false;
 	/* What LOCK may precede is seldom, and Zydis knows. */
 	if ((in->flags & INSN_LOCK) || !plan_integer(p)) {
 		p->written = 0;

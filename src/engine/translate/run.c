@@ -3,8 +3,9 @@
  * what is not.
  *
  * The interpreter executes whatever needs a look at every instruction (single-step,
- * shadows, 16- and 32-bit code, alignment checks), and everything until it has been seen
- * HOT times. Thread: the owner of the vCPU; translate_kick() any thread.
+ * shadows, 16-bit code and segments that are not flat, alignment checks), and everything
+ * until it has been seen HOT times. Thread: the owner of the vCPU; translate_kick() any
+ * thread.
  */
 #include "engine/translate/run.h"
 
@@ -36,12 +37,12 @@
 #define CODE_SIZE    MiB(256)
 #define ARENA_SIZE   MiB(128)
 #define SITES_MAX    (1u << 20)
-/* Two shadow stacks between guard pages, and the page of polls. The upper end of a stack
- * is its bottom. */
+/* A shadow stack for each mode between guard pages, and the page of polls. The upper end
+ * of a stack is its bottom. */
 #define GUARD        KiB(64)
 #define SHADOW       KiB(256)
 #define BOTTOM       512
-#define LOW_SIZE     (GUARD + 2 * (SHADOW + GUARD) + PAGE_SIZE)
+#define LOW_SIZE     (GUARD + CODE_MODES * (SHADOW + GUARD) + PAGE_SIZE)
 /* Times a block is interpreted before it is translated. */
 #define HOT          6
 /* Times the check of a group may fail before there are no groups. */
@@ -59,7 +60,7 @@ static struct translator *translator_of(const struct vcpu *v)
 
 static void jumps_init(struct frame *f)
 {
-	for (unsigned m = 0; m < 2; m++)
+	for (unsigned m = 0; m < CODE_MODES; m++)
 		for (unsigned i = 0; i < TR_JUMPS; i++)
 			f->jumps[m].slot[i].neg_lin = i ? TR_NO_JUMP : TR_SLOT0;
 }
@@ -91,7 +92,7 @@ static void jumps_forget_code(struct translator *t, const struct tr_code *code)
 				    code->entry);
 		return;
 	}
-	for (unsigned m = 0; m < 2; m++)
+	for (unsigned m = 0; m < CODE_MODES; m++)
 		for (unsigned n = 0; n < t->taken[m].count; n++)
 			jump_forget(t, m, t->taken[m].slot[n], code->entry);
 }
@@ -125,13 +126,12 @@ static bool is_global(struct vcpu *v, gva_t lin)
 
 static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 {
-	const struct vcpu *v = t->v;
-	unsigned m = v->cpl == 3, i = tr_jump_slot(lin);
+	unsigned m = tr_mode(t->v), i = tr_jump_slot(lin);
 	struct tr_jump *j = &t->f->jumps[m].slot[i];
 	struct tr_taken *k = &t->taken[m];
 
-	if (!m && !t->kernel_local)
-		t->kernel_local = !is_global(t->v, lin);
+	if (!tr_mode_is_user(m) && !t->kernel_local[m])
+		t->kernel_local[m] = !is_global(t->v, lin);
 	/* Slot 0 stays empty: a kick sends every look-up there. */
 	if (!i)
 		return;
@@ -226,11 +226,22 @@ static void shadow_forget(struct translator *t, unsigned mode)
 		t->f->shadow_rsp = t->shadow[mode];
 }
 
+/* What is returned to may be gone. */
+static void shadows_forget(struct translator *t)
+{
+	for (unsigned m = 0; m < CODE_MODES; m++)
+		shadow_forget(t, m);
+}
+
 /* Whoever runs code of this mode must leave it now. */
 static void far_forget(struct translator *t, unsigned mode)
 {
 	struct tr_link *next;
 
+	t->f->leave = 1;
+	/* Nothing has been executed since. */
+	if (!t->pages[mode].count && !t->pages[mode].full)
+		return;
 	for (struct tr_link *l = t->far_links[mode]; l; l = next) {
 		next = l->far_next;
 		l->far_listed = false;
@@ -241,12 +252,10 @@ static void far_forget(struct translator *t, unsigned mode)
 	/* What is found there would be executed without note_page(). */
 	jumps_clear(t, mode);
 	pages_clear(&t->pages[mode]);
-	if (!mode)
-		t->kernel_local = false;
+	t->kernel_local[mode] = false;
 	t->v->stats->far_forgets++;
 	t->epoch[mode]++;
 	shadow_forget(t, mode);
-	t->f->leave = 1;
 }
 
 /* The block is about to be executed at this linear page. False: from where it was come
@@ -256,7 +265,7 @@ static bool note_page(struct translator *t, const struct block *b, gva_t lin)
 	bool known = true;
 
 	struct code_page *p = b->home;
-	unsigned m = t->v->cpl == 3;
+	unsigned m = tr_mode(t->v);
 	gva_t page = lin & PAGE_MASK;
 
 	if (likely(p->epoch[m] == t->epoch[m] && p->lin[m] == page))
@@ -283,8 +292,7 @@ static void block_dropped(void *opaque, struct block *b)
 	jumps_forget_code(t, b->code);
 	b->code = NULL;
 	/* It may be the one that is running, or be returned to. */
-	shadow_forget(t, 0);
-	shadow_forget(t, 1);
+	shadows_forget(t);
 	t->f->leave = 1;
 }
 
@@ -296,14 +304,14 @@ static void forget_code(struct translator *t)
 	t->sites[0].count = t->sites[1].count = 0;
 	memos_reset(t);
 	t->arena_used = 0;
-	for (unsigned m = 0; m < 2; m++) {
+	for (unsigned m = 0; m < CODE_MODES; m++) {
 		t->far_links[m] = NULL;
 		far_forget(t, m);
 	}
 	t->f->link = NULL;
 	t->hot = t->cold = (struct emit){ 0 };
 	t->full = !pieces_emit(t);
-	for (unsigned m = 0; m < 2; m++) {
+	for (unsigned m = 0; m < CODE_MODES; m++) {
 		shadow_forget(t, m);
 		t->f->jumps[m].slot[0].code = t->leave_at;
 	}
@@ -432,13 +440,13 @@ static void code_ungroup(struct translator *t, struct block *b)
 	b->code = NULL;
 	b->lone = true;
 	/* What is returned to may be this code. */
-	shadow_forget(t, 0);
-	shadow_forget(t, 1);
+	shadows_forget(t);
 }
 
 static bool translatable(const struct vcpu *v)
 {
-	return v->code_size == 8 && !v->ac_check && (v->cpl == 0 || v->cpl == 3);
+	return (v->code_size == 8 || (v->code_size == 4 && narrow_flat(v))) &&
+	       !v->ac_check && (v->cpl == 0 || v->cpl == 3);
 }
 
 static void code_retire(struct translator *t, struct tr_code *code)
@@ -458,8 +466,7 @@ static void retire_code(struct translator *t)
 		if (m->retire[i]->block->code == m->retire[i])
 			code_retire(t, m->retire[i]);
 	m->retires = 0;
-	shadow_forget(t, 0);
-	shadow_forget(t, 1);
+	shadows_forget(t);
 }
 
 /*
@@ -489,8 +496,7 @@ static void sample(struct translator *t)
 	for (struct block *b = p->first; b; b = b->page_next[b->home != p])
 		if (b->home == p && b->code)
 			code_retire(t, b->code);
-	shadow_forget(t, 0);
-	shadow_forget(t, 1);
+	shadows_forget(t);
 }
 
 u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
@@ -498,12 +504,15 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 	struct translator *t = translator_of(v);
 	struct frame *f = t->f;
 	bool live = !f->vec_parked;
-	u64 base = g->base == GPR_RIP ? f->page_lin : v->gpr[g->base];
+	gva_t lin =
+		(g->base == GPR_RIP ? f->page_lin : v->gpr[g->base]) + (u64)(i64)g->disp;
 
 	v->stats->group_misses++;
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
-	if (!group_fits(v, g, base + (u64)(i64)g->disp)) {
+	if (tr_mode_is_narrow(t->mode))
+		lin = (u32)lin;
+	if (!group_fits(v, g, lin)) {
 		/* The interpreter does it access by access. */
 		v->stats->group_splits++;
 		if (++g->code->misses > GROUP_MISSES && g->code->block->code == g->code)
@@ -579,7 +588,7 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 	struct vcpu *v = t->v;
 	struct frame *f = t->f;
 
-	t->mode = v->cpl == 3;
+	t->mode = tr_mode(v);
 	f->shadow_rsp = t->shadow[t->mode];
 	f->page_lin = v->rip & PAGE_MASK;
 	f->flags_in = cc_to_ax(v->cc);
@@ -673,11 +682,11 @@ static enum step run_one(struct translator *t)
 			return STEP_FAILED;
 	} else {
 		if (note_page(t, b, v->rip) && link && !link->linked &&
-		    (link->target == b->gpa ||
-		     (link->target == GPA_NONE && link->mode == (v->cpl == 3))))
+		    link->mode == tr_mode(v) &&
+		    (link->target == b->gpa || link->target == GPA_NONE))
 			link_to(t, link, code);
 		jumps_add(t, v->rip, code->entry);
-		note_slot(code, v->cpl == 3, tr_jump_slot(v->rip));
+		note_slot(code, tr_mode(v), tr_jump_slot(v->rip));
 		translate_enter(t, code);
 	}
 	return t->outcome == TR_GO_ON       ? STEP_ON
@@ -794,18 +803,11 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 	/* What a trace has checked before does not hold any more. */
 	t->f->leave = 1;
 	block_unlink_jumps(&t->cache, page);
-	if (page == TLB_FLUSHED_ALL) {
-		far_forget(t, 0);
-		far_forget(t, 1);
-	} else if (page == TLB_FLUSHED_NONGLOBAL) {
-		far_forget(t, 1);
-		if (t->kernel_local)
-			far_forget(t, 0);
-	} else {
-		for (unsigned m = 0; m < 2; m++)
-			if (unlikely(pages_have(&t->pages[m], page)))
-				far_forget(t, m);
-	}
+	for (unsigned m = 0; m < CODE_MODES; m++)
+		if (page == TLB_FLUSHED_NONGLOBAL
+			    ? tr_mode_is_user(m) || t->kernel_local[m]
+			    : page == TLB_FLUSHED_ALL || pages_have(&t->pages[m], page))
+			far_forget(t, m);
 	t->f->link = NULL;
 }
 
@@ -857,7 +859,7 @@ static int translator_new(struct translator **out, struct vcpu *v,
 		translator_free(t);
 		return error_set(err, -ENOMEM, "no memory below 2 GiB");
 	}
-	for (unsigned i = 0; i < 3; i++)
+	for (unsigned i = 0; i <= CODE_MODES; i++)
 		mprotect(t->low + i * (SHADOW + GUARD), GUARD, PROT_NONE);
 	t->poll = (i32)(uintptr_t)(t->low + LOW_SIZE - PAGE_SIZE);
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;

@@ -1,12 +1,13 @@
 /*
  * String instructions that kernels and C libraries use all the time: REP MOVS and STOS,
- * and single MOVS, STOS and LODS, forward, with 64-bit addresses.
+ * and single MOVS, STOS and LODS, forward, with addresses as wide as the mode has them.
  *
  * Code calls a piece, one for each operation and operand size. It looks the operands up
  * in the TLB, and where each lies in one page has the host's instruction do it. Otherwise
- * it goes on as the call out that it was called instead of. SDM volume 2, REP. At most a
- * page is moved at a time, so that events need no look in between.
- * Thread: the owner of the vCPU.
+ * it goes on as the call out that it was called instead of. Pieces for 32-bit code want
+ * registers whose upper halves are 0, as they nearly always are. SDM volume 2, REP. At
+ * most a page is moved at a time, so that events need no look in between. Thread: the
+ * owner of the vCPU.
  */
 #include "engine/interp/ops.h"
 #include "engine/translate/front.h"
@@ -29,10 +30,11 @@ static i32 save_slot(const struct translator *t, unsigned i)
 struct piece {
 	struct translator *t;
 	struct emit e;
-	u8 *fail[8];
+	u8 *fail[9];
 	unsigned fails;
 	unsigned shift; /* of the operand size */
 	bool rep;
+	bool narrow; /* for 32-bit code */
 };
 
 /* To the call out unless the condition holds that 'cond' is the opposite of. */
@@ -119,6 +121,25 @@ static void emit_host(struct piece *p, unsigned opcode)
 	e8(e, p->shift ? opcode + 1 : opcode);
 }
 
+/* To the call out unless the registers that address have 32 bits. */
+static void check_narrow(struct piece *p, bool src, bool dst)
+{
+	struct emit *e = &p->e;
+
+	emit_mov_imm(e, H_R9, 0);
+	if (src)
+		emit_rr(e, 0x0b, H_R9, H_RSI); /* or */
+	if (dst)
+		emit_rr(e, 0x0b, H_R9, H_RDI);
+	if (p->rep)
+		emit_rr(e, 0x0b, H_R9, H_RCX);
+	e8(e, 0x49); /* shr r9, 32 */
+	e8(e, 0xc1);
+	e8(e, 0xe9);
+	e8(e, 32);
+	fail_if(p, COND_NZ);
+}
+
 /* The opcodes of their 8-bit forms. */
 static const u8 opcodes[] = {
 	[TR_MOVS] = 0xa4,     [TR_STOS] = 0xaa,     [TR_LODS] = 0xac,
@@ -137,6 +158,8 @@ static void emit_piece(struct piece *p, unsigned op)
 	emit_at(e, 0, VCPU(p->t, flags) + 1);
 	e8(e, RFLAGS_DF >> 8);
 	fail_if(p, COND_NZ);
+	if (p->narrow)
+		check_narrow(p, src, dst);
 	if (p->rep) {
 		emit_cmp_imm(e, H_RCX, (i32)(PAGE_SIZE >> p->shift));
 		fail_if(p, COND_A);
@@ -158,6 +181,11 @@ static void emit_piece(struct piece *p, unsigned op)
 		emit_rr(e, 0x2b, H_RDI, H_R10);
 	if (src)
 		emit_rr(e, 0x2b, H_RSI, H_R11);
+	/* From the last page to the first. */
+	if (p->narrow && dst)
+		emit_lea(e, false, H_RDI, H_RDI, 0);
+	if (p->narrow && src)
+		emit_lea(e, false, H_RSI, H_RSI, 0);
 	restore(p);
 	e8(e, 0xc3);
 	for (unsigned i = 0; i < p->fails; i++)
@@ -168,27 +196,32 @@ static void emit_piece(struct piece *p, unsigned op)
 	emit_jmp(e, p->t->call_out);
 }
 
+static bool string_piece(struct translator *t, unsigned op, unsigned shift, bool narrow)
+{
+	u8 *w, *exec = execmem_alloc(t->mem, PIECE_SIZE, 64, &w);
+	struct piece p = { .t = t,
+			   .e = { .p = w,
+				  .end = w + PIECE_SIZE,
+				  .exec_delta = t->exec_delta,
+				  .gpr = VCPU(t, gpr) },
+			   .shift = shift,
+			   .rep = op >= TR_REP_MOVS,
+			   .narrow = narrow };
+
+	if (!exec)
+		return false;
+	emit_piece(&p, op);
+	t->string[op][shift][narrow] = (u64)(uintptr_t)exec;
+	return !p.e.full;
+}
+
 bool string_pieces(struct translator *t)
 {
-	for (unsigned op = 0; op < TR_STRING_OPS; op++) {
-		for (unsigned shift = 0; shift < 4; shift++) {
-			u8 *w, *exec = execmem_alloc(t->mem, PIECE_SIZE, 64, &w);
-			struct piece p = { .t = t,
-					   .e = { .p = w,
-						  .end = w + PIECE_SIZE,
-						  .exec_delta = t->exec_delta,
-						  .gpr = VCPU(t, gpr) },
-					   .shift = shift,
-					   .rep = op >= TR_REP_MOVS };
-
-			if (!exec)
+	for (unsigned op = 0; op < TR_STRING_OPS; op++)
+		for (unsigned shift = 0; shift < 4; shift++)
+			if (!string_piece(t, op, shift, false) ||
+			    (shift < 3 && !string_piece(t, op, shift, true)))
 				return false;
-			emit_piece(&p, op);
-			if (p.e.full)
-				return false;
-			t->string[op][shift] = (u64)(uintptr_t)exec;
-		}
-	}
 	return true;
 }
 
@@ -210,8 +243,11 @@ bool string_plan(const struct front *f, struct plan *p)
 	const struct insn *in = p->in;
 	int op = op_of(in);
 
-	if (op < 0 || in->adsize != 8 || (in->flags & INSN_LOCK) || f->t->options.slow ||
-	    (in->seg >= FS && op != TR_STOS && op != TR_REP_STOS))
+	bool src = op != TR_STOS && op != TR_REP_STOS;
+
+	if (op < 0 || in->adsize != slot_size(in) || (in->flags & INSN_LOCK) ||
+	    f->t->options.slow || (src && in->seg >= FS) ||
+	    (src && f->narrow && in->seg == CS))
 		return false;
 	p->written = 1u << RAX | 1u << RCX | 1u << RSI | 1u << RDI;
 	/* The call out has to find them. */
@@ -225,6 +261,6 @@ void string_insn(struct front *f, const struct plan *p)
 
 	emit_mov_imm(e, H_R10, p->start);
 	emit_mov_imm(e, H_R11, (u64)p->in);
-	emit_call(e, f->t->string[op_of(p->in)][__builtin_ctz(p->in->opsize)]);
+	emit_call(e, f->t->string[op_of(p->in)][__builtin_ctz(p->in->opsize)][f->narrow]);
 	f->in_slot = -1;
 }

@@ -30,7 +30,7 @@ static size_t cr_offset(const struct insn *in)
 bool system_plan(const struct front *f, struct plan *p)
 {
 	const struct translator *t = f->t;
-	bool kernel = f->mode == 0;
+	bool kernel = !tr_mode_is_user(f->mode);
 
 	switch (p->in->mnemonic) {
 	case ZYDIS_MNEMONIC_CLI: p->flags = FLAGS_ALONE; return kernel;
@@ -43,9 +43,10 @@ bool system_plan(const struct front *f, struct plan *p)
 		p->flags = FLAGS_ALONE;
 		return kernel && cpu_has(t->v, FEAT_SMAP);
 	case ZYDIS_MNEMONIC_PUSHFQ:
+	case ZYDIS_MNEMONIC_PUSHFD:
 		p->flags = FLAGS_USED;
 		p->mem = true;
-		p->acc = plan_stack(-8, true);
+		p->acc = plan_stack(p->in, -1, true);
 		p->written = 1u << RSP;
 		return true;
 	case ZYDIS_MNEMONIC_CLD:
@@ -118,6 +119,12 @@ static void load_cr(struct front *f, const struct plan *p)
 	unsigned to = p->in->rm;
 	i32 from = (i32)(uintptr_t)f->t->v + (i32)cr_offset(p->in);
 
+	if (f->narrow) {
+		e8(&f->e, 0x40 | (home(to) >> 3) << 2); /* mov r32, [from] */
+		e8(&f->e, 0x8b);
+		emit_at(&f->e, home(to), from);
+		return;
+	}
 	emit_load(&f->e, in_memory(to) ? T_ADDR : home(to), from);
 	if (in_memory(to))
 		emit_store(&f->e, T_ADDR, gpr_slot(&f->e, to));
@@ -126,8 +133,13 @@ static void load_cr(struct front *f, const struct plan *p)
 static void push_flags(struct front *f, const struct plan *p)
 {
 	struct emit *e = &f->e;
-	struct operand o = memop(f, p, &p->acc);
+	struct operand o;
 
+	if (f->narrow) {
+		narrow_push_flags(f, p);
+		return;
+	}
+	o = memop(f, p, &p->acc);
 	e8(e, 0x9c); /* pushfq */
 	e8(e, 0x41);
 	e8(e, 0x5b); /* pop r11 */

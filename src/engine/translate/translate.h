@@ -1,5 +1,5 @@
 /*
- * The translator: 64-bit guest code to host code of the same instruction set.
+ * The translator: 64-bit and 32-bit guest code to host code of the same instruction set.
  *
  * Guest registers live in host registers, guest flags in the host's EFLAGS, guest vectors
  * in the host's vector registers. What is not translated is executed by the interpreter's
@@ -23,7 +23,11 @@
  * from the place in the code. So any instruction may be left before it has done anything,
  * for the slow way or a fault.
  *
- * T2 Code is translated for CPL 3 or CPL 0, and entered only at that one.
+ * T2 Code is translated for a mode (tr_mode()): CPL 3 or CPL 0, 64-bit or 32-bit code. It
+ * is entered only in that mode, and what is found by linear address is kept apart by it.
+ * Code of 32 bits has been made for flat segments (narrow_flat()), and entered with such;
+ * whatever loads a segment register leaves it (OP_END, OP_JUMP). FS and GS may have a
+ * base.
  *
  * T3 A direct link within one page always holds: source and target have the same
  * mapping. One between pages holds while addresses translate as they do, and while its
@@ -51,6 +55,7 @@
 #include "cpu/engine.h"
 #include "engine/interp/block.h"
 #include "engine/translate/emit.h"
+#include "x86/access.h"
 
 #define TR_JUMP_BITS 15
 #define TR_JUMPS     (1u << TR_JUMP_BITS)
@@ -102,8 +107,8 @@ struct tr_code {
 	u32 size, cold_size;
 	u32 call_outs; /* instructions that are not translated */
 	u32 misses;    /* of its groups, in vain */
-	/* Where it may be found in struct tr_jumps: numbers of slots, those of the second
-	 * table behind those of the first. More than fit: anywhere. */
+	/* Where it may be found in struct tr_jumps: numbers of slots, those of each table
+	 * behind those of the one before. More than fit: anywhere. */
 	u32 slots, slot[4];
 };
 
@@ -184,9 +189,9 @@ struct frame {
 	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
 	u64 vec_parked;   /* 0: vector instructions may run */
-	u64 group[TR_GROUPS];     /* addends */
-	u64 save[4];              /* of string.c */
-	struct tr_jumps jumps[2]; /* for CPL < 3, for CPL 3 */
+	u64 group[TR_GROUPS]; /* addends */
+	u64 save[4];          /* of string.c */
+	struct tr_jumps jumps[CODE_MODES];
 };
 
 /* Which slots of a struct tr_jumps are taken, so that emptying it costs what was put in.
@@ -246,24 +251,24 @@ struct translator {
 	int sig;
 	/* Executable addresses of the common pieces. */
 	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
-	u64 string[TR_STRING_OPS][4]; /* by operation and operand size */
+	u64 string[TR_STRING_OPS][4][2]; /* by operation, operand size, 32-bit code */
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
 	struct tr_memos memos;
-	struct tr_taken taken[2];
+	struct tr_taken taken[CODE_MODES];
 	/* Linear pages that code was executed at since links between pages were undone.
 	 */
-	struct tr_pages pages[2];
-	struct tr_link *far_links[2]; /* linked, between pages, by mode */
-	u32 epoch[2];                 /* raised when they are undone */
-	unsigned mode;                /* of the code that runs: index of tr_jumps */
-	u64 shadow[2];                /* its rsp while code of the other mode runs */
-	u8 *low;                      /* guard, shadow stacks, guard, poll page */
-	i32 poll;                     /* address of the page that a kick takes away */
+	struct tr_pages pages[CODE_MODES];
+	struct tr_link *far_links[CODE_MODES]; /* linked, between pages, by mode */
+	u32 epoch[CODE_MODES];                 /* raised when they are undone */
+	unsigned mode;                         /* of the code that runs: tr_mode() */
+	u64 shadow[CODE_MODES]; /* its rsp while code of another mode runs */
+	u8 *low;                /* guard, shadow stacks, guard, poll page */
+	i32 poll;               /* address of the page that a kick takes away */
 	/* Atomic. */
-	bool running;      /* translated code may be */
-	bool kicked;       /* leave */
-	bool poll_gone;    /* the page cannot be read, or soon cannot */
-	bool kernel_local; /* some kernel code is not in global pages */
+	bool running;                  /* translated code may be */
+	bool kicked;                   /* leave */
+	bool poll_gone;                /* the page cannot be read, or soon cannot */
+	bool kernel_local[CODE_MODES]; /* some of its code is not in global pages */
 	struct emit hot,
 		cold; /* where the next block's code goes, and its seldom-run part */
 	u8 *arena;    /* tr_code and tr_link */
@@ -279,6 +284,32 @@ struct translator {
 			 options.run_block */
 	struct translate_options options;
 };
+
+/* By what code and the ways to it are kept apart: 1 at CPL 3, and 2 for 32-bit code. */
+static inline unsigned tr_mode(const struct vcpu *v)
+{
+	return (v->cpl == 3) | (v->code_size == 4 ? 2u : 0);
+}
+
+/* Of a mode that code is made for. */
+static inline bool tr_mode_is_user(unsigned mode)
+{
+	return mode & 1;
+}
+
+static inline bool tr_mode_is_narrow(unsigned mode)
+{
+	return mode & 2;
+}
+
+/* The segments that 32-bit code is translated for. */
+static inline bool narrow_flat(const struct vcpu *v)
+{
+	u32 data = v->seg_ok[SS] & v->seg_ok[DS] & v->seg_ok[ES];
+
+	return (data & v->seg_ok[CS] & SEG_FLAT) && (data & SEG_W_OK) &&
+	       v->stack_size == 4 && !in_real_or_v86(v);
+}
 
 /* ---- run.c ---- */
 

@@ -84,7 +84,7 @@ static void put_operand(struct front *f, const struct plan *p, struct operand at
 	struct mem_access a = p->acc;
 	struct emit *e = &f->e;
 
-	if (a.seg >= FS) {
+	if (a.seg >= FS || f->narrow) {
 		a.seg = DS;
 		memop_address(f, &a);
 	} else if (at.base != T_ADDR || at.disp) {
