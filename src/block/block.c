@@ -121,8 +121,6 @@ static void work(struct block_req *r)
 	struct block *b = r->p.block;
 	int ret = r->p.ret;
 
-	if (r->p.state & BLOCK_REQ_CANCELED)
-		ret = -ECANCELED;
 	if (!ret)
 		ret = b->top->ops->io(b->top, r->op, r->off, r->len, r->iov, r->iovcnt,
 				      flags_of(b, r));
@@ -133,8 +131,7 @@ static void dispatch(struct block *b, struct block_req *r)
 {
 	bool plain = !(flags_of(b, r) & BLOCK_FUA);
 
-	if (r->p.ret || r->p.state & BLOCK_REQ_CANCELED || !plain ||
-	    !b->top->ops->start ||
+	if (r->p.ret || !plain || !b->top->ops->start ||
 	    b->top->ops->start(b->top, r, r->off, false) != START_QUEUED)
 		pool_push(b->pool, r);
 }
@@ -152,7 +149,7 @@ static i64 release_waiting(struct block *b)
 	struct block_req *r;
 
 	while ((r = b->wait_head)) {
-		i64 wait = r->p.state & BLOCK_REQ_CANCELED
+		i64 wait = atomic_load(&b->env.hurry)
 				   ? 0
 				   : throttle_admit(&b->throttle, b->env.host->now(),
 						    r->op == BLOCK_WRITE, r->len);
@@ -236,15 +233,14 @@ bool block_try(struct block *b, struct block_req *r)
 	return true;
 }
 
-void block_cancel(struct block *b)
+void block_hurry(struct block *b, bool on)
 {
+	atomic_store(&b->env.hurry, on ? MAX(b->env.host->now(), 1) : 0);
+	if (!b->limited)
+		return;
 	pthread_mutex_lock(&b->lock);
-	for (struct block_req *r = b->wait_head; r; r = r->p.next)
-		r->p.state |= BLOCK_REQ_CANCELED;
-	if (b->limited)
-		pthread_cond_signal(&b->timer_wake);
+	pthread_cond_signal(&b->timer_wake);
 	pthread_mutex_unlock(&b->lock);
-	pool_cancel(b->pool);
 }
 
 void block_drain(struct block *b)
@@ -398,6 +394,7 @@ int block_open(struct block **block, const struct block_config *cfg, struct erro
 		.discard = cfg->discard,
 		.no_lock = cfg->no_lock,
 		.check = cfg->check,
+		.reconnect_delay = cfg->reconnect_delay,
 	};
 	b->write_through = b->env.cache == BLOCK_CACHE_WRITETHROUGH ||
 			   b->env.cache == BLOCK_CACHE_DIRECTSYNC;

@@ -71,7 +71,7 @@ struct block_req {
 		void *owner;
 		struct block_range range;
 		int ret;
-		u8 state;
+		u8 state; /* pool.h */
 	} p;
 };
 
@@ -105,6 +105,8 @@ struct block_config {
 	bool check;      /* for repair: dirty and corrupt images are opened as they are */
 	const struct hostio *host; /* NULL: the kernel; for tests */
 	enum block_cache cache;
+	/* Seconds for which requests wait for a lost server to come back. */
+	unsigned reconnect_delay;
 	struct block_rate bps[BLOCK_RATES], iops[BLOCK_RATES];
 };
 
@@ -139,10 +141,11 @@ void block_submit(struct block *b, struct block_req *const *reqs, unsigned n);
  */
 bool block_try(struct block *b, struct block_req *r);
 /*
- * Give up on what has not been started yet: such requests are done with -ECANCELED,
- * before this returns or soon after. The others go on; block_drain() waits for them.
+ * From now on (or no longer) everything in flight is to end soon, since the machine
+ * stops: limits hold nothing back, and what a server does not answer within some seconds
+ * ends with -EIO. Files are waited for.
  */
-void block_cancel(struct block *b);
+void block_hurry(struct block *b, bool on);
 /*
  * Wait until nothing is in flight. Submit nothing meanwhile (quiesce the device first)
  * and hold no lock that 'done' takes. Not from 'done'.

@@ -24,6 +24,7 @@
 #include "base/alloc.h"
 #include "base/bits.h"
 #include "block/node.h"
+#include "block/pool.h"
 #include "block/uring.h"
 
 /* QEMU's permissions, block/block-common.h: bit numbers. */
@@ -318,6 +319,10 @@ static enum node_start file_start(struct block_node *n, struct block_req *r, u64
 		}
 		return try_now(n, r, off);
 	}
+	/* File systems take a lock of the file for a write to the page cache: several
+	 * threads would only fight for it, which costs more than the write. */
+	if (r->op == BLOCK_WRITE && !f->direct && f->info.regular)
+		r->p.state |= BLOCK_REQ_SERIAL;
 	if (!n->env->ring || r->op > BLOCK_FLUSH)
 		return START_NO;
 	if (flushes) {
@@ -463,14 +468,18 @@ static int lock(struct block_node *n, bool write, struct error *err)
 		   : 0;
 }
 
+static int not_regular(const char *path, struct error *err)
+{
+	return error_set(err, -EINVAL,
+			 "%s: named by another image, but not a regular file", path);
+}
+
 static int check_kind(struct block_node *n, unsigned flags, struct error *err)
 {
 	struct file *f = n->impl;
 
 	if (!f->info.regular && flags & FILE_BACKING)
-		return error_set(err, -EINVAL,
-				 "%s: named by another image, but not a regular file",
-				 n->path);
+		return not_regular(n->path, err);
 	if (!f->info.regular && !f->info.blockdev)
 		return error_set(err, -EINVAL,
 				 "%s: neither a regular file nor a block device",
@@ -496,6 +505,23 @@ static void probe_alignment(struct block_node *n)
 	free(iov.iov_base);
 }
 
+/*
+ * What an image names is not opened before it is known to be a regular file: to open a
+ * device can do something.
+ */
+static int check_named(const struct block_env *env, const char *path, struct error *err)
+{
+	struct host_file info = { 0 };
+	int fd = env->host->open(path, O_PATH, 0);
+
+	if (fd < 0)
+		return error_set(err, fd, "%s: %s", path, strerror(-fd));
+	/* Of a device the size cannot be asked for in this way: it stays as it is. */
+	(void)env->host->stat(fd, &info);
+	env->host->close(fd);
+	return info.regular ? 0 : not_regular(path, err);
+}
+
 int file_open(struct block_node **node, const struct block_env *env, const char *path,
 	      unsigned flags, struct error *err)
 {
@@ -503,10 +529,13 @@ int file_open(struct block_node **node, const struct block_env *env, const char 
 		env->cache == BLOCK_CACHE_NONE || env->cache == BLOCK_CACHE_DIRECTSYNC;
 	/* O_NONBLOCK: a FIFO shall not make us wait. It means nothing to files. */
 	int open_flags = (flags & FILE_WRITE ? O_RDWR : O_RDONLY) | O_NONBLOCK | O_NOCTTY;
-	int fd = env->host->open(path, open_flags | (direct ? O_DIRECT : 0), 0), ret;
+	int fd, ret = flags & FILE_BACKING ? check_named(env, path, err) : 0;
 	struct block_node *n;
 	struct file *f;
 
+	if (ret)
+		return ret;
+	fd = env->host->open(path, open_flags | (direct ? O_DIRECT : 0), 0);
 	if (fd == -EINVAL && direct) {
 		direct = false;
 		fd = env->host->open(path, open_flags, 0);

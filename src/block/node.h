@@ -6,6 +6,8 @@
  */
 #pragma once
 
+#include <stdatomic.h>
+
 #include "block/block.h"
 #include "block/hostio.h"
 
@@ -18,6 +20,9 @@ struct block_env {
 	struct uring *ring; /* NULL: threads only */
 	enum block_cache cache;
 	bool discard, no_lock, check;
+	unsigned reconnect_delay; /* seconds, of a server */
+	/* Not 0: since then requests have to end soon, as the host's clock says. */
+	_Atomic i64 hurry;
 };
 
 enum block_kind {

@@ -1,8 +1,9 @@
 /*
  * Worker threads of a handle: requests in the order they came, each on one thread.
  *
- * Threads are started as needed, up to 16, and end after ten idle seconds. Lock: the
- * pool's, never held while work runs.
+ * Threads are started as needed, up to 16, and end after ten idle seconds. Serial
+ * requests would wait for each other in the kernel: one thread does them one after the
+ * other, and is not woken for each. Lock: the pool's, never held while work runs.
  */
 #include "block/pool.h"
 
@@ -17,12 +18,18 @@
 
 enum { THREADS = 16, IDLE_SECONDS = 10 };
 
+struct queue {
+	struct block_req *head, **tail;
+};
+
 struct pool {
 	void (*work)(struct block_req *r);
 	pthread_mutex_t lock;
 	pthread_cond_t wake, ended;
-	struct block_req *head, **tail;
-	unsigned threads, idle, queued;
+	struct queue any, serial;
+	bool serial_runs;
+	unsigned threads, idle;
+	unsigned queued; /* that a thread may take: of the serial ones at most one */
 	bool stop;
 };
 
@@ -31,7 +38,8 @@ struct pool *pool_new(void (*work)(struct block_req *r))
 	struct pool *p = xzalloc(sizeof(*p));
 
 	p->work = work;
-	p->tail = &p->head;
+	p->any.tail = &p->any.head;
+	p->serial.tail = &p->serial.head;
 	pthread_mutex_init(&p->lock, NULL);
 	pthread_cond_init(&p->wake, NULL);
 	pthread_cond_init(&p->ended, NULL);
@@ -54,6 +62,27 @@ void pool_free(struct pool *p)
 	free(p);
 }
 
+static struct block_req *pop(struct queue *q)
+{
+	struct block_req *r = q->head;
+
+	q->head = r->p.next;
+	if (!q->head)
+		q->tail = &q->head;
+	return r;
+}
+
+/* Locked. The serial ones first: there is one thread for all of them. */
+static struct block_req *take(struct pool *p, bool *serial)
+{
+	*serial = p->serial.head && !p->serial_runs;
+	if (!*serial && !p->any.head)
+		return NULL;
+	p->queued--;
+	p->serial_runs |= *serial;
+	return pop(*serial ? &p->serial : &p->any);
+}
+
 /* Locked. False: the thread has nothing to do and shall end. */
 static bool wait_for_work(struct pool *p)
 {
@@ -63,10 +92,10 @@ static bool wait_for_work(struct pool *p)
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_sec += IDLE_SECONDS;
 	p->idle++;
-	while (!p->head && !p->stop && ret != ETIMEDOUT)
+	while (!p->queued && !p->stop && ret != ETIMEDOUT)
 		ret = pthread_cond_clockwait(&p->wake, &p->lock, CLOCK_MONOTONIC, &until);
 	p->idle--;
-	return p->head != NULL;
+	return p->queued;
 }
 
 static void *worker(void *arg)
@@ -74,16 +103,17 @@ static void *worker(void *arg)
 	struct pool *p = arg;
 
 	pthread_mutex_lock(&p->lock);
-	while (p->head || wait_for_work(p)) {
-		struct block_req *r = p->head;
+	while (p->queued || wait_for_work(p)) {
+		bool serial;
+		struct block_req *r = take(p, &serial);
 
-		p->head = r->p.next;
-		if (!p->head)
-			p->tail = &p->head;
-		p->queued--;
 		pthread_mutex_unlock(&p->lock);
 		p->work(r);
 		pthread_mutex_lock(&p->lock);
+		if (serial) {
+			p->serial_runs = false;
+			p->queued += p->serial.head != NULL;
+		}
 	}
 	p->threads--;
 	pthread_cond_signal(&p->ended);
@@ -117,22 +147,23 @@ static bool start_thread(struct pool *p)
 
 void pool_push(struct pool *p, struct block_req *r)
 {
+	struct queue *q = r->p.state & BLOCK_REQ_SERIAL ? &p->serial : &p->any;
+	bool wake;
+
 	pthread_mutex_lock(&p->lock);
 	r->p.next = NULL;
-	*p->tail = r;
-	p->tail = &r->p.next;
-	p->queued++;
+	*q->tail = r;
+	q->tail = &r->p.next;
+	/* Whoever does, or will do, the serial one before it takes this one too. */
+	wake = q == &p->any || (!p->serial_runs && q->head == r);
+	p->queued += wake;
+	if (!wake && p->threads) {
+		pthread_mutex_unlock(&p->lock);
+		return;
+	}
 	if (p->idle >= p->queued)
 		pthread_cond_signal(&p->wake);
 	else if (p->threads < THREADS && !start_thread(p) && !p->threads)
 		log_error("no thread for disk requests: they wait for the next try");
-	pthread_mutex_unlock(&p->lock);
-}
-
-void pool_cancel(struct pool *p)
-{
-	pthread_mutex_lock(&p->lock);
-	for (struct block_req *r = p->head; r; r = r->p.next)
-		r->p.state |= BLOCK_REQ_CANCELED;
 	pthread_mutex_unlock(&p->lock);
 }

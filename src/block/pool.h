@@ -16,7 +16,6 @@ void pool_free(struct pool *p);
 
 /* Any thread. 'work' runs with the request soon; never inside. */
 void pool_push(struct pool *p, struct block_req *r);
-/* Mark what is queued as canceled: BLOCK_REQ_CANCELED in r->p.state. */
-void pool_cancel(struct pool *p);
 
-enum { BLOCK_REQ_CANCELED = 1 };
+/* In r->p.state. SERIAL: of such requests one runs at a time, in the order they came. */
+enum { BLOCK_REQ_SERIAL = 1 };

@@ -34,6 +34,7 @@ enum {
 #define QCOW2_MAX_L1_BYTES        MiB(32)
 #define QCOW2_MAX_REFTABLE_BYTES  MiB(8)
 #define QCOW2_MAX_SNAPSHOTS_BYTES MiB(64)
+#define QCOW2_MAX_SNAPSHOTS_L1    GiB(4) /* of all together */
 
 /* Offsets in the header. */
 enum {
@@ -201,6 +202,8 @@ void qcache_fini(struct qcache *c);
 int qcache_get(struct qcow2 *q, struct qcache *c, u64 off, struct qtable **t);
 /* Only what is in memory; NULL. */
 struct qtable *qcache_find(struct qcache *c, u64 off);
+/* All zeroes, and not even in the file: it need not be read. */
+bool qcache_is_hole(struct qcow2 *q, struct qcache *c, u64 off);
 /* A table that has just been allocated, zeroed. */
 int qcache_new(struct qcow2 *q, struct qcache *c, u64 off, struct qtable **t);
 void qcache_drop(struct qcache *c, u64 off);

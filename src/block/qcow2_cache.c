@@ -120,6 +120,15 @@ struct qtable *qcache_find(struct qcache *c, u64 off)
 	return NULL;
 }
 
+bool qcache_is_hole(struct qcow2 *q, struct qcache *c, u64 off)
+{
+	struct block_extent e;
+
+	return !qcache_find(c, off) &&
+	       !q->file->ops->status(q->file, off, q->cluster_size, &e) &&
+	       e.kind == EXTENT_ZERO && e.len >= q->cluster_size;
+}
+
 static void unhash(struct qcache *c, struct qtable *t)
 {
 	u32 *at = &c->hash[mix(t->off) & c->hash_mask];

@@ -7,8 +7,12 @@
  * the counts themselves are unusable, it puts new ones behind the end of the file.
  * Entries that point nowhere are cleared.
  *
- * Memory: 4 bytes per cluster of the file, at most 1 GiB. The image is the caller's
- * alone.
+ * An image can say of one table that it maps everything. So each L2 table is gone through
+ * once, and what it leads to is counted as often as it is referenced; tables in holes of
+ * the file are not read. The time is that of reading the file's data, then.
+ *
+ * Memory: 8 bytes per cluster of the file, at most 2 GiB, of which what is mapped by
+ * nothing is never touched. The image is the caller's alone.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -26,6 +30,7 @@ struct check {
 	struct qcow2 *q;
 	struct qcow2_check *out;
 	u32 *refs;
+	u32 *l2;      /* SEEN, COPIED_SEEN, and how often it was referenced once more */
 	u64 clusters; /* of the file */
 	u64 found;
 	bool rebuild; /* the refcount structures themselves are damaged */
@@ -49,23 +54,30 @@ __attribute__((format(printf, 2, 3))) static void say(struct check *c, const cha
 
 typedef unsigned long long ull;
 
-/* False: not in the file. */
-static bool count(struct check *c, const char *what, u64 off, u64 len)
+enum { SEEN = 1u << 31, COPIED_SEEN = 1 << 30, MORE_MAX = COPIED_SEEN - 1 };
+
+/* 'n' references. False: not in the file. */
+static bool add(struct check *c, u64 off, u64 len, u32 n)
 {
 	u64 first = off >> c->q->cluster_bits, last;
 
 	if (!len)
 		return true;
 	last = (off + len - 1) >> c->q->cluster_bits;
-	if (off + len < off || last >= c->clusters) {
-		say(c, "%s at %#llx is outside the file", what, (ull)off);
-		c->out->corruptions++;
+	if (off + len < off || last >= c->clusters)
 		return false;
-	}
 	for (u64 i = first; i <= last; i++)
-		if (c->refs[i] < UINT32_MAX)
-			c->refs[i]++;
+		c->refs[i] = (u32)MIN((u64)c->refs[i] + n, UINT32_MAX);
 	return true;
+}
+
+static bool count(struct check *c, const char *what, u64 off, u64 len)
+{
+	if (add(c, off, len, 1))
+		return true;
+	say(c, "%s at %#llx is outside the file", what, (ull)off);
+	c->out->corruptions++;
+	return false;
 }
 
 static bool fixes(const struct check *c)
@@ -74,6 +86,18 @@ static bool fixes(const struct check *c)
 }
 
 /* ---- counting ---- */
+
+static bool compressed_span(const struct check *c, u64 entry, u64 *off, u64 *len)
+{
+	u64 end = c->clusters << c->q->cluster_bits;
+
+	if (!qcow2_compressed(c->q, entry, off, len) || entry & ENTRY_COPIED)
+		return false;
+	/* The last sector may be cut off by the end of the file. */
+	if (*off + *len > end)
+		*len = *off < end ? end - *off : 0;
+	return *len;
+}
 
 static void count_entry(struct check *c, struct qtable *t, u64 i, u64 disk, bool active)
 {
@@ -87,13 +111,8 @@ static void count_entry(struct check *c, struct qtable *t, u64 i, u64 disk, bool
 	case Q_ZERO: return;
 	case Q_BAD: good = false; break;
 	case Q_COMPRESSED:
-		good = qcow2_compressed(q, entry, &off, &len) && !(entry & ENTRY_COPIED);
-		/* The last sector may be cut off by the end of the file. */
-		if (good && off + len > c->clusters << q->cluster_bits)
-			len = off < c->clusters << q->cluster_bits
-				      ? (c->clusters << q->cluster_bits) - off
-				      : 0;
-		good = good && len && count(c, "compressed data", off, len);
+		good = compressed_span(c, entry, &off, &len) &&
+		       count(c, "compressed data", off, len);
 		c->out->compressed += active;
 		c->out->fragmented += active;
 		break;
@@ -122,6 +141,20 @@ static void count_entry(struct check *c, struct qtable *t, u64 i, u64 disk, bool
 	}
 }
 
+/* An L2 table, which is in the file: was it gone through? */
+static bool seen(struct check *c, u64 off)
+{
+	u32 *l2 = &c->l2[off >> c->q->cluster_bits];
+
+	if (!(*l2 & SEEN)) {
+		*l2 |= SEEN;
+		return false;
+	}
+	if ((*l2 & MORE_MAX) < MORE_MAX)
+		++*l2;
+	return true;
+}
+
 static int count_l1(struct check *c, const u64 *l1, u32 size, bool active)
 {
 	struct qcow2 *q = c->q;
@@ -148,11 +181,43 @@ static int count_l1(struct check *c, const u64 *l1, u32 size, bool active)
 			}
 			continue;
 		}
+		if (seen(c, off) || qcache_is_hole(q, &q->l2, off))
+			continue;
 		ret = qcache_get(q, &q->l2, off, &t);
 		if (ret)
 			return ret;
 		for (u64 j = 0; j < n; j++)
 			count_entry(c, t, j, (i * n + j) << q->cluster_bits, active);
+	}
+	return 0;
+}
+
+/* What the tables lead to that are referenced more than once. */
+static int count_shared(struct check *c)
+{
+	struct qcow2 *q = c->q;
+
+	for (u64 i = 0; i < c->clusters; i++) {
+		u32 more = c->l2[i] & MORE_MAX;
+		u64 at = i << q->cluster_bits, off, len;
+		struct qtable *t;
+		int ret;
+
+		if (!more || qcache_is_hole(q, &q->l2, at))
+			continue;
+		ret = qcache_get(q, &q->l2, at, &t);
+		if (ret)
+			return ret;
+		for (u64 j = 0; j < BIT(q->l2_bits); j++) {
+			u64 entry = l2_entry(t, j);
+			enum qkind kind = qcow2_kind(q, entry);
+
+			if (kind == Q_COMPRESSED && compressed_span(c, entry, &off, &len))
+				add(c, off, len, more);
+			else if ((kind == Q_NORMAL || kind == Q_ZERO_ALLOC) &&
+				 q->data == q->file)
+				add(c, entry & ENTRY_OFFSET, q->cluster_size, more);
+		}
 	}
 	return 0;
 }
@@ -219,6 +284,8 @@ static int count_all(struct check *c)
 			ret = count_l1(c, l1, s->l1_size, false);
 		free(l1);
 	}
+	if (!ret)
+		ret = count_shared(c);
 	for (u32 i = 0; i < q->ext_count && !ret; i++)
 		if (q->exts[i].type == EXT_BITMAPS)
 			ret = count_bitmaps(c, &q->exts[i]);
@@ -261,9 +328,9 @@ static int compare(struct check *c)
 		int ret;
 
 		/* A block that is not there says 0 for all it covers. */
-		if (!want && !(i & (BIT(q->rb_bits) - 1)) &&
-		    (i >> q->rb_bits >= q->rt_size || !q->rt[i >> q->rb_bits]) &&
-		    i >= c->clusters) {
+		if (!want && !(i & (BIT(q->rb_bits) - 1)) && i >= c->clusters &&
+		    (i >> q->rb_bits >= q->rt_size || !q->rt[i >> q->rb_bits] ||
+		     qcache_is_hole(q, &q->rb, q->rt[i >> q->rb_bits]))) {
 			i += BIT(q->rb_bits) - 1;
 			continue;
 		}
@@ -302,6 +369,7 @@ static int rebuild(struct check *c)
 	int ret = 0;
 
 	memset(c->refs, 0, c->clusters * sizeof(*c->refs));
+	memset(c->l2, 0, c->clusters * sizeof(*c->l2));
 	q->rt_size = 0;
 	ret = count_all(c);
 	if (ret)
@@ -403,6 +471,10 @@ static int check_copied(struct check *c)
 			q->l1_lo = 0;
 			q->l1_hi = q->l1_size;
 		}
+		if (c->l2[off >> q->cluster_bits] & COPIED_SEEN ||
+		    qcache_is_hole(q, &q->l2, off))
+			continue;
+		c->l2[off >> q->cluster_bits] |= COPIED_SEEN;
 		ret = qcache_get(q, &q->l2, off, &t);
 		if (ret)
 			return ret;
@@ -461,8 +533,12 @@ int qcow2_check(struct block_node *n, struct qcow2_check *out)
 	if (c.clusters > MAX_CLUSTERS)
 		return -EFBIG;
 	c.refs = calloc(MAX(c.clusters, 1u), sizeof(*c.refs));
-	if (!c.refs)
+	c.l2 = calloc(MAX(c.clusters, 1u), sizeof(*c.l2));
+	if (!c.refs || !c.l2) {
+		free(c.refs);
+		free(c.l2);
 		return -ENOMEM;
+	}
 	out->total = (n->size + q->cluster_size - 1) >> q->cluster_bits;
 	ret = count_all(&c);
 	if (!ret && q->rt_size == 0)
@@ -488,6 +564,7 @@ int qcow2_check(struct block_node *n, struct qcow2_check *out)
 	}
 	end_of_use(&c);
 	free(c.refs);
+	free(c.l2);
 	if (!ret)
 		ret = finish(&c);
 	if (out->progress)

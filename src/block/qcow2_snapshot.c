@@ -79,7 +79,7 @@ static u64 parse(struct qsnapshot *s, const u8 *p, u64 len)
 int qcow2_snapshots_load(struct qcow2 *q, struct error *err)
 {
 	u32 count = q->nb_snapshots, bytes;
-	u64 end = align_up(q->file->size, q->cluster_size), at = 0;
+	u64 end = align_up(q->file->size, q->cluster_size), at = 0, l1_bytes = 0;
 	int ret;
 	u8 *buf;
 
@@ -110,6 +110,15 @@ int qcow2_snapshots_load(struct qcow2 *q, struct error *err)
 		      s->l1_size * UINT64_C(8) > end - s->l1_offset))) {
 			ret = error_set(err, -EINVAL, "%s: qcow2: snapshot %u is damaged",
 					q->file->path, i + 1);
+			break;
+		}
+		/* None may be that of another, so together they are in the file. */
+		l1_bytes += s->l1_size * UINT64_C(8);
+		if (l1_bytes > MIN(end, QCOW2_MAX_SNAPSHOTS_L1)) {
+			ret = error_set(err, -EINVAL,
+					"%s: qcow2: the L1 tables of the snapshots are "
+					"too large",
+					q->file->path);
 			break;
 		}
 		at = align_up(at + size, 8);
@@ -154,30 +163,52 @@ static int ref_entry(struct qcow2 *q, u64 entry)
 	return entry & ENTRY_OFFSET ? refcount_add(q, entry & ENTRY_OFFSET, 1, 1) : 0;
 }
 
-/* One reference more, or less, to all that an L1 leads to. */
+/* An L1 that leads to a table twice is damaged, and could take for ever. */
+static int check_distinct(const u64 *l1, u32 size)
+{
+	struct qset set = { 0 };
+	int ret = 0;
+
+	for (u32 i = 0; i < size && !ret; i++)
+		if (l1[i] & ENTRY_OFFSET)
+			ret = qset_add(&set, l1[i] & ENTRY_OFFSET);
+	free(set.slots);
+	return ret == -EEXIST ? -EIO : ret;
+}
+
+/* One reference more, or less, to all that an L2 table leads to. 'copy': room for it. */
+static int ref_table(struct qcow2 *q, u64 off, u64 *copy, bool more)
+{
+	struct qtable *t;
+	int ret = qcache_get(q, &q->l2, off, &t);
+
+	if (ret)
+		return ret;
+	memcpy(copy, t->data, q->cluster_size);
+	for (u64 j = 0; j < BIT(q->l2_bits) && !ret; j++) {
+		u64 entry = be_load(&copy[j], 8);
+
+		if (more)
+			ret = ref_entry(q, entry);
+		else
+			qcow2_free_entry(q, entry);
+	}
+	return ret;
+}
+
+/* The same to all that an L1 leads to. */
 static int ref_all(struct qcow2 *q, const u64 *l1, u32 size, bool more)
 {
 	u64 *copy = malloc(q->cluster_size);
-	int ret = copy ? 0 : -ENOMEM;
+	int ret = copy ? check_distinct(l1, size) : -ENOMEM;
 
 	for (u32 i = 0; i < size && !ret; i++) {
 		u64 off = l1[i] & ENTRY_OFFSET;
-		struct qtable *t;
 
 		if (!off)
 			continue;
-		ret = qcache_get(q, &q->l2, off, &t);
-		if (ret)
-			break;
-		memcpy(copy, t->data, q->cluster_size);
-		for (u64 j = 0; j < BIT(q->l2_bits) && !ret; j++) {
-			u64 entry = be_load(&copy[j], 8);
-
-			if (more)
-				ret = ref_entry(q, entry);
-			else
-				qcow2_free_entry(q, entry);
-		}
+		if (!qcache_is_hole(q, &q->l2, off))
+			ret = ref_table(q, off, copy, more);
 		if (!ret && more)
 			ret = refcount_add(q, off, 1, 1);
 		else if (!ret)

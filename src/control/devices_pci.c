@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "block/block.h"
@@ -18,6 +19,7 @@
 #include "control/nets.h"
 #include "control/ports.h"
 #include "control/props.h"
+#include "control/seed.h"
 #include "machine/pc.h"
 #include "net/net.h"
 #include "pci/pci.h"
@@ -169,8 +171,8 @@ static const struct type {
 /* clang-format on */
 
 static const char *const suffixes[] = { "", "-pci", "-pci-transitional",
-					"-pci-non-transitional" };
-enum { SUFFIX_TRANSITIONAL = 2, SUFFIX_MODERN = 3 };
+					"-pci-non-transitional", "-device" };
+enum { SUFFIX_TRANSITIONAL = 2, SUFFIX_MODERN = 3, SUFFIX_MMIO = 4 };
 
 /* 'len' letters of 'name'. */
 static const struct type *find_type(const char *name, size_t len, unsigned *suffix)
@@ -236,6 +238,8 @@ void devices_pci_list(FILE *out)
 			types[i].plain ? "" : "-pci",
 			(int)((types[i].plain ? 18 : 14) - strlen(types[i].name)), "",
 			types[i].help);
+	fputs("  virtio-*-device    the same virtio devices over MMIO instead of PCI\n",
+	      out);
 	fprintf(out,
 		"  %-18s a terminal (hvc) on the virtio-serial before it: chardev=ID\n",
 		"virtconsole");
@@ -282,6 +286,33 @@ static int parse_addr(struct pcidevices_config *c, const struct device_spec *s,
 		return bad(text, "addr is a slot from 1 to 1e, or SLOT.FUNCTION", err);
 	c->devfn = PCI_DEVFN(slot, fn);
 	return 0;
+}
+
+/* Over MMIO: a place instead of a slot. */
+static int parse_place(struct pcidevices_config *c, const struct device_spec *s,
+		       const char *text, struct error *err)
+{
+	static const char bus[] = "virtio-mmio-bus.";
+	char *end;
+
+	c->mmio = true;
+	if (s->addr || s->legacy_off || s->modern_off || s->vectors)
+		return bad(text,
+			   "addr, disable-legacy, disable-modern and vectors are those "
+			   "of the device with -pci at its end",
+			   err);
+	if (!s->bus)
+		return 0;
+	if (!strncmp(s->bus, bus, sizeof(bus) - 1)) {
+		const char *digits = s->bus + sizeof(bus) - 1;
+		unsigned long n = strtoul(digits, &end, 10);
+
+		if (*digits >= '0' && *digits <= '9' && !*end && n < VIRTIO_MMIO_PLACES) {
+			c->place = (u8)(n + 1);
+			return 0;
+		}
+	}
+	return bad(text, "bus is virtio-mmio-bus.N, N from 0 to 7", err);
 }
 
 static bool parse_mac(const char *s, u8 *mac)
@@ -563,7 +594,7 @@ static int set_device(struct devices_pci *d, const char *text, struct error *err
 	t = find_type(text, strcspn(text, ","), &suffix);
 	c->kind = t->kind;
 	if (props_parse(s, t->props, "-device", text, "driver", err) ||
-	    parse_addr(c, s, text, err))
+	    (suffix == SUFFIX_MMIO ? parse_place : parse_addr)(c, s, text, err))
 		return -EINVAL;
 	c->name = s->driver;
 	c->id = s->id;
@@ -592,11 +623,12 @@ static int set_device(struct devices_pci *d, const char *text, struct error *err
 
 /* ---- short forms ---- */
 
-static bool is_net(const char *model)
+static bool is_net(const char *model, bool *mmio)
 {
 	unsigned suffix;
 	const struct type *t = find_type(model, strlen(model), &suffix);
 
+	*mmio = t && suffix == SUFFIX_MMIO;
 	return !strcmp(model, "virtio") || (t && t->kind == PCIDEVICES_NET);
 }
 
@@ -623,7 +655,7 @@ static int set_nic(struct devices_pci *d, const char *text, struct error *err)
 						 .legacy = true,
 						 .net.pairs = 1 };
 	c->backend = (unsigned)nic.net;
-	if (c->kind == PCIDEVICES_NET && nic.model && !is_net(nic.model))
+	if (c->kind == PCIDEVICES_NET && nic.model && !is_net(nic.model, &c->mmio))
 		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci or e1000",
 				text);
 	if (!ret && nic.mac &&
@@ -676,6 +708,45 @@ static int set_drive(struct devices_pci *d, const char *text, struct error *err)
 	return ret ? ret : drive_device(d, drives_count(d->drives) - 1, text, err);
 }
 
+/*
+ * The disk of cloud-init, behind all others so that these keep their names in the guest.
+ * Nobody may see or change the file in memory: it is named by its descriptor, until the
+ * drives are open.
+ */
+static int set_seed(struct devices_pci *d, const char *text, int *fd, struct error *err)
+{
+	char drive[80];
+
+	*fd = seed_open(text, err);
+	if (*fd < 0)
+		return *fd;
+	snprintf(drive, sizeof(drive),
+		 "file=/proc/self/fd/%d,format=raw,readonly=on,serial=cidata", *fd);
+	return set_drive(d, drive, err);
+}
+
+static const char *find_seed(const struct virtio_words *w)
+{
+	for (unsigned i = 0; i < w->count; i++)
+		if (w->word[i].kind == WORD_SEED)
+			return w->word[i].text;
+	return NULL;
+}
+
+static int open_backends(struct devices_pci *d, const char *seed, struct clock *clk,
+			 struct error *err)
+{
+	int fd = -1, ret = seed ? set_seed(d, seed, &fd, err) : 0;
+
+	if (!ret)
+		ret = drives_open(d->drives, err);
+	if (fd >= 0)
+		close(fd);
+	if (ret || nets_open(d->nets, clk, err) || ports_open(d->ports, err))
+		return -EINVAL;
+	return 0;
+}
+
 /* ---- all words ---- */
 
 /*
@@ -696,6 +767,7 @@ static int parse_word(struct devices_pci *d, unsigned round, enum virtio_word ki
 		if (round == 2)
 			nets_set_pcap(d->nets, text);
 		return 0;
+	case WORD_SEED: return 0; /* after all others */
 	default:
 		if (round == 2)
 			drives_snapshot(d->drives);
@@ -759,8 +831,7 @@ int devices_pci_init(struct devices_pci *d, const struct virtio_words *w,
 	for (unsigned i = 0; i < d->count; i++)
 		if (d->cfg[i].kind == PCIDEVICES_CONSOLE && !d->cfg[i].ports)
 			d->cfg[i].ports = 1;
-	if (drives_open(d->drives, err) || nets_open(d->nets, clk, err) ||
-	    ports_open(d->ports, err))
+	if (open_backends(d, find_seed(w), clk, err))
 		return -EINVAL;
 	for (unsigned i = 0; i < d->count; i++) {
 		struct pcidevices_config *c = &d->cfg[i];

@@ -1,6 +1,6 @@
 /*
  * Virtio devices from the command line, with the drives and networks behind them:
- * -device virtio-..., -drive, -netdev, -nic, -object, --pcap, -snapshot.
+ * -device virtio-..., -drive, --seed, -netdev, -nic, -object, --pcap, -snapshot.
  */
 #pragma once
 
@@ -23,6 +23,7 @@ enum virtio_word {
 	WORD_OBJECT,
 	WORD_PCAP,
 	WORD_CHARDEV,
+	WORD_SEED,
 	WORD_SNAPSHOT
 };
 

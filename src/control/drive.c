@@ -15,6 +15,8 @@
 #include "base/bits.h"
 #include "control/options.h"
 
+#define RECONNECT_MAX 3600
+
 typedef int set_fn(struct drive *d, const char *key, const char *val, struct error *err);
 
 static int wrong(const char *key, const char *val, const char *right, struct error *err)
@@ -116,6 +118,19 @@ static int set_cache(struct drive *d, const char *key, const char *val, struct e
 		     err);
 }
 
+static int set_reconnect(struct drive *d, const char *key, const char *val,
+			 struct error *err)
+{
+	char *end;
+	unsigned long n = strtoul(val, &end, 10);
+
+	if (*val < '0' || *val > '9' || *end || n > RECONNECT_MAX)
+		return wrong(key, val, "seconds, a number from 0 to 3600, are needed",
+			     err);
+	d->block.reconnect_delay = (unsigned)n;
+	return 0;
+}
+
 static int set_discard(struct drive *d, const char *key, const char *val,
 		       struct error *err)
 {
@@ -178,6 +193,8 @@ static const struct {
 	{ "snapshot", set_switch },
 	{ "cache", set_cache },
 	{ "discard", set_discard },
+	{ "reconnect-delay", set_reconnect },
+	{ "file.reconnect-delay", set_reconnect },
 	{ "aio", set_aio },
 	{ "bps", set_rate },
 	{ "bps_rd", set_rate },

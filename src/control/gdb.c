@@ -28,6 +28,7 @@
 #include "cpu/debug.h"
 #include "host/loop.h"
 #include "machine/pc.h"
+#include "machine/pcidevices.h"
 #include "time/clock.h"
 
 /* A client that does not read what it asked for is not read from any more. */
@@ -427,6 +428,8 @@ static int make(struct gdb *g, const char *where, struct error *err)
 	if (!p.is_unix && !strcmp(p.port, "0"))
 		tell_port(g);
 	stub.vm = debug.vm;
+	stub.balloon = pcidevices_balloon(pc_pcidevices(g->pc));
+	stub.ram = pc_ram_size(g->pc);
 	stub.debug = g->debug = debug_new(&debug);
 	g->stub = gdb_stub_new(&stub);
 	return 0;

@@ -1,6 +1,6 @@
 /*
  * What gdb's `monitor` command can ask: the state of a CPU in words, its address space,
- * the way memory is accessed, reset and quit.
+ * the way memory is accessed, how much of it the guest has, reset and quit.
  *
  * Names as in QEMU's monitor where it has them. One thread, all CPUs stopped.
  */
@@ -12,6 +12,7 @@
 #include "base/bits.h"
 #include "control/report.h"
 #include "cpu/vm.h"
+#include "virtio/balloon.h"
 #include "x86/walk.h"
 
 /* Lines of `info mem`, and entries of page tables read for them: a guest can make any
@@ -28,6 +29,8 @@ static void help(FILE *out)
 	      "physical on|off    memory is accessed by physical address, not linear\n"
 	      "mmio on|off        memory accesses reach devices, with their side "
 	      "effects\n"
+	      "info balloon       how much memory the guest has without its balloon\n"
+	      "balloon MIB        how much it should have\n"
 	      "reset              reset the machine, and stop before its first "
 	      "instruction\n"
 	      "quit               switch the machine off\n",
@@ -85,6 +88,37 @@ static void info_mem(struct gdb_monitor *m, FILE *out)
 		fputs("and more\n", out);
 }
 
+/* As in QEMU the numbers are what is left to the guest, in MiB. */
+static void info_balloon(struct gdb_monitor *m, FILE *out)
+{
+	struct virtio_balloon_stats s;
+
+	if (!m->balloon) {
+		fputs("there is no balloon\n", out);
+		return;
+	}
+	virtio_balloon_get_stats(m->balloon, &s);
+	fprintf(out, "balloon: actual=%llu\n",
+		(unsigned long long)(m->ram - MIN(s.actual, m->ram)) >> 20);
+}
+
+static void set_balloon(struct gdb_monitor *m, const char *val, FILE *out)
+{
+	unsigned long long n = 0;
+	char *end;
+
+	if (val && *val >= '0' && *val <= '9')
+		n = strtoull(val, &end, 10);
+	if (!m->balloon)
+		fputs("there is no balloon: -device virtio-balloon-pci makes one\n", out);
+	else if (!n || *end || n > m->ram >> 20)
+		fprintf(out,
+			"balloon: the guest's memory in MiB is needed, from 1 to %llu\n",
+			(unsigned long long)m->ram >> 20);
+	else
+		virtio_balloon_set_target(m->balloon, m->ram - MiB(n));
+}
+
 static void info(struct gdb_monitor *m, const char *what, const char *cpu, FILE *out)
 {
 	char *end;
@@ -105,8 +139,10 @@ static void info(struct gdb_monitor *m, const char *what, const char *cpu, FILE 
 		info_cpus(m, out);
 	else if (what && !strcmp(what, "mem"))
 		info_mem(m, out);
+	else if (what && !strcmp(what, "balloon"))
+		info_balloon(m, out);
 	else
-		fputs("info: one of registers, cpus, mem is needed\n", out);
+		fputs("info: one of registers, cpus, mem, balloon is needed\n", out);
 }
 
 static void set_switch(bool *on, const char *name, const char *val, FILE *out)
@@ -134,6 +170,8 @@ void gdb_monitor(struct gdb_monitor *m, char *line, FILE *out)
 		set_switch(&m->physical, word, arg, out);
 	else if (!strcmp(word, "mmio"))
 		set_switch(&m->mmio, word, arg, out);
+	else if (!strcmp(word, "balloon"))
+		set_balloon(m, arg, out);
 	else if (!strcmp(word, "reset"))
 		m->then = MONITOR_RESET;
 	else if (!strcmp(word, "quit"))

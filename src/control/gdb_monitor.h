@@ -5,13 +5,16 @@
 
 #include "base/types.h"
 
+struct virtio_balloon;
 struct vm;
 
 /* What a monitor command can change. */
 struct gdb_monitor {
 	struct vm *vm;
-	unsigned cpu;        /* the one that `info` looks at */
-	bool physical, mmio; /* how memory is accessed */
+	unsigned cpu;                   /* the one that `info` looks at */
+	bool physical, mmio;            /* how memory is accessed */
+	struct virtio_balloon *balloon; /* NULL: there is none */
+	u64 ram;                        /* bytes that the machine has */
 	enum { MONITOR_GO_ON, MONITOR_RESET, MONITOR_QUIT } then;
 };
 

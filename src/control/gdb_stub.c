@@ -72,6 +72,8 @@ struct gdb_stub *gdb_stub_new(const struct gdb_stub_config *cfg)
 	s->regs = gdb_regs_new(vm_vcpu(cfg->vm, 0));
 	s->wire = xzalloc(gdb_wrapped_max(GDB_PACKET_MAX));
 	s->monitor.vm = cfg->vm;
+	s->monitor.balloon = cfg->balloon;
+	s->monitor.ram = cfg->ram;
 	return s;
 }
 

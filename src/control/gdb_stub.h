@@ -10,10 +10,13 @@
 
 struct debug;
 struct gdb_stub;
+struct virtio_balloon;
 struct vm;
 
 struct gdb_stub_config {
 	struct vm *vm;
+	struct virtio_balloon *balloon; /* for `monitor`, or NULL */
+	u64 ram;                        /* the same: bytes that the machine has */
 	struct debug *debug; /* borrowed; cfg.stopped leads to gdb_stub_stopped() */
 	void (*send)(void *opaque, const char *data, size_t len);
 	void (*running)(void *opaque, bool on); /* CPUs are let go, or are stopped */

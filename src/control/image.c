@@ -50,9 +50,8 @@ static const struct {
 	{ "compare", "f:F:pqsUT:", "[-f FORMAT] [-F FORMAT] [-s] [-p] FILE FILE",
 	  "compare what two images show", 2, 2, image_compare },
 	{ "debian", "f:pq",
-	  "[--packages LIST] [--size SIZE] [--suite NAME] [--ssh-key FILE] [-f FORMAT] "
-	  "[-q] "
-	  "OUT",
+	  "[--packages LIST] [--kernel PACKAGE] [--size SIZE] [--suite NAME] "
+	  "[--ssh-key FILE] [-f FORMAT] [-q] OUT",
 	  "make a bootable Debian from packages", 1, 1, image_debian },
 };
 
@@ -64,7 +63,8 @@ enum {
 	OPT_PACKAGES,
 	OPT_SIZE,
 	OPT_SUITE,
-	OPT_KEY
+	OPT_KEY,
+	OPT_KERNEL
 };
 
 static const struct option long_options[] = {
@@ -78,6 +78,7 @@ static const struct option long_options[] = {
 	{ "size", required_argument, NULL, OPT_SIZE },
 	{ "suite", required_argument, NULL, OPT_SUITE },
 	{ "ssh-key", required_argument, NULL, OPT_KEY },
+	{ "kernel", required_argument, NULL, OPT_KERNEL },
 	{ 0 },
 };
 
@@ -196,6 +197,7 @@ static int set_option(struct image_args *a, int opt, char *val)
 	case OPT_SIZE: a->size = val; break;
 	case OPT_SUITE: a->suite = val; break;
 	case OPT_KEY: a->key = val; break;
+	case OPT_KERNEL: a->kernel = val; break;
 	case OPT_CHAIN: a->all = true; break;
 	case OPT_OUTPUT:
 		if (strcmp(val, "json") && strcmp(val, "human"))

@@ -12,8 +12,8 @@ int image_main(int argc, char **argv);
 struct image_args {
 	const char *command;
 	const char *format, *out_format, *base, *base_format, *snapshot;
-	const char *options;                       /* -o */
-	const char *packages, *size, *suite, *key; /* of debian */
+	const char *options;                                /* -o */
+	const char *packages, *size, *suite, *key, *kernel; /* of debian */
 	bool quiet, progress, share, json, strict, compress, unsafe_rebase, shrink;
 	bool no_create, keep, all, list, create, apply, del;
 	int fix; /* enum qcow2_fix */

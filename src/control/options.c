@@ -295,6 +295,16 @@ static int set_drive(struct run_options *o, const char *val, struct error *err)
 	return devices_pci_add(&o->virtio, WORD_DRIVE, val, err);
 }
 
+static int set_seed(struct run_options *o, const char *val, struct error *err)
+{
+	for (unsigned i = 0; i < o->virtio.count; i++)
+		if (o->virtio.word[i].kind == WORD_SEED)
+			return error_set(err, -EINVAL,
+					 "--seed %s: there is one already, %s", val,
+					 o->virtio.word[i].text);
+	return devices_pci_add(&o->virtio, WORD_SEED, val, err);
+}
+
 static int set_netdev(struct run_options *o, const char *val, struct error *err)
 {
 	return devices_pci_add(&o->virtio, WORD_NETDEV, val, err);
@@ -751,6 +761,7 @@ static const struct option options[] = {
 	{ "debugcon",  VALUE_NEEDED, "WHERE", "debug port e9h, like -serial", set_debugcon },
 	{ "fw_cfg",    VALUE_NEEDED, "NAME,...", "a file in the firmware configuration device: file=FILE or string=TEXT", set_fw_cfg },
 	{ "drive",     VALUE_NEEDED, "file=F,...", "a disk image; also format=,if=virtio|ide|none,id=,readonly=,cache=,snapshot=", set_drive },
+	{ "seed",      VALUE_NEEDED, "USERDATA", "a disk for cloud-init: a file or directory; also meta-data=,network-config=", set_seed },
 	{ "snapshot",  VALUE_NONE,   NULL, "throw away what is written to disks", set_snapshot },
 	{ "nic",       VALUE_NEEDED, "user,...", "network and card: user, tap, stream, dgram, none; hostfwd=tcp::2222-:22", set_nic },
 	{ "netdev",    VALUE_NEEDED, "user,id=ID", "a network by itself, for -device virtio-net-pci,netdev=ID", set_netdev },

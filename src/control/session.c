@@ -243,6 +243,8 @@ static int make_pc(struct session *s, struct error *err)
 		.no_pit = s->o.no_pit,
 		.no_hpet = s->o.no_hpet,
 		.no_i8042 = s->o.no_i8042,
+		/* It never moves; but Linux warns of a PC without one. */
+		.mouse = !s->o.no_i8042,
 	};
 
 	cfg.clock = s->clock = clock_new();

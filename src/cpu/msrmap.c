@@ -21,8 +21,14 @@
 static u64 read_tsc(void *opaque)
 {
 	struct msrmap *m = opaque;
+	vns_t now = clock_now(m->clock);
 
-	return tsc_read(m->tsc, clock_now(m->clock));
+	/*
+	 * A guest that waits for a tick and looks at the TSC meanwhile, as Linux does to
+	 * find out whether the timer works, gets the ticks of the time that it sees.
+	 */
+	clock_catch_up(m->clock, now);
+	return tsc_read(m->tsc, now);
 }
 
 static int read_msr(void *opaque, u32 msr, u64 *val)

@@ -54,8 +54,8 @@ enum {
 	REG_SELF_IPI = 0x3f, /* x2APIC only */
 };
 
-/* Version 15h, highest LVT entry 6, EOI-broadcast suppression (11.4.8). */
-#define VERSION (0x15u | 6u << 16 | BIT(24))
+/* Highest LVT entry 6, EOI-broadcast suppression (11.4.8). */
+#define VERSION (LAPIC_VERSION | 6u << 16 | BIT(24))
 
 #define SVR_ENABLE           BIT(8)
 #define SVR_NO_EOI_BROADCAST BIT(12)

@@ -18,6 +18,9 @@
 #include "state/save.h"
 #include "time/clock.h"
 
+/* Bits 7:0 of the version register; the MP table repeats them. */
+#define LAPIC_VERSION 0x15u
+
 /* Events for the vCPU. */
 enum {
 	LAPIC_EV_INTR = 1, /* lapic_has_intr() may have become true */

@@ -328,6 +328,29 @@ static void motherboard(struct aml *a, const struct acpi_config *cfg)
 	aml_close(a);
 }
 
+/* Virtio over MMIO, by the name that operating systems know: the virtio drivers look. */
+static void virtio_mmio(struct aml *a, const struct acpi_config *cfg)
+{
+	static const u8 irq[] = VIRTIO_MMIO_IRQS;
+
+	for (unsigned i = 0; i < VIRTIO_MMIO_PLACES; i++) {
+		char name[5] = { 'V', 'I', 'R', (char)('0' + i), 0 };
+
+		if (!(cfg->virtio_mmio >> i & 1))
+			continue;
+		aml_device(a, name);
+		aml_def(a, "_HID");
+		aml_str(a, "LNRO0005");
+		aml_def_int(a, "_UID", i);
+		aml_crs(a);
+		aml_res_mem32(a, LAYOUT_VIRTIO_MMIO + i * LAYOUT_VIRTIO_MMIO_STEP,
+			      LAYOUT_VIRTIO_MMIO_SIZE, true);
+		aml_res_gsi(a, irq[i % ARRAY_SIZE(irq)]);
+		aml_crs_end(a);
+		aml_close(a);
+	}
+}
+
 static void processors(struct aml *a, const struct acpi_config *cfg)
 {
 	for (unsigned i = 0; i < cfg->cpus && i < ACPI_CPUS_MAX; i++) {
@@ -372,6 +395,7 @@ static u8 *dsdt(struct tables *t, const struct acpi_config *cfg)
 	aml_scope(&a, "\\_SB");
 	pci_root(&a, cfg);
 	motherboard(&a, cfg);
+	virtio_mmio(&a, cfg);
 	processors(&a, cfg);
 	aml_close(&a);
 	if (!aml_done(&a)) {

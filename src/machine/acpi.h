@@ -23,7 +23,8 @@ struct acpi_config {
 	bool serial[ACPI_SERIALS];
 	bool mouse; /* on the keyboard controller */
 	bool no_pit, no_i8042;
-	bool s3; /* suspend to RAM works */
+	bool s3;         /* suspend to RAM works */
+	u32 virtio_mmio; /* a bit for each place that is taken, layout.h */
 };
 
 /*

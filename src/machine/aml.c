@@ -255,6 +255,18 @@ void aml_res_irq(struct aml *a, unsigned irq)
 	put_int(a, BIT(irq), 2);
 }
 
+/* Extended interrupt descriptor, 6.4.3.6. */
+void aml_res_gsi(struct aml *a, u32 gsi)
+{
+	enum { CONSUMER = 1 << 0, SHARED = 1 << 3 };
+
+	put_int(a, 0x89, 1);
+	put_int(a, 6, 2);
+	put_int(a, CONSUMER | SHARED, 1);
+	put_int(a, 1, 1);
+	put_int(a, gsi, 4);
+}
+
 void aml_res_mem32(struct aml *a, u32 base, u32 len, bool writable)
 {
 	put_int(a, 0x86, 1);

@@ -70,6 +70,7 @@ void aml_crs(struct aml *a);
 void aml_crs_end(struct aml *a);
 void aml_res_io(struct aml *a, u16 base, u8 len);
 void aml_res_irq(struct aml *a, unsigned irq); /* ISA: edge, active high */
+void aml_res_gsi(struct aml *a, u32 gsi);      /* level, active high, shared */
 void aml_res_mem32(struct aml *a, u32 base, u32 len, bool writable);
 /* Windows a bridge passes on, [lo, hi]. */
 void aml_res_bus(struct aml *a, u16 lo, u16 hi);

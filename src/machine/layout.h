@@ -12,6 +12,7 @@
  *         e0000000  ECAM, 256 buses
  *         f0000000  PCI memory window
  *         fec00000  IOAPIC; fed00000 HPET; fee00000 local APICs; fffff000 reset stub
+ *         fef00000  virtio over MMIO, a page each, as many as are asked for
  *        100000000  RAM beyond 3 GiB
  *  upper half of the physical address space: PCI memory window for 64-bit BARs
  *
@@ -46,22 +47,25 @@
 
 /* ---- memory, the hole below 4 GiB ---- */
 
-#define LAYOUT_LOW_RAM_MAX  GiB(3) /* = start of the hole */
-#define LAYOUT_MMIO32_A     0xc0000000u
-#define LAYOUT_MMIO32_A_END 0xe0000000u
-#define LAYOUT_ECAM         0xe0000000u
-#define LAYOUT_ECAM_SIZE    0x10000000u
-#define LAYOUT_MMIO32_B     0xf0000000u
-#define LAYOUT_MMIO32_B_END 0xfec00000u
-#define LAYOUT_IOAPIC       0xfec00000u
-#define LAYOUT_IOAPIC_SIZE  0x1000u
-#define LAYOUT_HPET         0xfed00000u
-#define LAYOUT_HPET_SIZE    0x400u
-#define LAYOUT_LAPIC        0xfee00000u
-#define LAYOUT_LAPIC_SIZE   0x1000u
-#define LAYOUT_TEST_MMIO    0xff000000u /* pc-testdev, if asked for: 64 KiB */
-#define LAYOUT_ROM          0xfffff000u /* the reset stub, up to 4 GiB */
-#define LAYOUT_ROM_SIZE     0x1000u
+#define LAYOUT_LOW_RAM_MAX      GiB(3) /* = start of the hole */
+#define LAYOUT_MMIO32_A         0xc0000000u
+#define LAYOUT_MMIO32_A_END     0xe0000000u
+#define LAYOUT_ECAM             0xe0000000u
+#define LAYOUT_ECAM_SIZE        0x10000000u
+#define LAYOUT_MMIO32_B         0xf0000000u
+#define LAYOUT_MMIO32_B_END     0xfec00000u
+#define LAYOUT_IOAPIC           0xfec00000u
+#define LAYOUT_IOAPIC_SIZE      0x1000u
+#define LAYOUT_HPET             0xfed00000u
+#define LAYOUT_HPET_SIZE        0x400u
+#define LAYOUT_LAPIC            0xfee00000u
+#define LAYOUT_LAPIC_SIZE       0x1000u
+#define LAYOUT_VIRTIO_MMIO      0xfef00000u /* virtio over MMIO, if asked for */
+#define LAYOUT_VIRTIO_MMIO_STEP 0x1000u
+#define LAYOUT_VIRTIO_MMIO_SIZE 0x200u
+#define LAYOUT_TEST_MMIO        0xff000000u /* pc-testdev, if asked for: 64 KiB */
+#define LAYOUT_ROM              0xfffff000u /* the reset stub, up to 4 GiB */
+#define LAYOUT_ROM_SIZE         0x1000u
 
 /* ---- memory above 4 GiB ---- */
 
@@ -122,6 +126,13 @@
 #define GSI_PCI       16 /* PCI wire n is GSI 16 + n, level, active low */
 #define PCI_WIRES     8
 #define GSI_HPET_MASK 0xf00000u /* HPET timers may use 20 to 23, shared with PCI */
+
+/* Virtio device n over MMIO has interrupt [n % 4]: level, shared. */
+#define VIRTIO_MMIO_PLACES 8
+#define VIRTIO_MMIO_IRQS                                                                 \
+	{                                                                                \
+		5, 6, 7, 15                                                              \
+	}
 
 /* ---- memory size ---- */
 

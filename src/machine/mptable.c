@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "irq/lapic.h"
 #include "machine/acpi.h"
 #include "machine/layout.h"
 
@@ -77,7 +78,7 @@ static void cpus(struct mp *m, const struct acpi_config *cfg)
 		if (!e)
 			return;
 		e[1] = (u8)cfg->apic_id[i];
-		e[2] = 0x14;               /* local APIC version */
+		e[2] = LAPIC_VERSION;
 		e[3] = i ? 1 : 3;          /* enabled, boot processor */
 		le_store(e + 4, 0x600, 4); /* family 6; the kernel asks CPUID */
 		le_store(e + 8, 0x201, 4); /* APIC, FPU */

@@ -65,7 +65,7 @@ struct wire {
 };
 
 /* Who drives a wire. */
-enum { BY_DEVICE, BY_HPET, BY_PIRQ, BY_TEST };
+enum { BY_DEVICE, BY_HPET, BY_PIRQ, BY_TEST, BY_MMIO /* + place */ };
 
 struct pc_cpu {
 	struct pc *pc;
@@ -511,11 +511,15 @@ static int fwcfg_build(struct pc *pc, struct error *err)
 
 static int pci_devices_build(struct pc *pc, struct error *err)
 {
+	static const u8 mmio_irq[] = VIRTIO_MMIO_IRQS;
 	struct pcidevices_board board = { .phys = pc->phys,
 					  .pci = pc->pci,
 					  .loop = pc->loop,
 					  .msi = { apic_bus_msi, pc->apic_bus } };
 
+	for (unsigned i = 0; i < VIRTIO_MMIO_PLACES; i++)
+		board.mmio_irq[i] =
+			isa_line(pc, mmio_irq[i % ARRAY_SIZE(mmio_irq)], BY_MMIO + i);
 	pc->pci_devices = pcidevices_new(pc->cfg.pci, pc->cfg.pci_count, &board, err);
 	return pc->pci_devices ? 0 : -EINVAL;
 }
@@ -646,6 +650,7 @@ static void put_tables(struct pc *pc)
 		.serial = { true, true, true, true },
 		.mouse = pc->cfg.mouse,
 		.s3 = true,
+		.virtio_mmio = pcidevices_mmio(pc->pci_devices),
 	};
 	u8 *buf = xzalloc(LAYOUT_ACPI_MAX);
 	size_t n;
@@ -906,6 +911,7 @@ static enum vm_end run_cpus(struct pc *pc, struct error *err)
 	}
 	while (!__atomic_load_n(&pc->ended, __ATOMIC_SEQ_CST))
 		loop_run(pc->loop);
+	pcidevices_hurry(pc->pci_devices);
 	why = vm_join(pc->vm);
 	pcidevices_pause(pc->pci_devices);
 	clock_stop(pc->clock);
@@ -1248,6 +1254,11 @@ struct clock *pc_clock(struct pc *pc)
 struct phys *pc_phys(struct pc *pc)
 {
 	return pc->phys;
+}
+
+u64 pc_ram_size(struct pc *pc)
+{
+	return pc->cfg.ram_size;
 }
 
 struct serial *pc_serial(struct pc *pc, unsigned n)

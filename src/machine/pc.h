@@ -88,6 +88,7 @@ struct vm *pc_vm(struct pc *pc);
 struct loop *pc_loop(struct pc *pc);
 struct clock *pc_clock(struct pc *pc);
 struct phys *pc_phys(struct pc *pc);
+u64 pc_ram_size(struct pc *pc);
 /* n: 0 is COM1. */
 struct serial *pc_serial(struct pc *pc, unsigned n);
 struct pcidevices *pc_pcidevices(struct pc *pc);

@@ -1,9 +1,10 @@
 /*
  * The PCI devices that a user adds: made, run, saved, all in one list.
  *
- * Each is a device of virtio/ and a function of virtio/pci.c, or a device of dev/ that
- * is a PCI function by itself (struct plain). Those without a place of
- * their own get the free slots of bus 0 from 1 on, in order. No locks: machine stopped.
+ * Each is a device of virtio/ and a transport for it, virtio/pci.c or virtio/mmio.c, or a
+ * device of dev/ that is a PCI function by itself (struct plain). Those without a place
+ * of their own get the free slots of bus 0 from 1 on, in order, or the free windows of
+ * layout.h for MMIO. No locks: machine stopped.
  */
 #include "machine/pcidevices.h"
 
@@ -12,7 +13,9 @@
 
 #include "base/alloc.h"
 #include "base/bits.h"
+#include "block/block.h"
 #include "pci/host.h"
+#include "virtio/mmio.h"
 #include "virtio/pci.h"
 #include "virtio/rng.h"
 
@@ -49,7 +52,11 @@ struct device {
 	const struct kind *kind;
 	unsigned index; /* of its configuration */
 	void *dev;
+	/* The transport; both NULL: it is none of virtio. */
 	struct virtio_pci *pci;
+	struct virtio_mmio *mmio;
+	u8 place;                       /* over MMIO */
+	struct block *disk[AHCI_PORTS]; /* behind it; NULL: none */
 };
 
 struct pcidevices {
@@ -269,6 +276,65 @@ static u8 free_slot(struct pci_host *h)
 	return 0;
 }
 
+static void set_disks(struct device *d, const struct pcidevices_config *cfg)
+{
+	if (cfg->kind == PCIDEVICES_BLK)
+		d->disk[0] = cfg->blk.block;
+	else if (cfg->kind == PCIDEVICES_NVME)
+		d->disk[0] = cfg->nvme.block;
+	else if (cfg->kind == PCIDEVICES_AHCI)
+		for (unsigned i = 0; i < AHCI_PORTS; i++)
+			d->disk[i] = cfg->ahci.disk[i].block;
+}
+
+u32 pcidevices_mmio(const struct pcidevices *p)
+{
+	u32 taken = 0;
+
+	for (unsigned i = 0; i < p->count; i++)
+		if (p->dev[i].mmio)
+			taken |= (u32)BIT(p->dev[i].place);
+	return taken;
+}
+
+/* Instances of state up to ffh are those of PCI. */
+#define MMIO_INSTANCE(place) (0x100u + (place))
+
+static int add_mmio(struct pcidevices *p, const struct pcidevices_config *cfg,
+		    unsigned index, const struct pcidevices_board *board,
+		    struct error *err)
+{
+	struct device *d = &p->dev[p->count];
+	u32 taken = pcidevices_mmio(p);
+	unsigned place = cfg->place ? cfg->place - 1u : 0;
+
+	while (!cfg->place && place < VIRTIO_MMIO_PLACES && taken >> place & 1)
+		place++;
+	if (place >= VIRTIO_MMIO_PLACES)
+		return error_set(err, -ENOSPC,
+				 "-device %s: at most %u virtio devices over MMIO are "
+				 "possible",
+				 cfg->name, VIRTIO_MMIO_PLACES);
+	if (taken >> place & 1)
+		return error_set(err, -EBUSY,
+				 "-device %s: bus=virtio-mmio-bus.%u is taken", cfg->name,
+				 place);
+	*d = (struct device){ .kind = &kinds[cfg->kind],
+			      .index = index,
+			      .place = (u8)place,
+			      .dev = kinds[cfg->kind].make(cfg, board) };
+	set_disks(d, cfg);
+	d->kind->core(d->dev)->features &= ~cfg->without;
+	d->mmio = virtio_mmio_new(d->kind->core(d->dev), board->mmio_irq[place],
+				  MMIO_INSTANCE(place));
+	p->count++;
+	if (phys_add_mmio(board->phys, cfg->name,
+			  LAYOUT_VIRTIO_MMIO + place * LAYOUT_VIRTIO_MMIO_STEP,
+			  LAYOUT_VIRTIO_MMIO_SIZE, &virtio_mmio_ops, d->mmio, err))
+		return -EINVAL;
+	return d->kind->start ? d->kind->start(d->dev, err) : 0;
+}
+
 static int add(struct pcidevices *p, const struct pcidevices_config *cfg, unsigned index,
 	       const struct pcidevices_board *board, struct error *err)
 {
@@ -278,6 +344,8 @@ static int add(struct pcidevices *p, const struct pcidevices_config *cfg, unsign
 					 .msi = board->msi,
 					 .legacy = cfg->legacy };
 
+	if (cfg->mmio)
+		return add_mmio(p, cfg, index, board, err);
 	if (!pci.devfn)
 		pci.devfn = free_slot(board->pci);
 	if (!pci.devfn)
@@ -291,8 +359,10 @@ static int add(struct pcidevices *p, const struct pcidevices_config *cfg, unsign
 	if (d->kind->plain) {
 		d->dev = d->kind->plain->make(cfg, board, pci.devfn, err);
 		p->count += d->dev != NULL;
+		set_disks(d, cfg);
 		return d->dev ? 0 : -EINVAL;
 	}
+	set_disks(d, cfg);
 	d->dev = d->kind->make(cfg, board);
 	d->kind->core(d->dev)->features &= ~cfg->without;
 	p->count++;
@@ -315,7 +385,7 @@ struct pcidevices *pcidevices_new(const struct pcidevices_config *cfg, unsigned 
 	/* Those with a place first, so that no other takes it. */
 	for (unsigned placed = 0; placed < 2; placed++)
 		for (unsigned i = 0; i < count; i++)
-			if ((cfg[i].devfn == 0) == (placed == 1) &&
+			if ((!cfg[i].devfn && !cfg[i].place) == (placed == 1) &&
 			    add(p, &cfg[i], i, board, err))
 				goto fail;
 	return p;
@@ -344,6 +414,8 @@ static void device_reset(struct device *d)
 {
 	if (d->kind->plain)
 		d->kind->plain->reset(d->dev);
+	else if (d->mmio)
+		virtio_mmio_reset(d->mmio);
 	else
 		virtio_pci_reset(d->pci);
 }
@@ -361,6 +433,7 @@ void pcidevices_free(struct pcidevices *p)
 			continue;
 		}
 		virtio_pci_free(d->pci);
+		virtio_mmio_free(d->mmio);
 		d->kind->unmake(d->dev);
 	}
 	free(p);
@@ -375,16 +448,39 @@ struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index)
 	return NULL;
 }
 
+struct virtio_balloon *pcidevices_balloon(struct pcidevices *p)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		if (p->dev[i].kind == &kinds[PCIDEVICES_BALLOON])
+			return p->dev[i].dev;
+	return NULL;
+}
+
 /* ---- all of them ---- */
+
+static void hurry(struct pcidevices *p, bool on)
+{
+	for (unsigned i = 0; i < p->count; i++)
+		for (unsigned k = 0; k < AHCI_PORTS; k++)
+			if (p->dev[i].disk[k])
+				block_hurry(p->dev[i].disk[k], on);
+}
+
+void pcidevices_hurry(struct pcidevices *p)
+{
+	hurry(p, true);
+}
 
 void pcidevices_resume(struct pcidevices *p)
 {
+	hurry(p, false);
 	for (unsigned i = 0; i < p->count; i++)
 		device_resume(&p->dev[i]);
 }
 
 void pcidevices_pause(struct pcidevices *p)
 {
+	hurry(p, true);
 	for (unsigned i = 0; i < p->count; i++)
 		device_pause(&p->dev[i]);
 }
@@ -393,6 +489,12 @@ void pcidevices_reset(struct pcidevices *p)
 {
 	for (unsigned i = 0; i < p->count; i++)
 		device_reset(&p->dev[i]);
+}
+
+/* Of what it has beside its transport. */
+static u32 instance(const struct device *d)
+{
+	return d->mmio ? MMIO_INSTANCE(d->place) : pci_devfn(virtio_pci_dev(d->pci));
 }
 
 void pcidevices_save(struct pcidevices *p, struct state_buf *b)
@@ -404,9 +506,12 @@ void pcidevices_save(struct pcidevices *p, struct state_buf *b)
 			d->kind->plain->save(d->dev, b);
 			continue;
 		}
-		virtio_pci_save(d->pci, b);
+		if (d->mmio)
+			virtio_mmio_save(d->mmio, b);
+		else
+			virtio_pci_save(d->pci, b);
 		if (d->kind->save)
-			d->kind->save(d->dev, b, pci_devfn(virtio_pci_dev(d->pci)));
+			d->kind->save(d->dev, b, instance(d));
 	}
 }
 
@@ -421,10 +526,10 @@ int pcidevices_load(struct pcidevices *p, struct state_buf *b, struct error *err
 			ret = d->kind->plain->load(d->dev, b, err);
 			continue;
 		}
-		ret = virtio_pci_load(d->pci, b, err);
+		ret = d->mmio ? virtio_mmio_load(d->mmio, b, err)
+			      : virtio_pci_load(d->pci, b, err);
 		if (!ret && d->kind->load)
-			ret = d->kind->load(d->dev, b, pci_devfn(virtio_pci_dev(d->pci)),
-					    err);
+			ret = d->kind->load(d->dev, b, instance(d), err);
 	}
 	return ret;
 }

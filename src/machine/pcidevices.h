@@ -1,16 +1,19 @@
 /*
  * The PCI devices that a user adds: made, run, saved, all in one list. Those of virtio,
- * and disk controllers and a network card for guests without its drivers.
+ * and disk controllers and a network card for guests without its drivers. Those of virtio
+ * can also sit outside PCI, over MMIO.
  *
  * Machine stopped, but for what says otherwise.
  */
 #pragma once
 
 #include "base/error.h"
+#include "base/irqline.h"
 #include "dev/ahci.h"
 #include "dev/e1000.h"
 #include "dev/nvme.h"
 #include "irq/msi.h"
+#include "machine/layout.h"
 #include "virtio/balloon.h"
 #include "virtio/blk.h"
 #include "virtio/console.h"
@@ -40,6 +43,8 @@ struct pcidevices_config {
 	const char *id;   /* the user's name for it, or NULL */
 	unsigned backend; /* the user's: which of his drives or networks */
 	u8 devfn;         /* 0: the next free slot */
+	bool mmio;        /* virtio: not on PCI */
+	u8 place;         /* over MMIO: counted from 1; 0: the next free one */
 	bool legacy;      /* transitional: with the interface for old guests */
 	u64 without;      /* features not to be offered */
 	struct virtio_blk_setup blk;
@@ -60,6 +65,7 @@ struct pcidevices_board {
 	struct pci_host *pci;
 	struct loop *loop;
 	struct msi_sink msi;
+	struct irq_line mmio_irq[VIRTIO_MMIO_PLACES];
 };
 
 /* In the order given. What they borrow lives longer. */
@@ -71,6 +77,17 @@ void pcidevices_free(struct pcidevices *p);
 /* The console made from cfg[index]; NULL if that is something else. */
 struct virtio_console *pcidevices_console(struct pcidevices *p, unsigned index);
 
+/* The first balloon; NULL: there is none. */
+struct virtio_balloon *pcidevices_balloon(struct pcidevices *p);
+
+/* Places of virtio over MMIO that are taken, a bit each. */
+u32 pcidevices_mmio(const struct pcidevices *p);
+
+/*
+ * The CPUs are about to stop, or stop already: what the disks have in flight is to end
+ * soon, for which one of the CPUs may wait. Until the next resume.
+ */
+void pcidevices_hurry(struct pcidevices *p);
 /* Around each stretch in which the CPUs run. */
 void pcidevices_resume(struct pcidevices *p);
 void pcidevices_pause(struct pcidevices *p);

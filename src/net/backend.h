@@ -25,11 +25,15 @@ struct net_ops {
 	void (*fill)(void *backend, struct net_poll *p);
 	/* After waiting: what fill() added is in the same places. */
 	void (*ready)(void *backend, const struct net_poll *p);
-	/* A frame from the guest without offloads, but see 'big'. */
+	/* A frame from the guest without offloads, but see below. */
 	void (*send)(void *backend, const struct net_frame *f);
 	void (*close)(void *backend);
+	/* The guest may send; otherwise what it has waits. NULL: always. */
+	bool (*takes)(void *backend);
 	/* Takes TCP frames of up to 64 KiB that are to be cut (checksums are right). */
 	bool big;
+	/* Takes frames with all that is left to be done with them. */
+	bool offloads;
 };
 
 struct net_backend {

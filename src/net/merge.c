@@ -25,11 +25,13 @@ enum { TCP_PSH = 0x08, TCP_ACK = 0x10 };
 struct net_merge {
 	void (*emit)(void *opaque, struct net_frame *f);
 	void *opaque;
+	bool trusted;
 	/* The frame under construction; len 0: none. */
 	u32 len, head, tcp; /* bytes; of headers; where TCP's begins */
 	u32 segment;        /* data bytes of each but the last */
 	u32 next;           /* sequence number that would follow */
 	unsigned count;
+	bool valid; /* somebody has looked at its checksums */
 	u8 buf[NET_FRAME_MAX];
 };
 
@@ -74,6 +76,21 @@ static u32 head_len(const u8 *p, u32 len)
 	if (head < tcp + 20 || head >= len || (p[tcp + 13] & ~TCP_PSH) != TCP_ACK)
 		return 0;
 	return head;
+}
+
+/* Both checksums of a TCP frame. */
+static bool checksums_ok(const u8 *p, u32 len, u32 tcp)
+{
+	const u8 *ip = p + ETH;
+	u32 tcp_len = len - tcp;
+	bool v6 = tcp == ETH + 40;
+	u64 sum = v6 ? net_sum(ip + 8, 32) : net_sum(ip + 12, 8);
+
+	if (!v6 && net_fold(net_sum(ip, 20)) != 0xffff)
+		return false;
+	sum += net_sum(p + tcp, tcp_len) + __builtin_bswap16(6) +
+	       (u64)__builtin_bswap16((u16)tcp_len);
+	return net_fold(sum) == 0xffff;
 }
 
 /* Equal but for lengths, identification, checksums, sequence number and PSH. */
@@ -141,19 +158,24 @@ void net_merge_flush(struct net_merge *m)
 	if (m->count > 1)
 		finish(m, &f);
 	else
-		f.off.flags = NET_DATA_VALID;
+		f.off.flags = m->valid ? NET_DATA_VALID : 0;
 	m->len = 0;
 	m->emit(m->opaque, &f);
 }
 
 void net_merge_add(struct net_merge *m, const u8 *data, u32 len)
 {
-	u32 head = head_len(data, len), part = len - head;
-	u32 tcp = tcp_offset(data, len);
-	bool last;
+	u32 head = head_len(data, len), tcp = tcp_offset(data, len), part;
+	bool valid = m->trusted, last;
 
 	if (len > sizeof(m->buf))
 		return;
+	if (head && !valid) {
+		valid = checksums_ok(data, len, tcp);
+		if (!valid)
+			head = 0;
+	}
+	part = len - head;
 	if (head && can_join(m, data, len, head)) {
 		memcpy(m->buf + m->len, data + head, part);
 		m->len += part;
@@ -165,6 +187,7 @@ void net_merge_add(struct net_merge *m, const u8 *data, u32 len)
 		memcpy(m->buf, data, len);
 		m->len = len;
 		m->count = 1;
+		m->valid = valid;
 		m->head = head;
 		m->tcp = tcp;
 		m->segment = part;
@@ -176,12 +199,13 @@ void net_merge_add(struct net_merge *m, const u8 *data, u32 len)
 }
 
 struct net_merge *net_merge_new(void (*emit)(void *opaque, struct net_frame *f),
-				void *opaque)
+				void *opaque, bool trusted)
 {
 	struct net_merge *m = xzalloc(sizeof(*m));
 
 	m->emit = emit;
 	m->opaque = opaque;
+	m->trusted = trusted;
 	return m;
 }
 

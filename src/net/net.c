@@ -155,6 +155,10 @@ void net_send(struct net *n, struct net_frame *f)
 	}
 	count(&n->stats.sent, 1);
 	count(&n->stats.sent_bytes, f->len);
+	if (n->be.ops->offloads) {
+		send_plain(n, f);
+		return;
+	}
 	if (f->off.gso_type && !n->be.ops->big) {
 		if (!net_segment(f, send_plain, n))
 			count(&n->stats.dropped, 1);
@@ -165,6 +169,11 @@ void net_send(struct net *n, struct net_frame *f)
 }
 
 /* ---- the thread ---- */
+
+static bool takes(const struct net *n)
+{
+	return !n->be.ops->takes || n->be.ops->takes(n->be.opaque);
+}
 
 static void *net_thread(void *opaque)
 {
@@ -177,11 +186,11 @@ static void *net_thread(void *opaque)
 		u64 ignored;
 
 		p.count = 0;
-		p.timeout = more ? 0 : -1;
+		p.timeout = -1;
 		if (net_poll_add(&p, n->wake, POLLIN) < 0)
 			break;
 		n->be.ops->fill(n->be.opaque, &p);
-		if (more)
+		if (more && takes(n))
 			p.timeout = 0;
 		else if (n->pcap)
 			pcap_flush(n->pcap);
@@ -194,7 +203,7 @@ static void *net_thread(void *opaque)
 		more |= __atomic_exchange_n(&n->kicked, false, __ATOMIC_SEQ_CST);
 		deliver_waiting(n);
 		n->be.ops->ready(n->be.opaque, &p);
-		if (more)
+		if (more && takes(n))
 			more = n->client.transmit(n->client.opaque);
 	}
 	free(p.fds);
@@ -272,8 +281,13 @@ static void none_close(void *backend)
 }
 
 /* A cable with nobody at the other end. */
-static const struct net_ops none_ops = { none_fill, none_ready, none_send, none_close,
-					 true };
+static const struct net_ops none_ops = {
+	.fill = none_fill,
+	.ready = none_ready,
+	.send = none_send,
+	.close = none_close,
+	.big = true,
+};
 
 static int open_backend(struct net *n, const struct net_config *cfg, struct error *err)
 {

@@ -7,6 +7,10 @@
  * 'local' to 'peer'. The peer is as hostile as a guest: a length that cannot be ends
  * the connection.
  *
+ * A system call for each frame would be most of the cost: frames to a stream are gathered
+ * until the thread waits, those from a peer are joined (merge.h). A peer that does not
+ * read for a moment holds up the guest; one that hangs loses whole frames.
+ *
  * Runs on the network's thread.
  */
 #include <errno.h>
@@ -15,16 +19,21 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/bits.h"
 #include "base/log.h"
 #include "net/backend.h"
+#include "net/merge.h"
 
 #define READS_MAX  64
 #define RETRY_MSEC 500
 #define OUT_MAX    MiB(1)
+#define OUT_HIGH   KiB(256) /* the guest waits */
+#define OUT_BATCH  KiB(64)  /* worth a system call */
+#define HUNG_MSEC  500      /* a peer that took nothing for so long */
 #define LEN_SIZE   4u
 
 struct cable {
@@ -34,10 +43,13 @@ struct cable {
 	int listener_at, fd_at;
 	char *local, *peer; /* paths; NULL */
 	struct sockaddr_un to;
-	/* Stream: bytes that the peer did not take yet, and an unfinished frame from it.
-	 */
+	struct net_merge *merge;
+	/* Stream: out[out_at, out_len) is what the peer did not take yet. */
 	u8 *out;
-	size_t out_len;
+	size_t out_at, out_len;
+	bool blocked, hung; /* it takes nothing now; for long */
+	i64 blocked_at;
+	/* An unfinished frame from it. */
 	u32 in_len;
 	u8 in[LEN_SIZE + NET_FRAME_MAX];
 };
@@ -57,7 +69,8 @@ static void disconnect(struct cable *c)
 	if (c->fd >= 0)
 		close(c->fd);
 	c->fd = -1;
-	c->out_len = 0;
+	c->out_at = c->out_len = 0;
+	c->blocked = c->hung = false;
 	c->in_len = 0;
 }
 
@@ -75,7 +88,94 @@ static int connect_to(struct cable *c)
 	return 0;
 }
 
+/* ---- sending ---- */
+
+static i64 now_msec(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (i64)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+static void flush_out(struct cable *c)
+{
+	ssize_t n = send(c->fd, c->out + c->out_at, c->out_len - c->out_at,
+			 MSG_NOSIGNAL | MSG_DONTWAIT);
+
+	if (n < 0 && errno != EAGAIN && errno != EINTR) {
+		disconnect(c);
+		return;
+	}
+	if (n > 0) {
+		c->out_at += (size_t)n;
+		c->hung = false;
+	}
+	if (c->out_at == c->out_len) {
+		c->out_at = c->out_len = 0;
+		c->blocked = false;
+	} else if (n > 0 || !c->blocked) {
+		c->blocked = true;
+		c->blocked_at = now_msec();
+	}
+}
+
+/* Without room a frame is lost, as a whole. */
+static void send_stream(struct cable *c, const struct net_frame *f)
+{
+	u8 *at;
+
+	if (c->out_at && c->out_len + LEN_SIZE + f->len > OUT_MAX) {
+		c->out_len -= c->out_at;
+		memmove(c->out, c->out + c->out_at, c->out_len);
+		c->out_at = 0;
+	}
+	if (c->out_len + LEN_SIZE + f->len > OUT_MAX)
+		return;
+	at = c->out + c->out_len;
+	at[0] = (u8)(f->len >> 24);
+	at[1] = (u8)(f->len >> 16);
+	at[2] = (u8)(f->len >> 8);
+	at[3] = (u8)f->len;
+	memcpy(at + LEN_SIZE, f->data, f->len);
+	c->out_len += LEN_SIZE + f->len;
+	if (!c->blocked && c->out_len - c->out_at >= OUT_BATCH)
+		flush_out(c);
+}
+
+static void cable_send(void *opaque, const struct net_frame *f)
+{
+	struct cable *c = opaque;
+
+	if (c->fd < 0)
+		return;
+	if (c->stream)
+		send_stream(c, f);
+	else if (c->to.sun_path[0])
+		sendto(c->fd, f->data, f->len, MSG_NOSIGNAL | MSG_DONTWAIT,
+		       (struct sockaddr *)&c->to, sizeof(c->to));
+	else
+		send(c->fd, f->data, f->len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static bool cable_takes(void *opaque)
+{
+	struct cable *c = opaque;
+
+	return !c->blocked || c->hung || c->out_len - c->out_at < OUT_HIGH;
+}
+
 /* ---- waiting ---- */
+
+/* Look again when a peer that is blocked would count as hung. */
+static void watch_blocked(struct cable *c, struct net_poll *p)
+{
+	i64 left = c->blocked_at + HUNG_MSEC - now_msec();
+
+	c->hung |= left <= 0;
+	if (!c->hung && (p->timeout < 0 || p->timeout > left))
+		p->timeout = (int)left;
+}
 
 static void cable_fill(void *opaque, struct net_poll *p)
 {
@@ -83,30 +183,20 @@ static void cable_fill(void *opaque, struct net_poll *p)
 	short events = net_wants(c->n) ? POLLIN : 0;
 
 	c->fd_at = c->listener_at = -1;
+	if (c->fd >= 0 && c->out_len && !c->blocked)
+		flush_out(c);
 	if (c->fd < 0 && c->stream && c->peer && connect_to(c)) {
 		if (p->timeout < 0 || p->timeout > RETRY_MSEC)
 			p->timeout = RETRY_MSEC;
 	}
 	if (c->fd < 0 && c->listener >= 0)
 		c->listener_at = net_poll_add(p, c->listener, POLLIN);
-	if (c->out_len)
+	if (c->blocked) {
 		events |= POLLOUT;
+		watch_blocked(c, p);
+	}
 	if (c->fd >= 0 && events)
 		c->fd_at = net_poll_add(p, c->fd, events);
-}
-
-static void flush_out(struct cable *c)
-{
-	ssize_t n = send(c->fd, c->out, c->out_len, MSG_NOSIGNAL | MSG_DONTWAIT);
-
-	if (n < 0 && errno != EAGAIN && errno != EINTR) {
-		disconnect(c);
-		return;
-	}
-	if (n <= 0)
-		return;
-	c->out_len -= (size_t)n;
-	memmove(c->out, c->out + n, c->out_len);
 }
 
 /* Length of the frame that begins at 'p'. */
@@ -122,13 +212,12 @@ static bool split_frames(struct cable *c)
 
 	while (c->in_len - at >= LEN_SIZE) {
 		u32 len = frame_len(c->in + at);
-		struct net_frame f = { .data = c->in + at + LEN_SIZE, .len = len };
 
 		if (len < NET_ETH_MIN || len > NET_FRAME_MAX)
 			return false;
 		if (c->in_len - at - LEN_SIZE < len)
 			break;
-		net_deliver(c->n, &f);
+		net_merge_add(c->merge, c->in + at + LEN_SIZE, len);
 		at += LEN_SIZE + len;
 	}
 	c->in_len -= at;
@@ -158,15 +247,13 @@ static void read_stream(struct cable *c)
 static void read_dgrams(struct cable *c)
 {
 	for (unsigned i = 0; i < READS_MAX && net_wants(c->n); i++) {
-		struct net_frame f = { .data = c->in };
 		ssize_t n = recv(c->fd, c->in, sizeof(c->in), MSG_DONTWAIT | MSG_TRUNC);
 
 		if (n < 0)
 			return;
 		if (n < NET_ETH_MIN || n > NET_FRAME_MAX)
 			continue;
-		f.len = (u32)n;
-		net_deliver(c->n, &f);
+		net_merge_add(c->merge, c->in, (u32)n);
 	}
 }
 
@@ -185,39 +272,14 @@ static void cable_ready(void *opaque, const struct net_poll *p)
 		read_stream(c);
 	else
 		read_dgrams(c);
+	net_merge_flush(c->merge);
 }
 
-/* ---- sending ---- */
-
-/* A peer that does not read loses whole frames. */
-static void send_stream(struct cable *c, const struct net_frame *f)
-{
-	u8 *at = c->out + c->out_len;
-
-	if (c->out_len + LEN_SIZE + f->len > OUT_MAX)
-		return;
-	at[0] = (u8)(f->len >> 24);
-	at[1] = (u8)(f->len >> 16);
-	at[2] = (u8)(f->len >> 8);
-	at[3] = (u8)f->len;
-	memcpy(at + LEN_SIZE, f->data, f->len);
-	c->out_len += LEN_SIZE + f->len;
-	flush_out(c);
-}
-
-static void cable_send(void *opaque, const struct net_frame *f)
+static void on_merged(void *opaque, struct net_frame *f)
 {
 	struct cable *c = opaque;
 
-	if (c->fd < 0)
-		return;
-	if (c->stream)
-		send_stream(c, f);
-	else if (c->to.sun_path[0])
-		sendto(c->fd, f->data, f->len, MSG_NOSIGNAL | MSG_DONTWAIT,
-		       (struct sockaddr *)&c->to, sizeof(c->to));
-	else
-		send(c->fd, f->data, f->len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	net_deliver(c->n, f);
 }
 
 static void cable_close(void *opaque)
@@ -232,6 +294,7 @@ static void cable_close(void *opaque)
 	free(c->local);
 	free(c->peer);
 	free(c->out);
+	net_merge_free(c->merge);
 	free(c);
 }
 
@@ -239,6 +302,7 @@ static const struct net_ops cable_ops = {
 	.fill = cable_fill,
 	.ready = cable_ready,
 	.send = cable_send,
+	.takes = cable_takes,
 	.close = cable_close,
 };
 
@@ -296,6 +360,7 @@ int net_socket_open(struct net_backend *b, struct net *n, const struct net_confi
 	c->n = n;
 	c->stream = cfg->kind == NET_STREAM;
 	c->listener = c->fd = -1;
+	c->merge = net_merge_new(on_merged, c, false);
 	b->ops = &cable_ops;
 	b->opaque = c;
 	if (c->stream)

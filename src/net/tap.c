@@ -67,7 +67,13 @@ static void tap_ready(void *opaque, const struct net_poll *p)
 static void tap_send(void *opaque, const struct net_frame *f)
 {
 	struct tap *t = opaque;
-	struct virtio_net_hdr h = { 0 };
+	/* What the guest says here the host's kernel checks itself. */
+	struct virtio_net_hdr h = { .flags = f->off.flags & NET_NEEDS_CSUM,
+				    .gso_type = f->off.gso_type,
+				    .hdr_len = f->off.hdr_len,
+				    .gso_size = f->off.gso_size,
+				    .csum_start = f->off.csum_start,
+				    .csum_offset = f->off.csum_offset };
 	struct iovec iov[2] = { { &h, sizeof(h) }, { f->data, f->len } };
 
 	/* Full, or down: a cable loses frames. */
@@ -89,7 +95,44 @@ static const struct net_ops tap_ops = {
 	.ready = tap_ready,
 	.send = tap_send,
 	.close = tap_close,
+	.offloads = true,
 };
+
+static int open_error(int code, struct error *err)
+{
+	switch (code) {
+	case EACCES:
+	case EPERM:
+		return error_set(err, -code, "tap: no permission to open /dev/net/tun");
+	case ENOENT:
+	case ENODEV:
+	case ENXIO:
+		return error_set(err, -code,
+				 "tap: this host has no /dev/net/tun: its kernel's "
+				 "module tun is needed");
+	default: return error_set(err, -code, "tap: /dev/net/tun: %s", strerror(code));
+	}
+}
+
+static int attach_error(const char *name, int code, struct error *err)
+{
+	switch (code) {
+	case EBUSY:
+		return error_set(err, -code, "tap: ifname=%s: another program uses it",
+				 name);
+	case EPERM:
+		return error_set(err, -code,
+				 "tap: ifname=%s: no permission: it was not made for "
+				 "this user (ip tuntap add %s mode tap user NAME)",
+				 name, name);
+	case EINVAL:
+		return error_set(err, -code,
+				 "tap: ifname=%s: is no tap device, or one with several "
+				 "queues",
+				 name);
+	default: return error_set(err, -code, "tap: ifname=%s: %s", name, strerror(code));
+	}
+}
 
 static int tap_create(struct tap *t, const char *name, struct error *err)
 {
@@ -102,13 +145,15 @@ static int tap_create(struct tap *t, const char *name, struct error *err)
 	strcpy(r.ifr_name, name);
 	t->fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
 	if (t->fd < 0)
-		return error_set(err, -errno, "tap: /dev/net/tun: %s", strerror(errno));
+		return open_error(errno, err);
+	/* One made here would be without an address, and gone with us. */
+	if (!if_nametoindex(name))
+		return error_set(err, -ENODEV,
+				 "tap: ifname=%s: there is no such interface (ip tuntap "
+				 "add %s mode tap user NAME)",
+				 name, name);
 	if (ioctl(t->fd, TUNSETIFF, &r))
-		return error_set(
-			err, -errno,
-			"tap: ifname=%s: %s; a tap device that you own is needed "
-			"(ip tuntap add mode tap user NAME)",
-			name, strerror(errno));
+		return attach_error(name, errno, err);
 	return 0;
 }
 

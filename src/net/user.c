@@ -437,7 +437,7 @@ int net_user_open(struct net_backend *b, struct net *n, const struct net_config 
 
 	u->n = n;
 	u->clk = cfg->clk;
-	u->merge = net_merge_new(on_merged, u);
+	u->merge = net_merge_new(on_merged, u, true);
 	b->ops = &user_ops;
 	b->opaque = u;
 	if (cfg->no_ipv4 && cfg->no_ipv6)

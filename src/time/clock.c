@@ -24,6 +24,9 @@
 /* A bound for streams that leaves room for any sum of two times: 146 years. */
 #define VNS_MAX_SANE (INT64_C(1) << 62)
 
+/* So late the thread that waits for timers may be before others help. */
+#define CATCH_UP_NS 1000000
+
 struct clock {
 	/* Time words, see clock_now(). */
 	u32 seq;
@@ -36,7 +39,8 @@ struct clock {
 
 	pthread_mutex_t lock;
 	struct timer *armed; /* sorted by deadline */
-	pthread_t runner;    /* inside clock_run_timers(), while running_timers */
+	vns_t first;      /* earliest(); atomic, clock_catch_up() reads it without lock */
+	pthread_t runner; /* inside clock_run_timers(), while running_timers */
 	bool running_timers;
 	void (*wake)(void *opaque);
 	void *wake_opaque;
@@ -55,6 +59,7 @@ static struct clock *clock_alloc(bool manual)
 	struct clock *clk = xzalloc(sizeof(*clk));
 
 	pthread_mutex_init(&clk->lock, NULL);
+	clk->first = VNS_NEVER;
 	clk->manual = manual;
 	return clk;
 }
@@ -132,6 +137,17 @@ static void set_now(struct clock *clk, vns_t now)
 	time_words_set(clk, clk->running, now);
 }
 
+static vns_t earliest(const struct clock *clk)
+{
+	return clk->armed && !clk->stops ? clk->armed->deadline : VNS_NEVER;
+}
+
+/* After each change of the list, and of 'stops'. */
+static void note_first(struct clock *clk)
+{
+	__atomic_store_n(&clk->first, earliest(clk), __ATOMIC_RELAXED);
+}
+
 void clock_stop(struct clock *clk)
 {
 	pthread_mutex_lock(&clk->lock);
@@ -139,6 +155,7 @@ void clock_stop(struct clock *clk)
 		time_words_open(clk);
 		time_words_set(clk, false, now_locked(clk));
 	}
+	note_first(clk);
 	pthread_mutex_unlock(&clk->lock);
 }
 
@@ -163,6 +180,7 @@ void clock_start(struct clock *clk)
 		time_words_open(clk);
 		time_words_set(clk, true, clk->base - host_ns(CLOCK_MONOTONIC));
 	}
+	note_first(clk);
 	wake_unlock(clk, started && clk->armed);
 }
 
@@ -210,11 +228,6 @@ static void list_insert(struct clock *clk, struct timer *t)
 	*p = t;
 }
 
-static vns_t earliest(const struct clock *clk)
-{
-	return clk->armed && !clk->stops ? clk->armed->deadline : VNS_NEVER;
-}
-
 void timer_arm(struct timer *t, vns_t deadline)
 {
 	struct clock *clk = t->clk;
@@ -227,6 +240,7 @@ void timer_arm(struct timer *t, vns_t deadline)
 	t->deadline = deadline;
 	if (deadline != VNS_NEVER)
 		list_insert(clk, t);
+	note_first(clk);
 	/* The thread inside clock_run_timers() is awake and gets the deadline from it. */
 	earlier = earliest(clk) < before &&
 		  !(clk->running_timers && pthread_equal(clk->runner, pthread_self()));
@@ -238,6 +252,7 @@ void timer_cancel(struct timer *t)
 	pthread_mutex_lock(&t->clk->lock);
 	list_remove(t);
 	t->deadline = VNS_NEVER;
+	note_first(t->clk);
 	pthread_mutex_unlock(&t->clk->lock);
 }
 
@@ -287,6 +302,7 @@ vns_t clock_run_timers(struct clock *clk)
 	}
 	if (!clk->stops)
 		take_due(clk, now_locked(clk), &due);
+	note_first(clk);
 	while (due && !clk->stops) {
 		struct timer *t = due;
 		vns_t deadline = t->deadline;
@@ -306,11 +322,23 @@ vns_t clock_run_timers(struct clock *clk)
 		list_remove(t);
 		list_insert(clk, t);
 	}
+	note_first(clk);
 	if (outer)
 		clk->running_timers = false;
 	next = earliest(clk);
 	pthread_mutex_unlock(&clk->lock);
 	return next;
+}
+
+void clock_catch_up(struct clock *clk, vns_t now)
+{
+	/* VNS_NEVER is the largest time, so that this does not wrap. */
+	if (likely(now - __atomic_load_n(&clk->first, __ATOMIC_RELAXED) <= CATCH_UP_NS))
+		return;
+	clock_run_timers(clk);
+	/* Nobody has told the waiter what was armed in there. */
+	pthread_mutex_lock(&clk->lock);
+	wake_unlock(clk, clk->armed);
 }
 
 void clock_set_wake(struct clock *clk, void (*wake)(void *opaque), void *opaque)

@@ -5,9 +5,9 @@
  * from clock_now() when it is read; a chip arms a timer only for its next edge.
  *
  * Threads: all functions may be called on any thread. Timer callbacks run on the
- * thread that calls clock_run_timers(), with no lock of the clock held; a callback
- * may run once more just after timer_cancel() or a new timer_arm() on another
- * thread, so it takes its chip's lock and looks at the chip's own state.
+ * thread that calls clock_run_timers() or clock_catch_up(), with no lock of the clock
+ * held; a callback may run once more just after timer_cancel() or a new timer_arm() on
+ * another thread, so it takes its chip's lock and looks at the chip's own state.
  */
 #pragma once
 
@@ -82,6 +82,11 @@ vns_t clock_next_deadline(struct clock *clk);
  * again is due at the next call, which bounds the work. Returns the next deadline.
  */
 vns_t clock_run_timers(struct clock *clk);
+/*
+ * Fire what should have fired a millisecond before 'now': for a thread without locks that
+ * has just read the time, when the host does not let the waiting thread run.
+ */
+void clock_catch_up(struct clock *clk, vns_t now);
 /*
  * Told when the earliest deadline moves to an earlier time, so that the waiting
  * thread can be woken; also when a stopped clock goes on. Not told of what callbacks

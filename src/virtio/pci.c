@@ -133,16 +133,11 @@ static u32 common_read(struct virtio_pci *p, u64 off, unsigned size)
 	return (u32)le_load(c + off, size);
 }
 
-/* Addresses, by halves; not while the queue runs. */
-static void write_address(struct vq *q, u64 off, u32 val)
+static u64 *area_at(struct vq *q, u64 off)
 {
-	u64 *at = off < VIRTIO_PCI_Q_DRIVER   ? &q->s.desc
-		  : off < VIRTIO_PCI_Q_DEVICE ? &q->s.driver
-					      : &q->s.device;
-
-	if (q->s.enabled || q->resetting)
-		return;
-	*at = off & 4 ? (u64)val << 32 | (u32)*at : (*at & ~(u64)UINT32_MAX) | val;
+	return off < VIRTIO_PCI_Q_DRIVER   ? &q->s.desc
+	       : off < VIRTIO_PCI_Q_DEVICE ? &q->s.driver
+					   : &q->s.device;
 }
 
 static void queue_write(struct virtio_pci *p, u64 off, u32 val, unsigned size)
@@ -152,17 +147,13 @@ static void queue_write(struct virtio_pci *p, u64 off, u32 val, unsigned size)
 	if (!q)
 		return;
 	if (size == 4 && off >= VIRTIO_PCI_Q_DESC && off < VIRTIO_PCI_Q_NOTIFY_DATA) {
-		write_address(q, off, val);
+		virtio_set_area(q, area_at(q, off), off & 4, val);
 		return;
 	}
 	if (size != 2)
 		return;
 	switch (off) {
-	case VIRTIO_PCI_Q_SIZE:
-		/* What is not possible is found out when it is enabled. */
-		if (!q->s.enabled && !q->resetting)
-			q->s.size = val <= q->size_max ? (u16)val : 0;
-		break;
+	case VIRTIO_PCI_Q_SIZE: virtio_set_queue_size(q, val); break;
 	case VIRTIO_PCI_Q_VECTOR: q->s.vector = vector_of(p, val); break;
 	case VIRTIO_PCI_Q_ENABLE:
 		if (val == 1)

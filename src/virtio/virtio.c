@@ -170,8 +170,10 @@ void virtio_put(struct virtio *v, unsigned n)
 	struct vq *q = &v->vq[n];
 
 	assert(q->busy && v->busy);
-	if (!--q->busy && q->resetting)
+	if (!--q->busy && q->resetting) {
 		queue_reset_done(q);
+		pthread_cond_broadcast(&v->idle);
+	}
 	if (--v->busy)
 		return;
 	if (v->resetting)
@@ -269,6 +271,20 @@ struct vq *virtio_selected(struct virtio *v)
 	return v->s.queue_select < v->queues ? &v->vq[v->s.queue_select] : NULL;
 }
 
+/* What is not possible is found out when it is enabled. */
+void virtio_set_queue_size(struct vq *q, u32 size)
+{
+	if (!q->s.enabled && !q->resetting)
+		q->s.size = size <= q->size_max ? (u16)size : 0;
+}
+
+void virtio_set_area(struct vq *q, u64 *area, bool high, u32 val)
+{
+	if (q->s.enabled || q->resetting)
+		return;
+	*area = high ? (u64)val << 32 | (u32)*area : (*area & ~(u64)UINT32_MAX) | val;
+}
+
 static bool start_queue(struct virtio *v, struct vq *q)
 {
 	return vq_enable(q, virtio_has(v, VIRTIO_F_RING_PACKED),
@@ -297,6 +313,12 @@ void virtio_reset_queue(struct virtio *v, struct vq *q)
 		v->class->stop(v, (int)(q - v->vq));
 	if (!q->busy)
 		queue_reset_done(q);
+}
+
+void virtio_drain_queue(struct virtio *v, const struct vq *q)
+{
+	while (q->busy)
+		pthread_cond_wait(&v->idle, &v->lock);
 }
 
 void virtio_notified(struct virtio *v, unsigned n)

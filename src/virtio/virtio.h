@@ -1,9 +1,9 @@
 /*
  * What all virtio devices share, without a transport: status, features, queues, reset.
  *
- * A device embeds a struct virtio, a transport (pci.h) drives it. Both keep to one
- * lock, v->lock. Guest accesses come on vCPU threads; a device may do its work on
- * any thread, and calls in with the lock held.
+ * A device embeds a struct virtio, a transport (pci.h, mmio.h) drives it. Both keep to
+ * one lock, v->lock. Guest accesses come on vCPU threads; a device may do its work on any
+ * thread, and calls in with the lock held.
  *
  * Reset at any time: chains that somebody else works on without the lock are counted
  * by virtio_get() and virtio_put(). While there are some, a reset asked for by the guest
@@ -79,7 +79,7 @@ extern const struct state_desc virtio_desc;
 
 struct virtio {
 	pthread_mutex_t lock;
-	pthread_cond_t idle; /* busy became 0 */
+	pthread_cond_t idle; /* busy became 0, or a queue's reset is done */
 	struct virtio_state s;
 	const struct virtio_class *class;
 	struct phys *phys;
@@ -138,9 +138,14 @@ void virtio_set_features(struct virtio *v, u32 low);
 u8 virtio_get_generation(struct virtio *v);
 /* The selected queue, NULL if there is none. */
 struct vq *virtio_selected(struct virtio *v);
+/* Both do nothing while the queue runs. 'area' is one of q->s, 'high' its upper half. */
+void virtio_set_queue_size(struct vq *q, u32 size);
+void virtio_set_area(struct vq *q, u64 *area, bool high, u32 val);
 void virtio_enable_queue(struct virtio *v, struct vq *q);
 /* Of the selected queue; RING_RESET is negotiated. */
 void virtio_reset_queue(struct virtio *v, struct vq *q);
+/* Wait until its reset is done. */
+void virtio_drain_queue(struct virtio *v, const struct vq *q);
 void virtio_notified(struct virtio *v, unsigned n);
 u32 virtio_config_read(struct virtio *v, u64 off, unsigned size);
 void virtio_config_write(struct virtio *v, u64 off, u32 val, unsigned size);

@@ -4,7 +4,7 @@
  * SDM volume 4 chapter 2, volume 3 sections 4.5.2 (canonical), 12.11 (MTRR), 12.12 (PAT),
  * 16.3 (machine check); APM volume 2 appendix A. The list is msr.def; time stamp, local
  * APIC and what the list lacks are v->platform's. Memory types are stored and checked but
- * have no effect, machine checks never happen, DEBUGCTL.BTF is kept but not acted upon.
+ * have no effect, machine checks never happen.
  * Unknown ones are the platform's to refuse and to log.
  * Thread: the owner of the vCPU, whose vector state the caller has parked.
  */

@@ -58,6 +58,7 @@ int main(int argc, char **argv)
 		cfg.apic_id[i] = i < 200 ? i : 1000 + i;
 	cfg.ioapic_version = 0x20;
 	cfg.hpet_block_id = 0x8086a201;
+	cfg.virtio_mmio = 0xff;
 	cfg.ecam = LAYOUT_ECAM;
 	cfg.ecam_buses = 256;
 	memset(cfg.serial, true, sizeof(cfg.serial));

@@ -98,5 +98,17 @@ status, out, err = run(["-smp", "2", "-drive", f"file={path},format=raw,if=none,
                        "dd if=/dev/nvme0n1 bs=1M 2>/dev/null | wc -c")
 case("nvme_reset_while_read", out.split() == [str(64 << 20)], (out, err))
 
+# A seed is the last disk, and cannot be written; isofs is no part of this guest.
+path = image("root")
+data = os.path.join(tmp, "user-data")
+with open(data, "w") as f:
+    f.write("#cloud-config\nhostname: guest\n")
+status, out, err = run(["--seed", data, "-drive", f"file={path},format=raw"],
+                       "cat /sys/block/vdb/serial; echo; cat /sys/block/vda/ro /sys/block/vdb/ro; "
+                       "dd if=/dev/vdb bs=2048 skip=16 count=1 2>/dev/null | head -c 46 | tail -c 6; "
+                       "grep -a -o -e '#cloud-config' -e 'hostname: guest' -e 'instance-id: umbra-' /dev/vdb")
+case("seed_is_the_last_disk", status == 0 and out == "cidata\n0\n1\ncidata#cloud-config\n"
+     "hostname: guest\ninstance-id: umbra-\n", (status, out, err))
+
 shutil.rmtree(tmp)
 sys.exit(failed)

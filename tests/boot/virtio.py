@@ -59,11 +59,11 @@ def image(name, size="64M"):
 
 # ---- disks
 
-def disk(name, device, append=""):
+def disk(name, device, append="", model="virtio-blk-pci"):
     """A file system keeps its files over a reboot, and is clean afterwards."""
     path = image(name)
     args = ["-drive", f"file={path},format=raw,if=none,id=d0", "-device",
-            f"virtio-blk-pci,drive=d0,{device}"]
+            f"{model},drive=d0,{device}"]
     if append:
         args += ["-append", append]
     write = ("set -e; mkdir /tmp/m; mount /dev/vda /tmp/m; dd if=/dev/urandom of=/tmp/m/a bs=64k "
@@ -88,8 +88,12 @@ def disk(name, device, append=""):
 disk("packed", "serial=one")
 disk("split", "packed=off,event_idx=off,num-queues=4,disable-legacy=on")
 disk("legacy", "packed=off", "virtio_pci.force_legacy=1")
-_, interrupts = disk("pin", "num-queues=2", "pci=nomsi")
-case("disk_pin_is_used", "IO-APIC" in interrupts, interrupts)
+_, pin = disk("pin", "num-queues=2", "pci=nomsi")
+disk("mmio", "serial=one,num-queues=2", model="virtio-blk-device")
+_, interrupts = disk("mmio_split", "packed=off,event_idx=off,bus=virtio-mmio-bus.3", "acpi=noirq",
+                     "virtio-blk-device")
+case("disk_mmio_without_ioapic", "XT-PIC" in interrupts, interrupts)
+case("disk_pin_is_used", "IO-APIC" in pin, pin)
 
 path = image("readonly")
 before = hashlib.sha256(open(path, "rb").read()).hexdigest()
@@ -170,6 +174,19 @@ download("split", N0 + ["virtio-net-pci,netdev=n0,packed=off,mq=on"])
 download("no_offload", N0 + ["virtio-net-pci,netdev=n0,csum=off,mrg_rxbuf=off"])
 download("legacy", N0 + ["virtio-net-pci,netdev=n0", "-append", "virtio_pci.force_legacy=1"])
 
+# All of one kind of wire: places 0 and 4 share an interrupt, and have enough to do.
+download("mmio", ["-smp", "2", "-nic", "user,model=virtio-net-device", "-device",
+                  "virtio-rng-device,bus=virtio-mmio-bus.4"])
+status, out, err = run(
+    ["-device", "virtio-rng-device", "-device", "virtio-balloon-device,target=16M", "-device",
+     "virtio-serial-device", "-chardev", f"file,id=f0,path={tmp}/hvc", "-device",
+     "virtconsole,chardev=f0", "-nic", "user,model=virtio-net-device", "-device",
+     "virtio-rng-device"],
+    "echo on the console >/dev/hvc0; head -c 100000 /dev/hwrng | wc -c; "
+    "cat /sys/bus/virtio/devices/*/device; grep -c 'fasteoi *virtio' /proc/interrupts")
+case("mmio_devices", out.split() == ["100000", "0x0004", "0x0005", "0x0003", "0x0001", "0x0004", "4"]
+     and "on the console" in open(f"{tmp}/hvc").read(), (out, err))
+
 status, out, err = run(["-nic", "user,restrict=on"], DHCP +
                        f"wget -T 3 -q -O - http://10.0.2.2:{server.port}/ || echo refused")
 case("net_restrict", out.splitlines()[-1:] == ["refused"], (out, err))
@@ -225,6 +242,31 @@ status, out, err = run(cable(b, a), "ip addr add 10.9.0.2/24 dev eth0; ip link s
 p.terminate()
 p.communicate()
 case("net_between_guests", status == 0, (out, err))
+
+
+
+def link(server):
+    return ["-netdev", f"stream,id=n0,server={server},addr.type=unix,addr.path={tmp}/link", "-device",
+            "virtio-net-pci,netdev=n0"]
+
+
+# Segments are cut by one and joined by the other: a file comes back as it was. nc ends when
+# its input does, so that the side that listens gets one that never ends.
+p = start(link("on"), "ip addr add 10.9.0.1/24 dev eth0; ip link set eth0 up; cd /tmp; mkfifo i; "
+                      "exec 3<>i; dd if=/dev/urandom of=f bs=1M count=30 2>/dev/null; "
+                      "nc -l -p 98 <f; nc -l -p 99 <&3 >g; cmp f g && echo both are equal")
+while not os.path.exists(tmp + "/link") and p.poll() is None:
+    time.sleep(0.05)
+status, out, err = run(link("off"), "ip addr add 10.9.0.2/24 dev eth0; ip link set eth0 up; cd /tmp; "
+                       "mkfifo i; exec 3<>i; for i in 1 2 3 4 5 6 7 8 9 10; do "
+                       "nc 10.9.0.1 98 <&3 >f 2>/dev/null && break; sleep 1; done; "
+                       "sleep 1; nc 10.9.0.1 99 <f")
+try:
+    first = p.communicate(timeout=LIMIT)[0].decode()
+except subprocess.TimeoutExpired:
+    p.kill()
+    first = p.communicate()[0].decode()
+case("net_by_a_stream", status == 0 and first == "both are equal\n", (first, out, err))
 
 # ---- the others
 
@@ -283,6 +325,32 @@ def balloon(name, device, limit):
 balloon("balloon_reports_free_pages", "virtio-balloon-pci,free-page-reporting=on", 200)
 # Of the 500 MiB that it takes the guest has never touched 370 at most.
 balloon("balloon_inflates", "virtio-balloon-pci,target=500M", 290)
+
+
+
+def monitor(path, line):
+    """What gdb's `monitor` does, and lets the machine go on."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(path)
+        s.settimeout(LIMIT)
+        for text in "qRcmd," + line.encode().hex(), "D":
+            s.sendall(b"+$%s#%02x" % (text.encode(), sum(text.encode()) & 255))
+            got = b""
+            while b"$OK#" not in got:
+                got += s.recv(4096)
+
+
+sock = os.path.join(tmp, "gdb")
+p = start(["-m", "512M", "-device", "virtio-balloon-device", "-gdb", f"unix:{sock}"],
+          "total() { read -r _ kb _ </proc/meminfo; }; total; full=$kb; echo $full; "
+          "while total; [ $kb -gt $((full - 150000)) ]; do sleep 0.1; done; echo less; "
+          "while total; [ $kb -lt $full ]; do sleep 0.1; done; echo again")
+said = [p.stdout.readline()]
+monitor(sock, "balloon 312")
+said.append(p.stdout.readline())
+monitor(sock, "balloon 512")
+said += p.communicate(timeout=LIMIT)[0].splitlines()
+case("balloon_at_run_time", [x.strip() for x in said[1:]] == [b"less", b"again"], said)
 
 shutil.rmtree(tmp)
 sys.exit(failed)

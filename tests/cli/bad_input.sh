@@ -30,6 +30,8 @@ refuses image_debian_package "'Fio' is not the name of a package" \
 	image debian --packages openssh-server,Fio "$new"
 refuses image_debian_size "--size '5M': 1G to 16T" image debian --size 5M "$new"
 refuses image_debian_suite "--suite '../x'" image debian --suite ../x "$new"
+refuses image_debian_kernel "--kernel 'vim': the name of a package linux-image" \
+	image debian --kernel vim "$new"
 refuses image_debian_key 'not a public key' image debian --ssh-key "$tmp/text" "$new"
 # Not even apt-get is found: it names the package, and makes nothing.
 if env PATH= "$umbra" image debian "$tmp/none.qcow2" >"$tmp/out" 2>"$tmp/err"; then
@@ -44,15 +46,31 @@ refuses option_stray "'image.img' is not an option" run image.img
 refuses option_dash "'-' is not an option" run -
 refuses command_empty 'a command is needed behind --' run --
 refuses drive_missing 'No such file or directory' run -drive file=/nosuch,format=raw
+refuses drive_reconnect 'a number from 0 to 3600' run -drive file=x,reconnect-delay=-1
 refuses drive_unused '-drive id=d: no -device uses it' run -drive file=x,if=none,id=d
 refuses drive_unknown "there is no -drive with id 'x'" run -device virtio-blk-pci,drive=x
 refuses drive_needed 'drive=ID is needed' run -device virtio-blk-pci
+refuses seed_missing "--seed: $tmp/none: No such file" run --seed "$tmp/none"
+refuses seed_text "$tmp/text: cloud-init would ignore it" run --seed "$tmp/text"
+refuses seed_empty 'is empty' run --seed "$tmp/empty"
+refuses seed_directory "$tmp/directory/user-data: No such file" run --seed "$tmp/directory"
+refuses seed_fifo 'not a regular file' run --seed "$tmp/fifo"
+refuses seed_key "'metadata'" run --seed "$tmp/text,metadata=x"
+refuses seed_twice 'there is one already' run --seed "$tmp/text" --seed "$tmp/text"
 refuses device_property "there is no property 'drvie'" run -device virtio-blk-pci,drvie=x
 refuses device_number 'num-queues is a number from 1 to 16' \
 	run -device virtio-blk-pci,drive=x,num-queues=0
 refuses device_slot 'addr is a slot from 1 to 1e' run -device virtio-rng-pci,addr=1f
 refuses device_slot_twice 'addr=05.0 is taken' \
 	run -device virtio-rng-pci,addr=5 -device virtio-rng-pci,addr=5
+refuses device_mmio_bus 'bus is virtio-mmio-bus.N' run -device virtio-rng-device,bus=virtio-mmio-bus.8
+refuses device_mmio_slot 'addr, disable-legacy' run -device virtio-rng-device,addr=3
+refuses device_mmio_twice 'bus=virtio-mmio-bus.2 is taken' run \
+	-device virtio-rng-device,bus=virtio-mmio-bus.2 -device virtio-rng-device,bus=virtio-mmio-bus.2
+nine=
+for i in 1 2 3 4 5 6 7 8 9; do nine="$nine -device virtio-rng-device"; done
+refuses device_mmio_many 'at most 8 virtio devices over MMIO' run $nine
+refuses nvme_device "there is no such device" run -device nvme-device
 refuses netdev_unused '-netdev id=n: no -device uses it' run --netdev user,id=n
 refuses netdev_type 'the network is user, tap, stream, dgram or none' run -nic bridge
 refuses nvme_drive 'drive=ID is needed' run -device nvme,serial=x

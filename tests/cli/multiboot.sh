@@ -81,6 +81,11 @@ while read -r engine; do
 		cpus=$(sed -n 's/^fw_cpus //p' "$tmp/out")
 		[ "$cpus" = 1 ] || has "${e}_started" "started $cpus"
 	done
+	# As many CPUs as there can be: what each takes of scarce memory is enough for all.
+	if [ "$engine" != check ]; then
+		ends "${engine}_all_cpus" 11 -engine "$engine" -kernel "$tmp/32" -smp 64 -append exit=5
+		has "${engine}_all_started" 'started 40'
+	fi
 	k=$tmp/32
 	for code in 0 1 127 128 300; do
 		ends "${engine}_exit_$code" $(((code * 2 + 1) % 256)) -engine "$engine" \

@@ -18,7 +18,7 @@ static void emit(void *opaque, struct net_frame *f)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static u8 buf[NET_FRAME_MAX];
-	struct net_merge *m = net_merge_new(emit, NULL);
+	struct net_merge *m = net_merge_new(emit, NULL, size & 1);
 
 	for (unsigned i = 0; i < 64 && size > 80; i++) {
 		struct net_frame f = { .data = buf };

@@ -1,6 +1,7 @@
 /*
- * A virtio device on PCI, set up as a driver would and then driven by arbitrary accesses
- * and arbitrary bytes in its rings. Input: a byte of features, then 8 bytes a step.
+ * A virtio device on PCI or over MMIO, set up as a driver would and then driven by
+ * arbitrary accesses and arbitrary bytes in its rings. Input: a byte of features, then 8
+ * bytes a step.
  *
  * RAM is 1 MiB; queue n lies at 10000h * (n % 8), with the layout of unit/virtio_rig.h.
  */
@@ -13,9 +14,11 @@
 #include "base/bits.h"
 #include "fuzz.h"
 #include "pci/host.h"
+#include "virtio/mmio.h"
 #include "virtio/pci.h"
 
 #define V_RAM   MiB(1)
+#define V_MMIO  UINT64_C(0xfef00000)
 #define V_BAR   UINT64_C(0xd0000000)
 #define V_MSIX  UINT64_C(0xd1000000)
 #define V_PORTS 0x2000u
@@ -35,6 +38,7 @@ struct vfuzz {
 	struct pci_host *host;
 	struct virtio *v;
 	struct virtio_pci *p;
+	struct virtio_mmio *m; /* not NULL: instead of 'p' */
 	u16 avail[VIRTIO_QUEUES_MAX];
 	/* What the device has beside its virtio; NULL: nothing. */
 	void (*step)(void *opaque, u32 val); /* what the host does */
@@ -72,7 +76,7 @@ static void vfuzz_place(struct vfuzz *f)
 	pci_host_config_write(f->host, V_DEVFN, PCI_COMMAND, 7, 2);
 }
 
-static void vfuzz_attach(struct vfuzz *f, struct virtio *v)
+static void vfuzz_attach_pci(struct vfuzz *f, struct virtio *v)
 {
 	struct virtio_pci_config cfg = { .host = f->host,
 					 .devfn = V_DEVFN,
@@ -85,10 +89,29 @@ static void vfuzz_attach(struct vfuzz *f, struct virtio *v)
 	virtio_resume(v);
 }
 
+static void vfuzz_attach_mmio(struct vfuzz *f, struct virtio *v)
+{
+	f->v = v;
+	f->m = virtio_mmio_new(v, (struct irq_line){ vfuzz_line, f, 0 }, V_DEVFN);
+	check(!phys_add_mmio(f->phys, "virtio", V_MMIO, VIRTIO_MMIO_SIZE,
+			     &virtio_mmio_ops, f->m, NULL));
+	virtio_resume(v);
+}
+
+/* 'how' is the byte of features: which transport is in it too. */
+static void vfuzz_attach(struct vfuzz *f, struct virtio *v, u8 how)
+{
+	if ((how & 12) == 8)
+		vfuzz_attach_mmio(f, v);
+	else
+		vfuzz_attach_pci(f, v);
+}
+
 static void vfuzz_detach(struct vfuzz *f)
 {
 	virtio_pause(f->v);
 	virtio_pci_free(f->p);
+	virtio_mmio_free(f->m);
 }
 
 static void vfuzz_fini(struct vfuzz *f)
@@ -103,6 +126,20 @@ static void vw(struct vfuzz *f, u64 off, u64 val, unsigned size)
 	phys_store(f->phys, V_BAR + off, val, size);
 }
 
+/* The same register of both transports. */
+static void vset(struct vfuzz *f, u64 pci, u64 mmio, u64 val, unsigned size)
+{
+	if (!f->m)
+		vw(f, pci, val, size);
+	else
+		phys_store(f->phys, V_MMIO + mmio, val, size < 4 ? 4 : size);
+}
+
+static void vnotify(struct vfuzz *f, unsigned n)
+{
+	vset(f, VIRTIO_PCI_NOTIFY + 4 * n, VIRTIO_MMIO_QUEUE_NOTIFY, n, 2);
+}
+
 /* As a driver does it; features by 'how'. */
 static void vfuzz_start(struct vfuzz *f, u8 how)
 {
@@ -110,25 +147,28 @@ static void vfuzz_start(struct vfuzz *f, u8 how)
 
 	if (how & 2)
 		features &= ~BIT(VIRTIO_F_RING_PACKED);
-	vw(f, VIRTIO_PCI_STATUS, 0, 1);
-	vw(f, VIRTIO_PCI_STATUS, 3, 1);
+	vset(f, VIRTIO_PCI_STATUS, VIRTIO_MMIO_STATUS, 0, 1);
+	vset(f, VIRTIO_PCI_STATUS, VIRTIO_MMIO_STATUS, 3, 1);
 	for (u32 i = 0; i < 2; i++) {
-		vw(f, VIRTIO_PCI_GFSELECT, i, 4);
-		vw(f, VIRTIO_PCI_GF, (u32)(features >> 32 * i), 4);
+		vset(f, VIRTIO_PCI_GFSELECT, VIRTIO_MMIO_DRIVER_FEATURES_SEL, i, 4);
+		vset(f, VIRTIO_PCI_GF, VIRTIO_MMIO_DRIVER_FEATURES,
+		     (u32)(features >> 32 * i), 4);
 	}
-	vw(f, VIRTIO_PCI_STATUS, 11, 1);
+	vset(f, VIRTIO_PCI_STATUS, VIRTIO_MMIO_STATUS, 11, 1);
 	for (unsigned n = 0; n < f->v->queues; n++) {
 		u64 base = n % 8 * 0x10000ul;
 
-		vw(f, VIRTIO_PCI_Q_SELECT, n, 2);
-		vw(f, VIRTIO_PCI_Q_SIZE, V_SIZE, 2);
-		vw(f, VIRTIO_PCI_Q_DESC, base, 8);
-		vw(f, VIRTIO_PCI_Q_DRIVER, base + 0x2000, 8);
-		vw(f, VIRTIO_PCI_Q_DEVICE, base + 0x4000, 8);
-		vw(f, VIRTIO_PCI_Q_ENABLE, 1, 2);
+		vset(f, VIRTIO_PCI_Q_SELECT, VIRTIO_MMIO_QUEUE_SEL, n, 2);
+		vset(f, VIRTIO_PCI_Q_SIZE, VIRTIO_MMIO_QUEUE_NUM, V_SIZE, 2);
+		vset(f, VIRTIO_PCI_Q_DESC, VIRTIO_MMIO_QUEUE_DESC_LOW, base, 8);
+		vset(f, VIRTIO_PCI_Q_DRIVER, VIRTIO_MMIO_QUEUE_AVAIL_LOW, base + 0x2000,
+		     8);
+		vset(f, VIRTIO_PCI_Q_DEVICE, VIRTIO_MMIO_QUEUE_USED_LOW, base + 0x4000,
+		     8);
+		vset(f, VIRTIO_PCI_Q_ENABLE, VIRTIO_MMIO_QUEUE_READY, 1, 2);
 		f->avail[n] = 0;
 	}
-	vw(f, VIRTIO_PCI_STATUS, 15, 1);
+	vset(f, VIRTIO_PCI_STATUS, VIRTIO_MMIO_STATUS, 15, 1);
 }
 
 /* One descriptor, of a size and place that are mostly possible. */
@@ -149,7 +189,12 @@ static void vfuzz_avail(struct vfuzz *f, unsigned n, u16 head)
 
 	le_store(p + 4 + 2 * (f->avail[n] % V_SIZE), head, 2);
 	le_store(p + 2, ++f->avail[n], 2);
-	vw(f, VIRTIO_PCI_NOTIFY + 4 * n, n, 2);
+	vnotify(f, n);
+}
+
+static int vfuzz_load(struct vfuzz *f, struct state_buf *b, struct error *err)
+{
+	return f->m ? virtio_mmio_load(f->m, b, err) : virtio_pci_load(f->p, b, err);
 }
 
 static void vfuzz_save_load(struct vfuzz *f, unsigned damage)
@@ -157,19 +202,35 @@ static void vfuzz_save_load(struct vfuzz *f, unsigned damage)
 	struct state_buf a = { 0 };
 	struct error err = { 0 };
 
-	virtio_pci_save(f->p, &a);
+	if (f->m)
+		virtio_mmio_save(f->m, &a);
+	else
+		virtio_pci_save(f->p, &a);
 	if (f->save)
 		f->save(f->opaque, &a);
 	if (damage)
 		a.data[damage % a.len] ^= (u8)(1 + damage % 255);
-	if (!virtio_pci_load(f->p, &a, &err) && f->load)
+	if (!vfuzz_load(f, &a, &err) && f->load)
 		(void)!f->load(f->opaque, &a, &err);
 	if (!damage && err.msg[0]) {
 		fprintf(stderr, "%s\n", err.msg);
 		abort();
 	}
 	state_buf_fini(&a);
-	vfuzz_place(f);
+	if (f->p)
+		vfuzz_place(f);
+}
+
+/* An access to the registers, of any size. */
+static void vfuzz_register(struct vfuzz *f, const uint8_t *d, bool write)
+{
+	u64 off = le_load(d + 1, 2) & -(1ul << d[3] % 3);
+	u64 at = f->m ? V_MMIO + off % VIRTIO_MMIO_SIZE : V_BAR + (off & 0x3fff);
+
+	if (write)
+		phys_store(f->phys, at, le_load(d + 4, 4), 1u << d[3] % 3);
+	else
+		phys_load(f->phys, f->p ? at & -4ul : at, f->p ? 4 : 1u << d[3] % 3);
 }
 
 static void vfuzz_one(struct vfuzz *f, const uint8_t *d)
@@ -186,11 +247,9 @@ static void vfuzz_one(struct vfuzz *f, const uint8_t *d)
 	case 5:
 	case 6: vfuzz_avail(f, n, d[1] % (V_SIZE + 1)); break;
 	case 7:
-		vw(f, le_load(d + 1, 2) & 0x3fff & -(1ul << d[3] % 3), v, 1u << d[3] % 3);
-		break;
-	case 8: phys_load(f->phys, V_BAR + (le_load(d + 1, 2) & 0x3fff & -4ul), 4); break;
+	case 8: vfuzz_register(f, d, (d[0] & 15) == 7); break;
 	case 9: phys_store(f->phys, le_load(d + 1, 4) % V_RAM & ~3ul, v, 4); break;
-	case 10: vw(f, VIRTIO_PCI_NOTIFY + 4 * n, n, 2); break;
+	case 10: vnotify(f, n); break;
 	case 11:
 		io_ports_write(f->ports, (u16)(V_PORTS + d[1] % 64), v, 1u << d[2] % 3);
 		break;
@@ -207,7 +266,7 @@ static void vfuzz_one(struct vfuzz *f, const uint8_t *d)
 	default:
 		if (d[1] & 1)
 			vfuzz_start(f, d[2]);
-		else
+		else if (f->p)
 			vfuzz_place(f);
 		break;
 	}

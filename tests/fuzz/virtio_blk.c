@@ -33,11 +33,15 @@ static int load(void *opaque, struct state_buf *b, struct error *err)
 	return virtio_blk_load(r->d, b, V_DEVFN, err);
 }
 
-/* Saving and loading wait for what is in flight, which is this thread's to do. */
+/*
+ * Saving and loading wait for what is in flight, and so do resets by ports or over MMIO:
+ * that is this thread's to do.
+ */
 static void before(struct vfuzz *f, struct rig *r, const uint8_t *d)
 {
-	(void)f;
-	if ((d[0] & 15) == 14 || (d[0] & 15) == 11)
+	unsigned what = d[0] & 15;
+
+	if (what == 14 || what == 11 || (f->m && (what == 7 || what == 15)))
 		fake_block_run(r->disk);
 }
 
@@ -57,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	f.save = save;
 	f.load = load;
 	f.opaque = &r;
-	vfuzz_attach(&f, virtio_blk_core(r.d));
+	vfuzz_attach(&f, virtio_blk_core(r.d), data[0]);
 	vfuzz_start(&f, data[0]);
 	for (size_t i = 1; i + V_STEP <= size && i < 512 * V_STEP; i += V_STEP) {
 		before(&f, &r, data + i);

@@ -117,7 +117,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	f.save = save;
 	f.load = load;
 	f.opaque = &r;
-	vfuzz_attach(&f, make(&r, f.phys));
+	vfuzz_attach(&f, make(&r, f.phys), data[1]);
 	vfuzz_run(&f, data + 1, size - 1);
 	run_loop(&r);
 	vfuzz_detach(&f);

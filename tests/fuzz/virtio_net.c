@@ -79,7 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	f.save = save;
 	f.load = load;
 	f.opaque = d;
-	vfuzz_attach(&f, virtio_net_core(d));
+	vfuzz_attach(&f, virtio_net_core(d), data[0]);
 	check(!virtio_net_start(d, NULL));
 	vfuzz_run(&f, data, size);
 	vfuzz_detach(&f);

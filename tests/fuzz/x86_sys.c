@@ -249,9 +249,10 @@ static bool operate(uint8_t op, u16 a, u64 val)
 	case 18: return val & 1 ? cli(v) : sti(v);
 	case 19: return io_allowed(v, a, 1u << val % 3);
 	case 20: return sys_syscall(v, v->rip + 2);
-	case 21: return sys_sysret(v, val & 1 ? 8 : 4);
+	/* REX.W is of 64-bit mode. */
+	case 21: return sys_sysret(v, v->code_size == 8 && (val & 1) ? 8 : 4);
 	case 22: return sys_sysenter(v);
-	case 23: return sys_sysexit(v, val & 1 ? 8 : 4);
+	case 23: return sys_sysexit(v, v->code_size == 8 && (val & 1) ? 8 : 4);
 	case 24: return invlpg(v, DS, val);
 	case 25: return invpcid(v, a & 7, (const u64[]){ val & 0xfff, val });
 	case 26: return except_nmi(v) || true;

@@ -184,9 +184,11 @@ static void memory_operands(void)
 {
 	write_cr4(read_cr4() | BIT(9));
 	__asm__ volatile("fninit");
-	for (unsigned i = 0; i < ARRAY_SIZE(operands); i++)
+	for (unsigned i = 0; i < ARRAY_SIZE(operands); i++) {
+		row("%s, %u-bit addresses", operands[i].name, linear_bits);
 		for (unsigned n = 0; n < ARRAY_SIZE(addresses) && !failed(); n++)
 			operand_row(&operands[i], addresses[n]);
+	}
 	write_dr0(0);
 	write_cr4(read_cr4() & ~BIT(9));
 }
@@ -215,7 +217,8 @@ static void stack_operands(void)
 		{ "xchg [rsp]", { 0x87, 0x04, 0x24 }, 3, 0, 4 },
 	};
 
-	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		row("%s by RSP, %u-bit addresses", table[i].name, linear_bits);
 		for (unsigned n = 0; n < ARRAY_SIZE(addresses) && !failed(); n++) {
 			u64 a = addresses[n], first = a + (u64)(long)table[i].off;
 			bool ok = canonical(first, linear_bits) &&
@@ -233,16 +236,19 @@ static void stack_operands(void)
 				fail("%s, rsp %llx: vector %lx error %lx cr2 %lx",
 				     table[i].name, a, trap.vector, trap.error, trap.cr2);
 		}
+	}
 }
 
 /* Far transfers and returns to addresses that are not canonical. */
 static void far_targets(void)
 {
-	for (unsigned n = 0; n < ARRAY_SIZE(addresses) && !failed(); n++) {
-		u64 a = addresses[n];
-		bool ok = canonical(a, linear_bits);
+	static const char *const names[] = { "JMP FAR", "CALL FAR", "RET FAR", "IRET" };
 
-		for (unsigned how = 0; how < 4; how++) {
+	for (unsigned how = 0; how < 4; how++) {
+		row("%s, %u-bit addresses", names[how], linear_bits);
+		for (unsigned n = 0; n < ARRAY_SIZE(addresses) && !failed(); n++) {
+			u64 a = addresses[n];
+			bool ok = canonical(a, linear_bits);
 			u8 *p = load(code, 3, a);
 			word at;
 
@@ -310,6 +316,7 @@ static void msrs(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(list); i++) {
 		u64 old = rdmsr(list[i]);
 
+		row("WRMSR %x", list[i]);
 		for (unsigned n = 0; n < ARRAY_SIZE(addresses); n++) {
 			u64 a = addresses[n];
 			bool ok = canonical(a, msr_bits());

@@ -232,7 +232,8 @@ static NOINLINE void enables(void)
 
 	write_dr0(AT(eb1));
 	write_dr1(0);
-	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+	/* Volatile: there is one label, so the loop must not be unrolled. */
+	for (volatile unsigned i = 0; i < ARRAY_SIZE(table); i++) {
 		record_steps(100);
 		write_dr7(DR7_FIXED | table[i].dr7);
 		__asm__ volatile(".global eb1\neb1: nop");
@@ -505,17 +506,200 @@ static void user_mode(void)
 /* The CPU's own accesses while it delivers an exception do not count for the instruction.
  */
 
+/* ---- single-stepping on branches: SDM 3 17.4.3 ---- */
+
+#define DEBUGCTL 0x1d9
+
+static u8 *put32(u8 *p, u8 opcode, u32 val)
+{
+	volatile u8 *q = p;
+
+	*q++ = opcode;
+	for (unsigned i = 0; i < 4; i++)
+		*q++ = (u8)(val >> 8 * i);
+	return p + 5;
+}
+
+static void branch_steps(void)
+{
+	/* With ZF 1, ECX 2 and EDX 12 bytes behind the instruction; then INT3s. */
+	static const struct {
+		const char *name;
+		u8 code[8], len;
+		u8 stop; /* where it is then, from the instruction on; 0: at an INT3 */
+	} table[] = {
+		{ "JMP", { 0xeb, 0x02 }, 2, 4 },
+		{ "Jcc, taken", { 0x74, 0x02 }, 2, 4 },
+		{ "Jcc, not taken", { 0x75, 0x02 }, 2, 0 },
+		{ "LOOP, taken", { 0xe2, 0x02 }, 2, 4 },
+		{ "LOOPNE, not taken", { 0xe0, 0x02 }, 2, 0 },
+		{ "JCXZ, not taken", { 0xe3, 0x02 }, 2, 0 },
+		{ "CALL", { 0xe8, 0x01, 0, 0, 0 }, 5, 6 },
+		{ "JMP by register", { 0xff, 0xe2 }, 2, 12 },
+		{ "PUSH, RET", { 0x52, 0xc3 }, 2, 12 },
+		{ "JMP to what follows", { 0xeb, 0x00 }, 2, 2 },
+		{ "MOV", { 0x89, 0xc0 }, 2, 0 },
+		{ "REP MOVSB", { 0xf3, 0xa4 }, 2, 0 },
+		{ "CPUID", { 0x0f, 0xa2 }, 2, 0 },
+	};
+	static u8 code[64], buffer[64];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		u8 *p = code;
+
+		row("%s", table[i].name);
+		p = put32(p, 0xb9, 2);
+		p = put32(p, 0xba, (u32)(word)code + 20 + 12);
+		p = put32(p, 0xbe, (u32)(word)buffer);
+		p = put32(p, 0xbf, (u32)(word)buffer + 32);
+		for (unsigned k = 0; k < 16; k++)
+			((volatile u8 *)p)[k] =
+				k < table[i].len ? table[i].code[k] : 0xcc;
+		for (unsigned btf = 0; btf < 2; btf++) {
+			bool stops = table[i].stop;
+
+			write_dr6(0xffff0ff0);
+			wrmsr(DEBUGCTL, btf ? 2 : 0);
+			enter((word)code, KCODE, FL_TF | 0x40,
+			      (word)user_stack + STACK_SIZE - 64, KDATA);
+			/* Without it, behind the first instruction. */
+			if (!btf) {
+				want_equal(trap.vector, DB);
+				want_equal(trap.ip, (word)code + 5);
+				continue;
+			}
+			want_equal(trap.vector, stops ? DB : BP);
+			want_equal(trap.ip,
+				   (word)p + (stops ? table[i].stop : table[i].len + 1u));
+			/* It goes off with the trap. */
+			want_equal(rdmsr(DEBUGCTL), stops ? 0 : 2);
+			if (stops)
+				want_equal(trap.dr6 & 0x4000, 0x4000);
+		}
+	}
+	wrmsr(DEBUGCTL, 0);
+	write_dr6(0xffff0ff0);
+}
+
+/* ---- which instructions read, which write ---- */
+
+enum { READS = 1, WRITES = 2, BOTH = 3, NEITHER = 0 };
+
+/* clang-format off */
+static const struct watched {
+	const char *name;
+	u8 code[6], len, does;
+} watched[] = {
+	{ "mov eax, [bx]",      { 0x8b, 0x03 }, 2, READS },
+	{ "add eax, [bx]",      { 0x03, 0x03 }, 2, READS },
+	{ "cmp [bx], eax",      { 0x39, 0x03 }, 2, READS },
+	{ "test [bx], eax",     { 0x85, 0x03 }, 2, READS },
+	{ "movzx eax, w [bx]",  { 0x0f, 0xb7, 0x03 }, 3, READS },
+	{ "imul eax, [bx]",     { 0x0f, 0xaf, 0x03 }, 3, READS },
+	{ "mul [bx]",           { 0xf7, 0x23 }, 2, READS },
+	{ "push [bx]",          { 0xff, 0x33, 0x58 }, 2, READS },
+	{ "bt [bx], 1",         { 0x0f, 0xba, 0x23, 0x01 }, 4, READS },
+	{ "cmov, not taken",    { 0x0f, 0x45, 0x03 }, 3, READS },
+	{ "xlat",               { 0xd7 }, 1, READS },
+	{ "lodsd",              { 0xad }, 1, READS },
+	{ "scasd",              { 0xaf }, 1, READS },
+	{ "cmpsd",              { 0xa7 }, 1, READS },
+	{ "outsb",              { 0x6e }, 1, READS },
+	{ "fld m32",            { 0xd9, 0x03 }, 2, READS },
+	{ "fild m32",           { 0xdb, 0x03 }, 2, READS },
+	{ "fldcw",              { 0xd9, 0x2b }, 2, READS },
+	{ "movups load",        { 0x0f, 0x10, 0x03 }, 3, READS },
+	{ "movd xmm0, [bx]",    { 0x66, 0x0f, 0x6e, 0x03 }, 4, READS },
+	{ "verr [bx]",          { 0x0f, 0x00, 0x23 }, 3, READS },
+	{ "mov [bx], eax",      { 0x89, 0x03 }, 2, WRITES },
+	{ "mov [bx], imm",      { 0xc7, 0x03, 1, 0, 0, 0 }, 6, WRITES },
+	{ "mov [bx], es",       { 0x8c, 0x03 }, 2, WRITES },
+	{ "stosd",              { 0xab }, 1, WRITES },
+	{ "insb",               { 0x6c }, 1, WRITES },
+	{ "setz [bx]",          { 0x0f, 0x94, 0x03 }, 3, WRITES },
+	{ "movnti",             { 0x0f, 0xc3, 0x03 }, 3, WRITES },
+	{ "fst m32",            { 0xd9, 0x13 }, 2, WRITES },
+	{ "fnstcw",             { 0xd9, 0x3b }, 2, WRITES },
+	{ "fnstsw",             { 0xdd, 0x3b }, 2, WRITES },
+	{ "movups store",       { 0x0f, 0x11, 0x03 }, 3, WRITES },
+	{ "movd [bx], xmm0",    { 0x66, 0x0f, 0x7e, 0x03 }, 4, WRITES },
+	{ "stmxcsr",            { 0x0f, 0xae, 0x1b }, 3, WRITES },
+	{ "smsw [bx]",          { 0x0f, 0x01, 0x23 }, 3, WRITES },
+	{ "sldt [bx]",          { 0x0f, 0x00, 0x03 }, 3, WRITES },
+	{ "sgdt [bx]",          { 0x0f, 0x01, 0x03 }, 3, WRITES },
+	{ "add [bx], eax",      { 0x01, 0x03 }, 2, BOTH },
+	{ "inc [bx]",           { 0xff, 0x03 }, 2, BOTH },
+	{ "not [bx]",           { 0xf7, 0x13 }, 2, BOTH },
+	{ "shl [bx], 1",        { 0xd1, 0x23 }, 2, BOTH },
+	{ "xchg [bx], eax",     { 0x87, 0x03 }, 2, BOTH },
+	{ "xadd [bx], eax",     { 0x0f, 0xc1, 0x03 }, 3, BOTH },
+	{ "bts [bx], 1",        { 0x0f, 0xba, 0x2b, 0x01 }, 4, BOTH },
+	{ "lock add [bx], eax", { 0xf0, 0x01, 0x03 }, 3, BOTH },
+	{ "cmpxchg, equal",     { 0x0f, 0xb1, 0x0b }, 3, BOTH },
+	{ "cmpxchg, not equal", { 0xb0, 0x77, 0x0f, 0xb1, 0x0b }, 5, BOTH },
+	{ "cmpxchg8b",          { 0x0f, 0xc7, 0x0b }, 3, BOTH },
+	{ "movsd, onto itself", { 0xa5 }, 1, BOTH },
+	{ "lea eax, [bx]",      { 0x8d, 0x03 }, 2, NEITHER },
+	{ "nop [bx]",           { 0x0f, 0x1f, 0x03 }, 3, NEITHER },
+	{ "prefetch [bx]",      { 0x0f, 0x18, 0x0b }, 3, NEITHER },
+	{ "invlpg [bx]",        { 0x0f, 0x01, 0x3b }, 3, NEITHER },
+};
+/* clang-format on */
+
+static void data_by_instruction(void)
+{
+	static u8 code[16];
+	static volatile u32 target[16] __attribute__((aligned(64)));
+	word cr4 = read_cr4();
+
+	write_cr4(cr4 | BIT(9));
+	__asm__ volatile("clts; fninit");
+	for (unsigned i = 0; i < ARRAY_SIZE(watched); i++)
+		for (unsigned rw = 1; rw <= 3; rw += 2) {
+			const struct watched *w = &watched[i];
+			volatile u8 *p = code;
+			bool hit = rw == 3 ? w->does != NEITHER : w->does & WRITES;
+			word si = (word)target, di = (word)target;
+
+			row("%s, %s", w->name, rw == 3 ? "reads and writes" : "writes");
+			for (unsigned k = 0; k < sizeof(w->code); k++)
+				p[k] = k < w->len || w->code[k] ? w->code[k] : 0x90;
+			p[sizeof(w->code)] = 0xc3;
+			target[0] = 0x300;
+			target[1] = target[2] = target[3] = 0;
+			write_dr0((word)target);
+			write_dr7(0x401 | rw << 16 | 3 << 18);
+			TRY("", "call *%[code]",
+			    : "+S"(si), "+D"(di)
+			    : [code] "r"(code), "a"(0x300l), "b"(target), "c"(0l),
+			      "d"(0x80l)
+			    : "memory", "cc");
+			write_dr7(0x400);
+			want_equal(trap.vector, hit ? DB : NONE);
+			if (hit) {
+				want_equal(trap.ip, (word)code + w->len);
+				want_equal(trap.dr6 & 0xe00f, 1);
+			}
+			write_dr6(0xffff0ff0);
+			__asm__ volatile("fninit");
+		}
+	write_dr0(0);
+	write_cr4(cr4);
+}
+
 const struct test_case cases[] = {
 	CASE(single_step, "SDM 3 17.3.1.4"),
 	CASE(single_step_rep, "SDM 3 17.3.1.4"),
 	CASE(single_step_int, "SDM 3 17.3.1.4"),
 	CASE(single_step_mov_ss, "SDM 3 6.8.3"),
 	CASE(single_step_fault, "SDM 3 17.3.1.4"),
+	CASE(branch_steps, "SDM 3 17.4.3"),
 	CASE(execution, "SDM 3 17.3.1.1"),
 	CASE(enables, "SDM 3 17.2.4"),
 	CASE(data_write, "SDM 3 17.3.1.2"),
 	CASE(data_access, "SDM 3 17.3.1.2"),
 	CASE(data_length, "SDM 3 17.2.5"),
+	CASE(data_by_instruction, "SDM 3 17.2.4"),
 	CASE(data_rep, "SDM 3 17.3.1.2"),
 	CASE(data_mov_ss, "SDM 3 6.8.3"),
 	CASE(execution_mov_ss, "SDM 3 6.8.3"),

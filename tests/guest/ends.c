@@ -115,6 +115,15 @@ static void reset_port92(void)
 	wait();
 }
 
+/* INIT sends the boot CPU to the reset vector, where firmware would be. */
+static void reset_init(void)
+{
+	ends_with("reset");
+	*(volatile u32 *)0xfee000f0ul = 0x1ff;
+	*(volatile u32 *)0xfee00300ul = 0x84500; /* to all */
+	wait();
+}
+
 #if !W64
 /* Real mode's way: jump to FFFF:0000, where firmware would be. */
 void to_reset_vector(void);
@@ -150,6 +159,7 @@ const struct test_case cases[] = {
 	CASE_ALONE(reset_cf9_full, "chip set CF9h"),
 	CASE_ALONE(reset_keyboard, "i8042 FEh"),
 	CASE_ALONE(reset_port92, "port 92h"),
+	CASE_ALONE(reset_init, "SDM 3 9.4.3"),
 #if !W64
 	CASE_ALONE(reset_vector, "SDM 3 10.1.4"),
 #endif

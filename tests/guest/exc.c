@@ -652,7 +652,7 @@ static void pf(void)
 static word frame_user(word arg)
 {
 	(void)arg;
-	TRY("mov $0xd7, %%ah; sahf; std", "ud2", : : : "eax", "cc");
+	TRY("push $0x4d7; popf", "ud2", : : : "cc");
 	want_fault(UD, 0);
 	want_equal(trap.cs, UCODE);
 	want_equal(trap.ss, UDATA);
@@ -666,7 +666,7 @@ static word frame_user(word arg)
 
 static void frame(void)
 {
-	TRY("mov $0xd7, %%ah; sahf; std", "ud2", : : : "eax", "cc");
+	TRY("push $0x4d7; popf", "ud2", : : : "cc");
 	want_fault(UD, 0);
 	want_equal(trap.cs, KCODE);
 	want_equal(trap.flags, 0xd7 | FL_DF | FL_RF);

@@ -83,8 +83,8 @@ static u8 lock_regs(unsigned map, unsigned op)
 static void lock_prefix(void)
 {
 	for (unsigned n = 0; n < 2 * 256 * 8 * 2 && !failed(); n++) {
-		unsigned map = n & 1, op = n >> 1 & 255, reg = n >> 9 & 7;
-		bool mem = n >> 12 & 1;
+		unsigned map = n >> 12, op = n >> 4 & 255, reg = n >> 1 & 7;
+		bool mem = n & 1;
 		bool ok = mem && (lock_regs(map, op) >> reg & 1);
 		u8 *p = begin(ALIAS), *at;
 
@@ -101,6 +101,11 @@ static void lock_prefix(void)
 		/* The bit's number is an address there. */
 		if (map == 1 && reg > 2 && (op == 0xab || op == 0xb3 || op == 0xbb))
 			continue;
+		/* A row for each opcode that takes it, one for all the others. */
+		if (lock_regs(map, op))
+			row("LOCK %s%x", map ? "0F " : "", op);
+		else
+			row("LOCK on others of map %u", map);
 		at = p;
 		*p++ = 0xf0;
 		if (map)
@@ -225,6 +230,8 @@ static void undefined(void)
 
 		if (!(table[i].where & (W64 ? IN_64 : IN_32)))
 			continue;
+		row("%x %x %x %x, %u bytes", table[i].code[0], table[i].code[1],
+		    table[i].code[2], table[i].code[3], table[i].len);
 		for (unsigned k = 0; k < table[i].len; k++)
 			*p++ = table[i].code[k];
 		for (unsigned k = 0; k < 8; k++)
@@ -246,7 +253,8 @@ static void length_limit(void)
 	static const u8 prefixes[] = { 0x66, 0x67, 0x2e, 0x36, 0x3e,
 				       0x26, 0x64, 0x65, 0xf2, 0xf3 };
 
-	for (unsigned i = 0; i < ARRAY_SIZE(prefixes); i++)
+	for (unsigned i = 0; i < ARRAY_SIZE(prefixes); i++) {
+		row("prefix %x", prefixes[i]);
 		for (unsigned n = 0; n < 20 && !failed(); n++) {
 			u8 *p = begin(0), *at = p;
 
@@ -261,6 +269,7 @@ static void length_limit(void)
 				fail("%u times %x: vector %lx error %lx", n, prefixes[i],
 				     trap.vector, trap.error);
 		}
+	}
 }
 
 /* REX counts only right before the opcode. */
@@ -270,10 +279,11 @@ static void rex_position(void)
 		skip("64-bit mode");
 		return;
 	}
-	for (unsigned rex = 0x40; rex < 0x50; rex++) {
+	for (unsigned i = 0; i < 4; i++) {
 		static const u8 prefixes[] = { 0x66, 0x2e, 0xf3, 0x64 };
 
-		for (unsigned i = 0; i < 4; i++) {
+		row("REX before %x", prefixes[i]);
+		for (unsigned rex = 0x40; rex < 0x50; rex++) {
 			u8 *p = begin(0);
 
 			/* mov rax, -1; REX prefix mov eax, eax: W would keep bits 63:32
@@ -335,7 +345,8 @@ static void alignment(void)
 	};
 
 	__asm__ volatile("fninit");
-	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		row("%s", table[i].name);
 		for (unsigned n = 0; n < 8 * 8 && !failed(); n++) {
 			unsigned off = n & 7, cpl = n & 8 ? 3 : 0;
 			bool am = n & 16, ac = n & 32;
@@ -363,6 +374,7 @@ static void alignment(void)
 				     table[i].name, off, cpl, am, ac, trap.vector,
 				     trap.error);
 		}
+	}
 	write_cr0(read_cr0() & ~(word)BIT(18));
 }
 

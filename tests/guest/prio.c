@@ -200,8 +200,10 @@ static void priorities(void)
 {
 	paging_on(PAGING_4, true);
 	path_set(3, TEST_PA, ALL);
-	for (unsigned i = 0; i < ARRAY_SIZE(rows) && !failed(); i++)
+	for (unsigned i = 0; i < ARRAY_SIZE(rows) && !failed(); i++) {
+		row("%s", rows[i].what);
 		run_row(&rows[i]);
+	}
 	write_cr4(read_cr4() & ~(word)BIT(9));
 }
 
@@ -266,6 +268,10 @@ static void double_fault_table(void)
 			/* The second one's own gate must be good. */
 			if (vector == second && !df)
 				continue;
+			row("%x%s, then #%s", vector, first & SOFT ? " by INT n" : "",
+			    s == NOT_PRESENT ? "NP"
+			    : s == BAD_TYPE  ? "GP"
+					     : "PF");
 			set_gate(vector, trap_entry[vector], KCODE, attr,
 				 s == NO_STACK ? 2 : 0);
 			first_of(first);
@@ -332,6 +338,8 @@ static void gate_dpl(void)
 		for (unsigned dpl = 0; dpl < 4; dpl++) {
 			unsigned v = table[i].vector;
 
+			row("vector %u%s, gate's DPL %u", v,
+			    table[i].soft ? " by INT n" : "", dpl);
 			set_gate(v, trap_entry[v], KCODE, D_TYPE(14) | D_DPL(dpl) | D_P,
 				 0);
 			user_run(dpl_user, i);
@@ -388,16 +396,19 @@ static void watch_matrix(void)
 	static u8 data[64] __attribute__((aligned(64)));
 
 	for (unsigned n = 0; n < 4 * 4 * 2 * 24 && !failed(); n++) {
-		unsigned len = lens[n & 3], size = 1u << (n >> 2 & 3);
-		bool write = n >> 4 & 1, rw, hit;
-		unsigned off = 12 + (n >> 5);
+		unsigned how = n / 24;
+		unsigned len = lens[how & 3], size = 1u << (how >> 2 & 3);
+		bool write = how >> 4 & 1, rw, hit;
+		unsigned off = 12 + n % 24;
 		word at = (word)data + off;
 
 		hit = off < 24 + len && off + size > 24;
 		for (unsigned kind = 1; kind <= 3; kind += 2) {
 			rw = kind == 3;
+			row("LEN %u, R/W %u: %s of %u", how & 3, kind,
+			    write ? "write" : "read", size);
 			write_dr0((word)data + 24);
-			write_dr7(0x401 | kind << 16 | (n & 3) << 18);
+			write_dr7(0x401 | kind << 16 | (how & 3) << 18);
 			switch (size) {
 			case 1:
 				if (write)

@@ -73,7 +73,8 @@ static void cr4_pairs(void)
 	u64 valid = cr4_valid();
 	u64 keep = BIT(12) | BIT(5); /* not in long mode; LA57 outside it is paging's */
 
-	for (unsigned i = 0; i < (W64 ? 64u : 32u); i++)
+	for (unsigned i = 0; i < (W64 ? 64u : 32u); i++) {
+		row(i < 32 ? "CR4 bit %u" : "CR4 from bit 32", i);
 		for (unsigned k = i; k < (W64 ? 64u : 32u) && !failed(); k++) {
 			u64 v = old ^ (BIT(i) | (i == k ? 0 : BIT(k)));
 			bool bad = v & ~valid;
@@ -93,6 +94,7 @@ static void cr4_pairs(void)
 				fail("cr4 %llx: reads %lx", v, read_cr4());
 			write_cr4(old);
 		}
+	}
 }
 
 #if W64
@@ -111,6 +113,8 @@ static void cr3_bits(void)
 
 			if (n >= 12 && !bad && n != 63)
 				continue; /* another table */
+			row(n < 12 || n == 63 ? "CR3 bit %u%s" : "CR3 above, to %u%s",
+			    n < 12 || n == 63 ? n : 62, pcid ? ", PCIDE" : "");
 			TRY("", "mov %0, %%cr3", : : "r"(old ^ BIT(n)) : "memory");
 			if (bad)
 				want_fault(GP, 0);
@@ -148,7 +152,9 @@ static void enter_long_mode_refused(void)
 	word cr4 = read_cr4();
 	u64 efer = rdmsr(EFER);
 
-	want_equal(try_wrmsr(EFER, efer | EFER_LME), NONE);
+	want_equal(try_wrmsr(EFER, efer | EFER_LME), HAS_LM ? NONE : GP);
+	if (!HAS_LM)
+		return;
 	/* Without PAE. */
 	TRY("", "mov %0, %%cr0", : : "r"(read_cr0() | (word)BIT(31)) : "memory");
 	want_fault(GP, 0);
@@ -174,6 +180,7 @@ static void dr_bits(void)
 	for (unsigned n = 0; n < (W64 ? 64u : 32u); n++) {
 		word b = (word)BIT(n);
 
+		row(n < 32 ? "DR6 and DR7, bit %u" : "DR6 and DR7 from bit 32", n);
 		/* DR6: B0 to B3, BD, BS, BT can be written; the upper half must be 0. */
 		TRY("", "mov %0, %%dr6", : : "r"(b));
 		if (n >= 32)
@@ -227,6 +234,7 @@ static void xcr0_combinations(void)
 	write_cr4(cr4 | BIT(18));
 	d = cpuid(0xd, 0);
 	has = d.a | (u64)d.d << 32;
+	row("combinations of known bits");
 	for (unsigned n = 0; n < 1024 && !failed(); n++) {
 		u32 lo, hi;
 		word v = TRY("", "xsetbv", : : "c"(0), "a"(n), "d"(0));
@@ -254,6 +262,7 @@ static void xcr0_combinations(void)
 		}
 		__asm__ volatile("xsetbv" : : "c"(0), "a"(1), "d"(0));
 	}
+	row("bits 10 to 63");
 	for (unsigned n = 10; n < 64; n++) {
 		TRY("", "xsetbv",
 		    :
@@ -262,6 +271,7 @@ static void xcr0_combinations(void)
 		if (!(has >> n & 1))
 			want_fault(GP, 0);
 	}
+	row("XCRs that do not exist");
 	for (unsigned n = 1; n < 32; n++) {
 		TRY("", "xsetbv", : : "c"(1u << n), "a"(1), "d"(0));
 		want_fault(GP, 0);
@@ -287,7 +297,7 @@ static u64 efer_writable(void)
 	/* LMA cannot be written, and is not refused; LME not while paging is on. */
 	return (has_syscall() ? 1 : 0) | (HAS_NX ? BIT(11) : 0) |
 	       (HAS(0x80000001, 0, d, 25) ? BIT(14) : 0) |
-	       (HAS(0x80000021, 0, a, 8) ? BIT(21) : 0) | (W64 ? 0 : BIT(8));
+	       (HAS(0x80000021, 0, a, 8) ? BIT(21) : 0) | (W64 || !HAS_LM ? 0 : BIT(8));
 }
 
 /* The bits that can be set alone, in an MSR that is 0 otherwise. */
@@ -301,6 +311,7 @@ static void msr_row(const struct msr_row *m)
 {
 	u64 old, v;
 
+	row("MSR %x", m->msr);
 	if (!m->exists) {
 		want_equal(try_rdmsr(m->msr, &v), GP);
 		want_equal(try_wrmsr(m->msr, 0), GP);
@@ -368,9 +379,10 @@ static void efer_bits(void)
 	for (unsigned n = 0; n < 64; n++) {
 		u64 v = old ^ BIT(n);
 
+		row(n < 32 ? "EFER bit %u" : "EFER from bit 32", n);
 		/* Code needs NX off or on, neither. LMA as read. */
 		if (n == 10) {
-			want_equal(try_wrmsr(EFER, v), NONE);
+			want_equal(try_wrmsr(EFER, v), HAS_LM ? NONE : GP);
 			want_equal(rdmsr(EFER), old);
 			continue;
 		}
@@ -386,6 +398,10 @@ static void memory_types(void)
 	for (unsigned type = 0; type < 256 && HAS(1, 0, d, 12); type++) {
 		bool ok = type < 7 && type != 2 && type != 3, pat = ok || type == 7;
 
+		row(type < 8 ? "type %u in PAT and fixed MTRR"
+			     : "higher types in PAT "
+			       "and fixed MTRR",
+		    type);
 		for (unsigned i = 0; i < 8; i++) {
 			u64 others = 0x0606060606060606 & ~(0xffull << (8 * i));
 			u64 v = others | (u64)type << (8 * i), old = rdmsr(0x277);
@@ -400,6 +416,9 @@ static void memory_types(void)
 		{
 			u64 old = rdmsr(0x2ff);
 
+			row(type < 8 ? "type %u in variable MTRR and by default"
+				     : "higher types in variable MTRR and by default",
+			    type);
 			want_equal(try_wrmsr(0x2ff, 0xc00 | type), ok ? NONE : GP);
 			wrmsr(0x2ff, old);
 			old = rdmsr(0x20e);
@@ -418,11 +437,13 @@ static void msr_directions(void)
 	for (unsigned i = 0; i < ARRAY_SIZE(read_only); i++) {
 		if (try_rdmsr(read_only[i], &v) != NONE)
 			continue; /* not of this vendor */
+		row("MSR %x is read only", read_only[i]);
 		want_equal(try_wrmsr(read_only[i], v), GP);
 		want_equal(try_wrmsr(read_only[i], 0), GP);
 	}
 	if (!HAS(7, 0, d, 26) && !HAS(0x80000008, 0, b, 12))
 		return;
+	row("MSR 49 is write only");
 	want_equal(try_rdmsr(0x49, &v), GP);
 	for (unsigned n = 0; n < 64; n++)
 		want_equal(try_wrmsr(0x49, BIT(n)), n ? GP : NONE);
@@ -431,13 +452,12 @@ static void msr_directions(void)
 /* An address between the known ones, all over the ranges: #GP(0), never a hang. */
 static void msr_unknown(void)
 {
-	for (u32 n = 0; n < 32; n++) {
-		static const u32 base[] = {
-			0x4000,     0xb00,      0x40000000 + 0x1000000,
-			0xc0002100, 0xc0020000, 0x80000000
-		};
+	static const u32 base[] = { 0x4000,     0xb00,      0x40000000 + 0x1000000,
+				    0xc0002100, 0xc0020000, 0x80000000 };
 
-		for (unsigned i = 0; i < ARRAY_SIZE(base); i++) {
+	for (unsigned i = 0; i < ARRAY_SIZE(base); i++) {
+		row("MSRs from %x on", base[i]);
+		for (u32 n = 0; n < 32; n++) {
 			u64 v;
 
 			want_equal(try_rdmsr(base[i] + n, &v), GP);
@@ -497,6 +517,7 @@ static void cpuid_implications(void)
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		row("%s", table[i].what);
 		checked();
 		if (table[i].feature && !table[i].needs)
 			fail("%s", table[i].what);
@@ -509,8 +530,10 @@ static void cpuid_leaves(void)
 	struct cpuid last = cpuid(max, 0);
 	bool amd = cpu_is_amd();
 
+	row("last leaves");
 	want(max >= 0xd || !HAS_XSAVE);
 	want(max_ext >= 0x80000008);
+	row("leaves beyond the last");
 	/* Above the last: Intel's show the last basic leaf, AMD's zeros. */
 	for (u32 leaf = max + 1; leaf < max + 32; leaf++) {
 		struct cpuid c = cpuid(leaf, 0), zero = { 0, 0, 0, 0 };
@@ -526,15 +549,18 @@ static void cpuid_leaves(void)
 		if (amd ? !same_cpuid(c, zero) : !same_cpuid(c, last))
 			fail("leaf %x: %x %x %x %x", leaf, c.a, c.b, c.c, c.d);
 	}
+	row("vendor and brand");
 	/* The vendor twice for AMD; the brand string ends. */
 	if (amd) {
 		want_equal(cpuid(0x80000000, 0).b, cpuid(0, 0).b);
 		want_equal(cpuid(0x80000001, 0).d & 0x183f3ff, cpuid(1, 0).d & 0x183f3ff);
 	}
 	want_equal(cpuid(0x80000004, 0).d >> 24, 0);
+	row("sizes of addresses");
 	/* Addresses: physical 32 to 52, linear 48 or 57. */
 	want(phys_bits() >= 32 && phys_bits() <= 52);
-	want_equal(cpuid(0x80000008, 0).a >> 8 & 0xff, HAS_LA57 ? 57 : 48);
+	want_equal(cpuid(0x80000008, 0).a >> 8 & 0xff, HAS_LA57 ? 57 : HAS_LM ? 48 : 32);
+	row("leaf 0Bh");
 	/* Leaf 0BH: the subleaf comes back, and the x2APIC ID, in all of them. */
 	for (u32 sub = 0; sub < 8 && max >= 0xb; sub++) {
 		want_equal(cpuid(0xb, sub).c & 0xff, sub);
@@ -542,6 +568,7 @@ static void cpuid_leaves(void)
 		if (sub >= 2)
 			want_equal(cpuid(0xb, sub).c >> 8, 0);
 	}
+	row("leaf 7 beyond its last subleaf");
 	/* Subleaves of 7 beyond the last are zeros. */
 	for (u32 sub = cpuid(7, 0).a + 1; sub < cpuid(7, 0).a + 8; sub++) {
 		struct cpuid c = cpuid(7, sub);
@@ -622,6 +649,7 @@ static void cpuid_instructions(void)
 		for (unsigned k = 0; k < table[i].len; k++)
 			p[k] = table[i].code[k];
 		p[table[i].len] = 0xc3;
+		row("%s", table[i].name);
 		TRY("", "call *%[code]",
 		    :
 		    : [code] "S"(code), "a"(data), "b"(data), "c"(0l), "d"(0l)
@@ -631,6 +659,165 @@ static void cpuid_instructions(void)
 			fail("%s, offered %u: vector %lx", table[i].name, has,
 			     trap.vector);
 	}
+}
+
+enum { EAX, EBX, ECX, EDX };
+enum { ONLY64 = 1, NEVER = 32 /* a bit that no register has: not offered here */ };
+
+/* clang-format off */
+static const struct extension {
+	const char *name;
+	u32 leaf;
+	u8 sub, reg, bit, code[7], len, flags;
+} extensions[] = {
+	{ "mmx: paddb", 1, 0, EDX, 23, { 0x0f, 0xfc, 0xc1 }, 3, 0 },
+	{ "mmx: emms", 1, 0, EDX, 23, { 0x0f, 0x77 }, 2, 0 },
+	{ "fxsr: fxsave", 1, 0, EDX, 24, { 0x0f, 0xae, 0x03 }, 3, 0 },
+	{ "tsc: rdtsc", 1, 0, EDX, 4, { 0x0f, 0x31 }, 2, 0 },
+	{ "cmov: fcmovb", 1, 0, EDX, 15, { 0xda, 0xc1 }, 2, 0 },
+	{ "sse: addps", 1, 0, EDX, 25, { 0x0f, 0x58, 0xc1 }, 3, 0 },
+	{ "sse: sfence", 1, 0, EDX, 25, { 0x0f, 0xae, 0xf8 }, 3, 0 },
+	{ "sse: ldmxcsr", 1, 0, EDX, 25, { 0x0f, 0xae, 0x53, 0x18 }, 4, 0 },
+	{ "sse2: addpd", 1, 0, EDX, 26, { 0x66, 0x0f, 0x58, 0xc1 }, 4, 0 },
+	{ "sse2: lfence", 1, 0, EDX, 26, { 0x0f, 0xae, 0xe8 }, 3, 0 },
+	{ "sse2: movnti", 1, 0, EDX, 26, { 0x0f, 0xc3, 0x03 }, 3, 0 },
+	{ "sse3: addsubpd", 1, 0, ECX, 0, { 0x66, 0x0f, 0xd0, 0xc1 }, 4, 0 },
+	{ "sse3: fisttp", 1, 0, ECX, 0, { 0xdb, 0x0b }, 2, 0 },
+	{ "pclmulqdq", 1, 0, ECX, 1, { 0x66, 0x0f, 0x3a, 0x44, 0xc1, 0x00 }, 6, 0 },
+	{ "ssse3: pabsb", 1, 0, ECX, 9, { 0x66, 0x0f, 0x38, 0x1c, 0xc1 }, 5, 0 },
+	{ "ssse3: pabsb mm", 1, 0, ECX, 9, { 0x0f, 0x38, 0x1c, 0xc1 }, 4, 0 },
+	{ "fma", 1, 0, ECX, 12, { 0xc4, 0xe2, 0x71, 0x98, 0xc2 }, 5, 0 },
+	{ "cmpxchg16b", 1, 0, ECX, 13, { 0x48, 0x0f, 0xc7, 0x0b }, 4, ONLY64 },
+	{ "sse4.1: pmulld", 1, 0, ECX, 19, { 0x66, 0x0f, 0x38, 0x40, 0xc1 }, 5, 0 },
+	{ "sse4.1: roundps", 1, 0, ECX, 19, { 0x66, 0x0f, 0x3a, 0x08, 0xc1, 0x00 }, 6, 0 },
+	{ "sse4.2: pcmpgtq", 1, 0, ECX, 20, { 0x66, 0x0f, 0x38, 0x37, 0xc1 }, 5, 0 },
+	{ "sse4.2: crc32", 1, 0, ECX, 20, { 0xf2, 0x0f, 0x38, 0xf0, 0xc1 }, 5, 0 },
+	{ "aes", 1, 0, ECX, 25, { 0x66, 0x0f, 0x38, 0xdc, 0xc1 }, 5, 0 },
+	{ "avx: vaddps", 1, 0, ECX, 28, { 0xc5, 0xf0, 0x58, 0xc2 }, 4, 0 },
+	{ "f16c", 1, 0, ECX, 29, { 0xc4, 0xe2, 0x79, 0x13, 0xc1 }, 5, 0 },
+	{ "fsgsbase: rdfsbase", 7, 0, EBX, 0, { 0xf3, 0x0f, 0xae, 0xc0 }, 4, ONLY64 },
+	{ "bmi1: andn", 7, 0, EBX, 3, { 0xc4, 0xe2, 0x70, 0xf2, 0xc1 }, 5, 0 },
+	{ "bmi1: bextr", 7, 0, EBX, 3, { 0xc4, 0xe2, 0x78, 0xf7, 0xc1 }, 5, 0 },
+	{ "bmi1: blsr", 7, 0, EBX, 3, { 0xc4, 0xe2, 0x78, 0xf3, 0xc9 }, 5, 0 },
+	{ "avx2: vpaddd", 7, 0, EBX, 5, { 0xc5, 0xf5, 0xfe, 0xc2 }, 4, 0 },
+	{ "avx2: vpbroadcastb", 7, 0, EBX, 5, { 0xc4, 0xe2, 0x79, 0x78, 0xc1 }, 5, 0 },
+	{ "bmi2: pdep", 7, 0, EBX, 8, { 0xc4, 0xe2, 0x73, 0xf5, 0xc1 }, 5, 0 },
+	{ "bmi2: rorx", 7, 0, EBX, 8, { 0xc4, 0xe3, 0x7b, 0xf0, 0xc1, 0x01 }, 6, 0 },
+	{ "rtm: xbegin", 7, 0, EBX, 11, { 0xc7, 0xf8, 0, 0, 0, 0 }, 6, 0 },
+	{ "rtm: xtest", 7, 0, EBX, 11, { 0x0f, 0x01, 0xd6 }, 3, 0 },
+	{ "avx512f", 7, 0, EBX, 16, { 0x62, 0xf1, 0x74, 0x48, 0x58, 0xc2 }, 6, 0 },
+	{ "avx512dq", 7, 0, EBX, 17, { 0x62, 0xf1, 0xf5, 0x48, 0x54, 0xc2 }, 6, 0 },
+	{ "avx512ifma", 7, 0, EBX, 21, { 0x62, 0xf2, 0xf5, 0x48, 0xb4, 0xc2 }, 6, 0 },
+	{ "avx512cd", 7, 0, EBX, 28, { 0x62, 0xf2, 0x7d, 0x48, 0xc4, 0xc1 }, 6, 0 },
+	{ "sha", 7, 0, EBX, 29, { 0x0f, 0x38, 0xc9, 0xc1 }, 4, 0 },
+	{ "avx512bw", 7, 0, EBX, 30, { 0x62, 0xf1, 0x75, 0x48, 0xfc, 0xc2 }, 6, 0 },
+	{ "avx512vl", 7, 0, EBX, 31, { 0x62, 0xf1, 0x74, 0x08, 0x58, 0xc2 }, 6, 0 },
+	{ "avx512_vbmi", 7, 0, ECX, 1, { 0x62, 0xf2, 0x75, 0x48, 0x8d, 0xc2 }, 6, 0 },
+	{ "pku: rdpkru", 7, 0, ECX, 3, { 0x0f, 0x01, 0xee }, 3, 0 },
+	{ "waitpkg: tpause", 7, 0, ECX, 5, { 0x66, 0x0f, 0xae, 0xf1 }, 4, 0 },
+	{ "avx512_vbmi2", 7, 0, ECX, 6, { 0x62, 0xf2, 0x7d, 0x48, 0x63, 0xc1 }, 6, 0 },
+	{ "gfni", 7, 0, ECX, 8, { 0x66, 0x0f, 0x38, 0xcf, 0xc1 }, 5, 0 },
+	{ "vaes", 7, 0, ECX, 9, { 0xc4, 0xe2, 0x75, 0xdc, 0xc2 }, 5, 0 },
+	{ "vpclmulqdq", 7, 0, ECX, 10, { 0xc4, 0xe3, 0x75, 0x44, 0xc2, 0x00 }, 6, 0 },
+	{ "avx512_vnni", 7, 0, ECX, 11, { 0x62, 0xf2, 0x75, 0x48, 0x50, 0xc2 }, 6, 0 },
+	{ "avx512_bitalg", 7, 0, ECX, 12, { 0x62, 0xf2, 0x7d, 0x48, 0x54, 0xc1 }, 6, 0 },
+	{ "avx512_vpopcntdq", 7, 0, ECX, 14, { 0x62, 0xf2, 0x7d, 0x48, 0x55, 0xc1 }, 6, 0 },
+	{ "enqcmd", 7, 0, ECX, 29, { 0xf2, 0x0f, 0x38, 0xf8, 0x03 }, 5, 0 },
+	{ "uintr: clui", 7, 0, EDX, 5, { 0xf3, 0x0f, 0x01, 0xee }, 4, ONLY64 },
+	{ "avx512_vp2intersect", 7, 0, EDX, 8, { 0x62, 0xf2, 0x77, 0x48, 0x68, 0xc2 }, 6, 0 },
+	{ "tsxldtrk", 7, 0, EDX, 16, { 0xf2, 0x0f, 0x01, 0xe8 }, 4, 0 },
+	{ "pconfig", 7, 0, EDX, 18, { 0x0f, 0x01, 0xc5 }, 3, 0 },
+	{ "avx512_fp16", 7, 0, EDX, 23, { 0x62, 0xf5, 0x74, 0x48, 0x58, 0xc2 }, 6, 0 },
+	{ "avx_vnni", 7, 1, EAX, 4, { 0xc4, 0xe2, 0x75, 0x50, 0xc2 }, 5, 0 },
+	{ "avx512_bf16", 7, 1, EAX, 5, { 0x62, 0xf2, 0x76, 0x48, 0x52, 0xc2 }, 6, 0 },
+	{ "hreset", 7, 1, EAX, 22, { 0xf3, 0x0f, 0x3a, 0xf0, 0xc0, 0x00 }, 6, 0 },
+	{ "xsaveopt", 0xd, 1, EAX, 0, { 0x0f, 0xae, 0x33 }, 3, 0 },
+	{ "xsavec", 0xd, 1, EAX, 1, { 0x0f, 0xc7, 0x23 }, 3, 0 },
+	{ "xsaves", 0xd, 1, EAX, 3, { 0x0f, 0xc7, 0x2b }, 3, 0 },
+	{ "ptwrite", 0x14, 0, EBX, 4, { 0xf3, 0x0f, 0xae, 0xe0 }, 4, 0 },
+	{ "lahf in 64-bit mode", 0x80000001, 0, ECX, 0, { 0x9f }, 1, ONLY64 },
+	{ "svm: vmmcall", 0x80000001, 0, ECX, 2, { 0x0f, 0x01, 0xd9 }, 3, 0 },
+	{ "sse4a: extrq", 0x80000001, 0, ECX, 6, { 0x66, 0x0f, 0x79, 0xc1 }, 4, 0 },
+	{ "sse4a: movntsd", 0x80000001, 0, ECX, 6, { 0xf2, 0x0f, 0x2b, 0x03 }, 4, 0 },
+	{ "xop: vphaddbd", 0x80000001, 0, ECX, 11, { 0x8f, 0xe9, 0x78, 0xc2, 0xc1 }, 5, 0 },
+	{ "fma4", 0x80000001, 0, ECX, 16, { 0xc4, 0xe3, 0x71, 0x68, 0xc2, 0x30 }, 6, 0 },
+	{ "tbm: blcfill", 0x80000001, 0, ECX, 21, { 0x8f, 0xe9, 0x78, 0x01, 0xc9 }, 5, 0 },
+	{ "monitorx", 0x80000001, 0, ECX, 29, { 0x0f, 0x01, 0xfa }, 3, 0 },
+	{ "3dnow: pfadd", 0x80000001, 0, EDX, 31, { 0x0f, 0x0f, 0xc1, 0x9e }, 4, 0 },
+	{ "3dnow: femms", 0x80000001, 0, EDX, 31, { 0x0f, 0x0e }, 2, 0 },
+	{ "3dnowext: pswapd", 0x80000001, 0, EDX, 30, { 0x0f, 0x0f, 0xc1, 0xbb }, 4, 0 },
+	{ "clzero", 0x80000008, 0, EBX, 0, { 0x0f, 0x01, 0xfc }, 3, 0 },
+	{ "rdpru", 0x80000008, 0, EBX, 4, { 0x0f, 0x01, 0xfd }, 3, 0 },
+	{ "mcommit", 0x80000008, 0, EBX, 8, { 0xf3, 0x0f, 0x01, 0xfa }, 4, 0 },
+	{ "vmx: vmcall", 1, 0, ECX, 5, { 0x0f, 0x01, 0xc1 }, 3, 0 },
+	{ "vmx: vmxoff", 1, 0, ECX, 5, { 0x0f, 0x01, 0xc4 }, 3, 0 },
+	{ "smx: getsec", 1, 0, ECX, 6, { 0x0f, 0x37 }, 2, 0 },
+	{ "sgx: enclu", 7, 0, EBX, 2, { 0x0f, 0x01, 0xd7 }, 3, 0 },
+	{ "cet: incsspd", 7, 0, ECX, 7, { 0xf3, 0x0f, 0xae, 0xe8 }, 4, 0 },
+	{ "amx: tilerelease", 7, 0, EDX, 24, { 0xc4, 0xe2, 0x78, 0x49, 0xc0 }, 5, ONLY64 },
+	{ "mpx does no #UD: bndmk is a nop", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x1b, 0x03 }, 4, 0 },
+	{ "cldemote is a nop", 1, 0, EAX, NEVER, { 0x0f, 0x1c, 0x03 }, 3, 0 },
+	{ "rdsspd is a nop", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x1e, 0xc8 }, 4, 0 },
+	{ "endbr64 is a nop", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x1e, 0xfa }, 4, 0 },
+	{ "wbnoinvd is wbinvd", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0x09 }, 3, 0 },
+	{ "lzcnt is bsr", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0xbd, 0xc1 }, 4, 0 },
+	{ "tzcnt is bsf", 1, 0, EAX, NEVER, { 0xf3, 0x0f, 0xbc, 0xc1 }, 4, 0 },
+	{ "xacquire is ignored", 1, 0, EAX, NEVER, { 0xf2, 0xf0, 0xff, 0x03 }, 4, 0 },
+};
+/* clang-format on */
+
+static bool extension_offered(const struct extension *e)
+{
+	u32 max = cpuid(e->leaf & 0x80000000, 0).a;
+	struct cpuid c = cpuid(e->leaf, e->sub);
+	const u32 r[] = { c.a, c.b, c.c, c.d };
+
+	if (e->bit == NEVER)
+		return true;
+	if (e->leaf > max || (e->leaf == 7 && e->sub > cpuid(7, 0).a) ||
+	    (e->leaf == 0xd && !HAS_XSAVE))
+		return false;
+	return r[e->reg] >> e->bit & 1;
+}
+
+/* An instruction runs when CPUID offers it, everything enabled, and is #UD when not. */
+static void cpuid_extensions(void)
+{
+	static u8 code[16], area[4096] __attribute__((aligned(64)));
+	word cr4 = read_cr4();
+
+	__asm__ volatile("clts");
+	write_cr4(cr4 | (HAS(1, 0, d, 24) ? BIT(9) : 0) |
+		  (HAS(1, 0, d, 25) ? BIT(10) : 0) | (HAS_XSAVE ? BIT(18) : 0) |
+		  (W64 && HAS_FSGSBASE ? BIT(16) : 0) | (HAS_PKU ? CR4_PKE : 0));
+	if (HAS_XSAVE) {
+		struct cpuid d = cpuid(0xd, 0);
+
+		__asm__ volatile("xsetbv" : : "c"(0), "a"(d.a), "d"(d.d));
+	}
+	__asm__ volatile("fninit");
+	for (unsigned i = 0; i < ARRAY_SIZE(extensions); i++) {
+		const struct extension *e = &extensions[i];
+		bool has = extension_offered(e);
+		volatile u8 *p = code;
+
+		if ((e->flags & ONLY64) && !W64)
+			continue;
+		row("%s", e->name);
+		for (unsigned k = 0; k < e->len; k++)
+			p[k] = e->code[k];
+		p[e->len] = 0xc3;
+		*(volatile u32 *)(area + 24) = 0x1f80;
+		TRY("", "call *%[code]",
+		    :
+		    : [code] "S"(code), "a"(0l), "b"(area), "c"(0l), "d"(0l)
+		    : "memory", "cc");
+		want_equal(trap.vector, has ? NONE : UD);
+		__asm__ volatile("fninit");
+	}
+	if (HAS_XSAVE)
+		__asm__ volatile("xsetbv" : : "c"(0), "a"(1), "d"(0));
+	write_cr4(cr4);
 }
 
 const struct test_case cases[] = {
@@ -653,5 +840,6 @@ const struct test_case cases[] = {
 	CASE(cpuid_leaves, "SDM 2 CPUID"),
 	CASE(cpuid_xsave, "SDM 1 13.2"),
 	CASE(cpuid_instructions, "SDM 2 CPUID"),
+	CASE(cpuid_extensions, "SDM 2 CPUID"),
 	CASES_END,
 };

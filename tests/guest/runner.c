@@ -1,11 +1,13 @@
 /*
  * Runs a small guest on a machine and passes its results on.
  *
- *     runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] [-timeout SECONDS] [CASE...]
+ *     runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] [-timeout SECONDS] [-rows]
+ *            [CASE...]
  *
  * Without CASEs the guest runs once, with all that do not end the machine; with them once
- * for each. What COM1 prints goes to standard output. A line "ends HOW NAME" there says
- * how the machine is about to end; whether it did becomes the result of that case.
+ * for each. With -rows the guest names each row of its tables. What COM1 prints goes to
+ * standard output. A line "ends HOW NAME" there says how the machine is about to end;
+ * whether it did becomes the result of that case.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -17,6 +19,7 @@
 #include "base/bits.h"
 #include "control/engines.h"
 #include "cpu/hostcpu.h"
+#include "machine/devices.h"
 #include "machine/pc.h"
 #include "x86/cpuid.h"
 
@@ -25,6 +28,7 @@
 struct runner {
 	const char *guest, *engine_name, *cpu;
 	unsigned cpus, timeout;
+	bool rows;
 	const struct engine *engine;
 	struct cpuid_table cpuid;
 	struct pc *pc;
@@ -37,7 +41,18 @@ struct runner {
 	pthread_mutex_t lock;
 	pthread_cond_t done_cond;
 	bool done, late;
+	pthread_t finger;
+	bool pressed;
 };
+
+static void *press(void *arg)
+{
+	struct runner *r = arg;
+
+	nanosleep(&(struct timespec){ .tv_nsec = 200000000 }, NULL);
+	pc_press_power(r->pc);
+	return NULL;
+}
 
 static void take_line(struct runner *r)
 {
@@ -47,6 +62,11 @@ static void take_line(struct runner *r)
 	r->len = 0;
 	if (!strncmp(s, "ends ", 5)) {
 		snprintf(r->ends, sizeof(r->ends), "%s", s + 5);
+		return;
+	}
+	if (!strcmp(s, "press")) {
+		if (!r->pressed)
+			r->pressed = !pthread_create(&r->finger, NULL, press, r);
 		return;
 	}
 	if (!strncmp(s, "not ok ", 7))
@@ -135,25 +155,52 @@ static void judge(struct runner *r, const char *name, enum vm_end end)
 	fflush(stdout);
 }
 
+/* An ELF of class 64. */
+static bool needs_long_mode(const char *guest)
+{
+	FILE *f = fopen(guest, "re");
+	unsigned char ident[5] = { 0 };
+	size_t n = f ? fread(ident, 1, sizeof(ident), f) : 0;
+
+	if (f)
+		fclose(f);
+	return n == sizeof(ident) && ident[4] == 2;
+}
+
+static bool has_long_mode(const struct cpuid_table *t)
+{
+	return t->features[FEAT_LM / 32] >> FEAT_LM % 32 & 1;
+}
+
 static void run(struct runner *r, const char *name)
 {
+	char cmdline[LINE_MAX_];
 	struct pc_config cfg = {
 		.ram_size = MiB(64),
 		.cpus = r->cpus,
 		.engine = r->engine,
 		.cpuid = &r->cpuid,
 		.kernel = r->guest,
-		.cmdline = name,
+		.cmdline = cmdline,
 		.serial = { { com1_write, r } },
 		.no_reboot = true,
 	};
 	struct error err = { "" };
+	struct device_args lines; /* ports that drive interrupt lines */
 	pthread_t thread;
 	enum vm_end end;
 
+	device_args_default(&lines, "pc-testdev");
+	cfg.device = &lines;
+	cfg.devices = 1;
+	snprintf(cmdline, sizeof(cmdline), "%s%s", r->rows ? "-rows " : "", name);
+	if (needs_long_mode(r->guest) && !has_long_mode(&r->cpuid)) {
+		printf("skip %s: the CPU has no long mode\n", *name ? name : "guest");
+		return;
+	}
 	r->len = r->results = 0;
 	r->ends[0] = 0;
-	r->done = r->late = false;
+	r->done = r->late = r->pressed = false;
 	r->pc = pc_new(&cfg, &err);
 	if (!r->pc) {
 		printf("not ok %s: %s\n", name, err.msg);
@@ -167,6 +214,8 @@ static void run(struct runner *r, const char *name)
 	pthread_cond_signal(&r->done_cond);
 	pthread_mutex_unlock(&r->lock);
 	pthread_join(thread, NULL);
+	if (r->pressed)
+		pthread_join(r->finger, NULL);
 	judge(r, *name ? name : "guest", end);
 	pc_free(r->pc);
 }
@@ -174,7 +223,7 @@ static void run(struct runner *r, const char *name)
 static int usage(void)
 {
 	fprintf(stderr, "usage: runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] "
-			"[-timeout SECONDS] [CASE...]\n");
+			"[-timeout SECONDS] [-rows] [CASE...]\n");
 	return 2;
 }
 
@@ -204,6 +253,11 @@ int main(int argc, char **argv)
 		return usage();
 	r.guest = argv[1];
 	for (; i < argc && argv[i][0] == '-'; i += 2) {
+		if (!strcmp(argv[i], "-rows")) {
+			r.rows = true;
+			i--;
+			continue;
+		}
 		if (i + 1 >= argc)
 			return usage();
 		if (!strcmp(argv[i], "-engine"))

@@ -98,6 +98,47 @@ static struct outcome fault(word vector, word error)
 	return (struct outcome){ vector, error };
 }
 
+/* A row of these tables is an operation, a kind of descriptor, and how it ends. */
+static const char *kind_name(const struct row *r)
+{
+	static const char *const kinds[] = {
+		"data", "writable data", "data downwards", "writable data downwards",
+		"code", "readable code", "conforming",     "readable conforming",
+	};
+	static const char *const system[] = {
+		"system type 0",
+		"16-bit TSS",
+		"LDT",
+		"busy 16-bit TSS",
+		"16-bit call gate",
+		"task gate",
+		"16-bit interrupt gate",
+		"16-bit trap gate",
+		"system type 8",
+		"TSS",
+		"system type 10",
+		"busy TSS",
+		"call gate",
+		"system type 13",
+		"interrupt gate",
+		"trap gate",
+	};
+
+	return r->type & T_S ? kinds[r->type >> 1 & 7] : system[r->type & 15];
+}
+
+static const char *outcome_name(struct outcome o)
+{
+	switch (o.vector) {
+	case BP: return "works";
+	case GP: return "#GP";
+	case NP: return "#NP";
+	case SS: return "#SS";
+	case TS: return "#TS";
+	default: return "#PF";
+	}
+}
+
 static void judge(const char *what, const struct row *r, struct outcome o)
 {
 	checked();
@@ -169,12 +210,14 @@ static void load_segments(void)
 
 	ring_segments();
 	for (unsigned n = 0; n < 32 * 2 * 4 * 4 * 4 && !failed(); n++) {
-		r.type = n & 31;
-		r.present = n >> 5 & 1;
-		r.dpl = n >> 6 & 3;
-		r.rpl = n >> 8 & 3;
-		r.cpl = n >> 10 & 3;
+		r.type = n >> 7;
+		r.present = n & 1;
+		r.dpl = n >> 1 & 3;
+		r.rpl = n >> 3 & 3;
+		r.cpl = n >> 5 & 3;
 		for (unsigned i = 0; i < 5 && !failed(); i++) {
+			row("sreg %u, %s, %s", sregs[i], kind_name(&r),
+			    outcome_name(data_oracle(&r, sregs[i] == 2)));
 			/* One way for each, turn and turn about. */
 			enum how how = (enum how)((n + i) % 3);
 
@@ -206,6 +249,7 @@ static void load_null(void)
 		bool ok = sreg != 2 || (W64 && cpl < 3 && rpl == cpl);
 		u8 *p = code;
 
+		row("sreg %u, null, %s", sreg, ok ? "works" : "#GP");
 		*p++ = 0xb8;
 		p = put(p, rpl, 4);
 		*p++ = 0x8e;
@@ -302,11 +346,14 @@ static void far_transfers(void)
 			static const char *const names[] = { "JMP", "CALL", "RET",
 							     "IRET" };
 
+			struct outcome o =
+				how < FAR_RET ? jump_oracle(&r) : ret_oracle(&r);
+
+			row("%s, %s, %s", names[how], kind_name(&r), outcome_name(o));
 			set_row(&r);
 			far_code(&r, (enum far)how);
 			run(r.cpl);
-			judge(names[how], &r,
-			      how < FAR_RET ? jump_oracle(&r) : ret_oracle(&r));
+			judge(names[how], &r, o);
 			if (trap.vector == BP &&
 			    (trap.cs & 3) != (how < FAR_RET ? r.cpl : r.rpl))
 				fail("%s: type %x rpl %u cpl %u: now at %lx", names[how],
@@ -391,6 +438,8 @@ static void call_gates(void)
 		/* User mode has no page at the target: only its alias. */
 		if (W64 && o.vector == BP && level_after(&r) == 3)
 			o = fault(PF, 0x5);
+		row("%s by gate, %s, %s", jmp ? "JMP" : "CALL", kind_name(&r),
+		    outcome_name(o));
 		run(r.cpl);
 		if (o.vector == PF)
 			o.error = trap.error; /* whatever the paging controls make it */
@@ -402,6 +451,8 @@ static void call_gates(void)
 		if (n & 0x1f)
 			continue;
 		set_call_gate(gate_dpl, false, (word)code + 128);
+		row("%s by gate that is not present, DPL %u, CPL %u",
+		    jmp ? "JMP" : "CALL", gate_dpl, r.cpl);
 		run(r.cpl);
 		judge("gate not present", &r,
 		      fault(gate_dpl < r.cpl || gate_dpl < r.rpl ? GP : NP, GATE_SEL));
@@ -442,6 +493,8 @@ static void interrupt_gates(void)
 			o = gate_code_oracle(&r, false, 0);
 		if (W64 && o.vector == BP && level_after(&r) == 3)
 			o = fault(PF, 0);
+		row("INT n by %s gate, %s, %s", n & 1 ? "trap" : "interrupt",
+		    kind_name(&r), outcome_name(o));
 		run(r.cpl);
 		if (o.vector == PF)
 			o.error = trap.error;
@@ -493,6 +546,8 @@ static void outer_stacks(void)
 		r.dpl = n >> 6 & 3;
 		r.rpl = n >> 8 & 3;
 		for (unsigned iret = 0; iret < 2; iret++) {
+			row("%s to level %u, SS of %s, %s", iret ? "IRET" : "RET", level,
+			    kind_name(&r), outcome_name(outer_ss_oracle(&r, level)));
 			set_row(&r);
 			return_code(level, iret, SEL | r.rpl);
 			run(0);
@@ -501,6 +556,7 @@ static void outer_stacks(void)
 			/* A null one, for a 64-bit program that is not at level 3. */
 			if (n & 0xff)
 				continue;
+			row("%s to level %u, SS null", iret ? "IRET" : "RET", level);
 			return_code(level, iret, r.rpl);
 			run(0);
 			judge("null SS", &r,
@@ -530,9 +586,16 @@ static void inner_stacks_of_tss(void)
 		good = r.rpl == 1 && r.dpl == 1 &&
 		       (r.type & (T_S | T_CODE | T_R)) == (T_S | T_R);
 		for (unsigned how = 0; how < 3; how++) {
+			static const char *const names[] = { "INT n", "an exception",
+							     "CALL" };
 			word ext = how == 1;
+			struct outcome o = !good       ? fault(TS, SEL | ext)
+					   : r.present ? fine
+						       : fault(SS, SEL | ext);
 			u8 *p = code;
 
+			row("SS1 by %s, %s, %s", names[how], kind_name(&r),
+			    outcome_name(o));
 			set_row(&r);
 			tss.ss1 = SEL | r.rpl;
 			code[128] = 0xcc;
@@ -552,12 +615,10 @@ static void inner_stacks_of_tss(void)
 			}
 			*p = 0xcc;
 			run(3);
-			judge("SS1", &r,
-			      !good       ? fault(TS, SEL | ext)
-			      : r.present ? fine
-					  : fault(SS, SEL | ext));
+			judge("SS1", &r, o);
 			if (n)
 				continue;
+			row("SS1 by %s, null", names[how]);
 			tss.ss1 = 1;
 			run(3);
 			judge("null SS1", &r, fault(TS, ext));
@@ -575,9 +636,12 @@ static void target_limits(void)
 
 	ring_segments();
 	for (unsigned n = 0; n < 6 * 2; n++) {
+		static const char *const names[] = { "JMP",  "CALL",  "RET",
+						     "IRET", "INT n", "CALL by gate" };
 		unsigned how = n >> 1;
 		u8 *p = code;
 
+		row("%s %s the limit", names[how], n & 1 ? "beyond" : "at");
 		set_gdt(SEL, descriptor((u32)code + 128 - 0x100, 0x100 - (n & 1),
 					(D_KCODE & ~D_A) | D_DB));
 		set_gdt(SEL + 8, 0);
@@ -630,6 +694,7 @@ static void gate_parameters(void)
 		     user = (word)user_stack + STACK_SIZE - 256;
 		u8 *p = code;
 
+		row("%u-bit gate with%s parameters", 8 * size, params ? "" : "out");
 		/* A 16-bit gate reaches 64 KiB: a code segment of its own. */
 		set_gdt(SEL + 8, descriptor((u32)at, 0xff, D_KCODE | D_DPL(1) | D_DB));
 		set_gdt(GATE_SEL,
@@ -698,8 +763,12 @@ static void inspections(void)
 		r.rpl = n >> 8 & 3;
 		r.cpl = n >> 10 & 3;
 		for (unsigned i = 0; i < 4; i++) {
+			static const char *const names[] = { "LAR", "LSL", "VERR",
+							     "VERW" };
 			u8 *p = code;
 
+			row("%s, %s, ZF %u", names[i], kind_name(&r),
+			    inspect_oracle(&r, (enum inspect)i));
 			set_row(&r);
 			*p++ = 0xb8;
 			p = put(p, SEL | r.rpl, 4);

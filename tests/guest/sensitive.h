@@ -340,6 +340,28 @@ static inline void sens_flag_rows(const struct sens_insn *in, struct sens_state 
 	s->flags = 0;
 }
 
+/*
+ * A row for each instruction in each mode and at each level; where the manual says that
+ * it depends on IOPL, on VME or PVI, UMIP or TSD, one for each of these.
+ */
+static inline void sens_row(const struct sens_insn *in, const struct sens_state *s)
+{
+	static const char *const modes[] = { "real mode", "v8086", "protected",
+					     "64-bit" };
+	bool prot = s->mode == M_PROT;
+	bool by_iopl = in->kind == S_IF || in->kind == S_IO || in->kind == S_PUSHF ||
+		       in->kind == S_POPF || in->kind == S_IRET || in->kind == S_INT;
+	bool by_virt = prot ? in->kind == S_IF : by_iopl && in->kind != S_IO;
+	char level[] = ", CPL 0", iopl[] = ", IOPL 0";
+
+	level[sizeof(level) - 2] = (char)('0' + s->cpl);
+	iopl[sizeof(iopl) - 2] = (char)('0' + s->iopl);
+	row("%s, %s%s%s%s%s%s", in->name, modes[prot && s->bits == 64 ? 3 : s->mode],
+	    prot ? level : "", by_iopl && s->mode != M_REAL ? iopl : "",
+	    by_virt && s->virt ? prot ? ", PVI" : ", VME" : "", s->umip ? ", UMIP" : "",
+	    s->tsd ? ", TSD" : "");
+}
+
 /* Every instruction in one state, with what UMIP and TSD change. */
 static inline void sens_rows(struct sens_state *s, void (*run)(const struct sens_insn *,
 							       const struct sens_state *))
@@ -351,12 +373,15 @@ static inline void sens_rows(struct sens_state *s, void (*run)(const struct sens
 		    (!in->run0 && sens_expect(in, s) == BP && in->kind != S_FREE))
 			continue;
 		s->umip = s->tsd = false;
+		sens_row(in, s);
 		sens_flag_rows(in, s, run);
 		if ((in->kind == S_STORE || in->kind == S_STORE_PM) && HAS_UMIP) {
 			s->umip = true;
+			sens_row(in, s);
 			sens_flag_rows(in, s, run);
 		} else if (in->kind == S_TSC) {
 			s->tsd = true;
+			sens_row(in, s);
 			sens_flag_rows(in, s, run);
 		}
 	}

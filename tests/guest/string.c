@@ -483,10 +483,108 @@ static void pop_to_the_stack(void)
 	want_equal(seen[1], 9);
 }
 
+/* ---- each instruction, size, direction and side ---- */
+
+enum { SRC = 1, DST = 2, DST_WRITE = 4, PORT = 8 };
+
+struct rep {
+	const char *name;
+	u8 prefix, op, what;
+	u8 fill,
+		other; /* of the mapped pages, of the other operand and the accumulator */
+};
+
+static u8 rep_code[16];
+static u8 rep_other[512];
+
+static void rep_build(const struct rep *r, unsigned size, bool down)
+{
+	volatile u8 *p = rep_code;
+
+	*p++ = down ? 0xfd : 0xfc;
+	if (size == 2)
+		*p++ = 0x66;
+	*p++ = r->prefix;
+	if (size == 8)
+		*p++ = 0x48;
+	*p++ = (u8)(r->op | (size > 1));
+	*p = 0xc3;
+}
+
+/* 'off': bytes of the element that faults which are still in the mapped pages. */
+static void rep_row(const struct rep *r, unsigned size, bool down, bool src, unsigned off)
+{
+	word step = down ? -(word)size : size, at, c = 10, si, di, cr2;
+	volatile u8 *edge; /* the bytes of it that are mapped */
+	bool write = !src && (r->what & DST_WRITE);
+
+	/* The element that faults is the fourth. */
+	at = down ? base - size + off : base + 2 * PAGE - off;
+	edge = (volatile u8 *)(down ? base : base + 2 * PAGE - off);
+	cr2 = down ? at : base + 2 * PAGE;
+	for (unsigned i = 0; i < 2 * PAGE; i++)
+		if (i < 64 || i >= 2 * PAGE - 64)
+			((volatile u8 *)base)[i] = r->fill;
+	for (unsigned i = 0; i < sizeof(rep_other); i++)
+		((volatile u8 *)rep_other)[i] = r->other;
+	si = src ? at - 3 * step : (word)rep_other + 256;
+	di = src ? (word)rep_other + 256 : at - 3 * step;
+	rep_build(r, size, down);
+	TRY("", "call *%[code]",
+	    : "+S"(si), "+D"(di), "+c"(c)
+	    : [code] "b"(rep_code), "a"(r->other == 0xff ? (word)-1 : 0l), "d"(0x80l)
+	    : "memory", "cc");
+	want_vector(PF, write ? 2 : 0);
+	want_equal(trap.ip, (word)rep_code + 1);
+	want_equal(trap.cr2, cr2);
+	want_equal(c, 7);
+	if (src || !(r->what & PORT))
+		want_equal(src ? si : di, at);
+	if ((r->what & (SRC | DST)) == (SRC | DST))
+		want_equal(src ? di : si, (word)rep_other + 256 + 3 * step);
+	/* Nothing of it has been stored. */
+	for (unsigned i = 0; i < off && write; i++)
+		want_equal(edge[i], r->fill);
+	if (write && !(r->what & PORT))
+		want_equal(*(volatile u8 *)(at - step), r->other);
+}
+
+static void rep_table(void)
+{
+	static const struct rep table[] = {
+		{ "REP MOVS", 0xf3, 0xa4, SRC | DST | DST_WRITE, 0x11, 0x22 },
+		{ "REP STOS", 0xf3, 0xaa, DST | DST_WRITE, 0x11, 0 },
+		{ "REP LODS", 0xf3, 0xac, SRC, 0, 0 },
+		{ "REPE SCAS", 0xf3, 0xae, DST, 0, 0 },
+		{ "REPNE SCAS", 0xf2, 0xae, DST, 0, 0xff },
+		{ "REPE CMPS", 0xf3, 0xa6, SRC | DST, 0x33, 0x33 },
+		{ "REPNE CMPS", 0xf2, 0xa6, SRC | DST, 0x33, 0x44 },
+		{ "REP INS", 0xf3, 0x6c, DST | DST_WRITE | PORT, 0x11, 0 },
+		{ "REP OUTS", 0xf3, 0x6e, SRC | PORT, 0, 0 },
+	};
+
+	map_two();
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
+		for (unsigned n = 0; n < 4 * 2 * 2; n++) {
+			const struct rep *r = &table[i];
+			unsigned size = 1u << (n & 3);
+			bool down = n & 4, src = n & 8;
+
+			if (!(r->what & (src ? SRC : DST)) || (!W64 && size == 8) ||
+			    ((r->what & PORT) && size == 8))
+				continue;
+			row("%s, %u bytes, %s, the %s faults", r->name, size,
+			    down ? "down" : "up", src ? "source" : "destination");
+			for (unsigned off = 0; off < size; off++)
+				rep_row(r, size, down, src, off);
+		}
+	unmap();
+}
+
 const struct test_case cases[] = {
 	CASE(stos_faults, "SDM 2 REP"),      CASE(movs_faults, "SDM 2 REP"),
 	CASE(scas_cmps_faults, "SDM 2 REP"), CASE(ins_outs_faults, "SDM 2 INS, OUTS"),
-	CASE(overlap, "SDM 2 MOVS"),
+	CASE(overlap, "SDM 2 MOVS"),         CASE(rep_table, "SDM 2 REP"),
 #if W64
 	CASE(address_size, "SDM 2 REP"),     CASE(cmpxchg16b, "SDM 2 CMPXCHG16B"),
 #else

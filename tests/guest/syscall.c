@@ -157,7 +157,7 @@ __asm__(".text\n"
 	"mov %rax, seen + 16(%rip)\n\t"
 	"mov %ss, %eax\n\t"
 	"mov %rax, seen + 24(%rip)\n\t"
-	"rex.w sysexit\n");
+	".byte 0x48; sysexit\n");
 #else
 __asm__(".text\n"
 	"sysenter_entry:\n\t"
@@ -234,9 +234,9 @@ static void sysenter_sysexit(void)
 	want_equal(seen[2], KCODE);
 	want_equal(seen[3], KDATA);
 #if W64
-	TRY("", "rex.w sysexit", : : "d"(0x800000000000), "c"(0l) : "memory");
+	TRY("", ".byte 0x48; sysexit", : : "d"(0x800000000000), "c"(0l) : "memory");
 	want_fault(GP, 0);
-	TRY("", "rex.w sysexit", : : "d"(0l), "c"(0x800000000000) : "memory");
+	TRY("", ".byte 0x48; sysexit", : : "d"(0l), "c"(0x800000000000) : "memory");
 	want_fault(GP, 0);
 #endif
 }

@@ -2,7 +2,7 @@
  * Hardware task switches of 32-bit protected mode: by CALL, JMP, interrupt, IRET; what
  * they save and load, and how they fail. SDM volume 3 chapter 7.
  */
-#include "rt.h"
+#include "page.h"
 
 #define SEL_A FREE_SEL        /* the other task */
 #define SEL_G (FREE_SEL + 8)  /* a task gate to it */
@@ -305,6 +305,8 @@ static void bad_state(void)
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		row("entry %u: %x at %x of the TSS is vector %u", i, table[i].val,
+		    table[i].offset, table[i].vector);
 		setup();
 		set_gdt(SEL_X,
 			descriptor(0, 0xfffff,
@@ -391,6 +393,7 @@ static void limits_of_tables(void)
 	struct table t;
 
 	setup();
+	row("limit of the TSS");
 	for (unsigned limit = 0; limit < 0x80; limit++) {
 		set_gdt(SEL_A, descriptor((u32)&other, limit,
 					  D_TYPE(9) | D_P | D_DPL(limit & 3)));
@@ -409,6 +412,7 @@ static void limits_of_tables(void)
 			u16 sel;
 		} __attribute__((packed)) p = { 0, (u16)(SEL_A | rpl) };
 
+		row("DPL %u, RPL %u", dpl, rpl);
 		make_task(&other, SEL_A, other_task);
 		set_gdt(SEL_A,
 			descriptor((u32)&other, 0x67, D_TYPE(9) | D_P | D_DPL(dpl)));
@@ -418,7 +422,7 @@ static void limits_of_tables(void)
 		else
 			want_none();
 	}
-	/* Beyond the GDT. */
+	row("beyond the GDT");
 	__asm__ volatile("sgdt %0" : "=m"(t));
 	TRY("", "lcall %0, $0", : : "i"(GDT_BYTES) : "memory");
 	want_fault(GP, GDT_BYTES);
@@ -508,6 +512,108 @@ static void double_fault_task(void)
 	reset_gate(DF);
 }
 
+/* ---- pages that are missing: SDM 3 7.3, step 5 ---- */
+
+/* By what a switch is made; IRET is from a nested task. */
+enum by { BY_CALL, BY_JMP, BY_INT, BY_IRET, BYS };
+
+static void switch_by(enum by by)
+{
+	switch (by) {
+	case BY_CALL: TRY("", "lcall %0, $0", : : "i"(SEL_A) : "memory", "cc"); break;
+	case BY_JMP: TRY("", "ljmp %0, $0", : : "i"(SEL_A) : "memory", "cc"); break;
+	case BY_INT: TRY("", "int %0", : : "i"(VEC) : "memory", "cc"); break;
+	default:
+		TRY("pushf; orl $0x4000, (%%esp); popf", "iret", : : : "memory", "cc");
+		write_flags(read_flags() & ~(word)FL_NT);
+		break;
+	}
+}
+
+/* Across the end of the first of two test pages. */
+#define STRADDLES (path.va + 0x1000 - 0x30)
+
+static void place(unsigned sel, const struct tss *from, u32 at, unsigned type)
+{
+	for (unsigned i = 0; i < 0x68; i++)
+		((volatile u8 *)at)[i] = ((const volatile u8 *)from)[i];
+	set_gdt(sel, descriptor(at, 0x67, D_TYPE(type) | D_P));
+}
+
+static void missing_pages(void)
+{
+	static const char *const names[] = { "CALL", "JMP", "INT n", "IRET" };
+	volatile u32 *entry;
+
+	setup();
+	paging_on(PAGING_32, false);
+	path_set(1, TEST_PA, ALL);
+	entry = (volatile u32 *)path.entry[1];
+	set_gate(VEC, 0, SEL_A, D_TYPE(5) | D_P | D_DPL(3), 0);
+	for (unsigned n = 0; n < BYS * 4; n++) {
+		enum by by = (enum by)(n / 4);
+		bool old = n & 2, second = n & 1;
+		u32 hole = path.va + (second ? 0x1000 : 0);
+
+		row("%s, the %s half of the %s TSS", names[by],
+		    second ? "second" : "first", old ? "old" : "new");
+		entry[0] = TEST_PA | ALL;
+		entry[1] = (TEST_PA + 0x1000) | ALL;
+		flush_tlb();
+		make_task(&other, SEL_A, other_task);
+		other.cr3 = read_cr3();
+		tss.cr3 = read_cr3();
+		if (old) {
+			place(TSS_SEL, &tss, STRADDLES, 9);
+			__asm__ volatile("ltr %w0" : : "r"(TSS_SEL));
+			*(volatile u16 *)STRADDLES = SEL_A;
+		} else {
+			place(SEL_A, &other, STRADDLES, by == BY_IRET ? 11 : 9);
+			*(volatile u16 *)&tss.link = SEL_A;
+		}
+		if (old && by == BY_IRET)
+			set_gdt(SEL_A, descriptor((u32)&other, 0x67, D_TYPE(11) | D_P));
+		entry[second] = 0;
+		flush_tlb();
+		switch_by(by);
+		/* In the old task, which is as it was. */
+		want_equal(trap.vector, PF);
+		want_equal(trap.error & 5, 0);
+		want_equal(trap.cr2 & ~0xffful, hole);
+		want_equal(trap.ip, trap.at);
+		want_equal(type_of(TSS_SEL), 0x8b);
+		want_equal(type_of(SEL_A), by == BY_IRET ? 0x8b : 0x89);
+		want_equal(seen[0], 0);
+		*(volatile u16 *)&tss.link = 0;
+		entry[0] = TEST_PA | ALL;
+		entry[1] = (TEST_PA + 0x1000) | ALL;
+		flush_tlb();
+		load_tss();
+	}
+	/* Nesting writes the link. */
+	for (unsigned by = BY_CALL; by <= BY_INT; by += BY_INT - BY_CALL) {
+		row("%s, a new TSS that is read-only", names[by]);
+		make_task(&other, SEL_A, other_task);
+		other.cr3 = read_cr3();
+		place(SEL_A, &other, path.va, 9);
+		entry[0] = TEST_PA | P;
+		flush_tlb();
+		switch_by((enum by)by);
+		want_equal(trap.vector, PF);
+		want_equal(trap.error, 3);
+		want_equal(trap.ip, trap.at);
+		want_equal(type_of(TSS_SEL), 0x8b);
+		want_equal(type_of(SEL_A), 0x89);
+		want_equal(seen[0], 0);
+		entry[0] = TEST_PA | ALL;
+		flush_tlb();
+	}
+	entry[0] = entry[1] = 0;
+	reset_gate(VEC);
+	paging_off();
+	load_tss();
+}
+
 const struct test_case cases[] = {
 	CASE(call_tss, "SDM 3 7.3"),
 	CASE(call_gate, "SDM 3 7.2.5"),
@@ -519,6 +625,7 @@ const struct test_case cases[] = {
 	CASE(bad_state, "SDM 3 table 7-1"),
 	CASE(tss_16bit, "SDM 3 7.6"),
 	CASE(limits_of_tables, "SDM 3 table 7-1"),
+	CASE(missing_pages, "SDM 3 7.3"),
 	CASE(debug_trap, "SDM 3 7.2.1"),
 	CASE(local_breakpoints, "SDM 3 17.2.4"),
 	CASE(double_fault_task, "SDM 3 6.15 #DF"),

@@ -147,11 +147,17 @@ static void put_code(void)
 	}
 }
 
-static void row(unsigned i, const struct bits *b)
+static void try_insn(unsigned i, const struct bits *b)
 {
 	const struct insn *in = &insns[i];
 	word expected = oracle(in, b), at = (word)code + PLACE * i;
 
+	/* A row for each instruction and each way that it ends. */
+	row("%s %s", in->name,
+	    expected == UD   ? "is #UD"
+	    : expected == NM ? "is #NM"
+	    : expected == GP ? "is #GP"
+			     : "runs");
 	fill_area(area, 0, 1024);
 	*(volatile u32 *)(area + b->off) = 0x1f80;
 	*(volatile u32 *)(area + 24) = 0x1f80;
@@ -199,7 +205,7 @@ static void control_bits(void)
 			continue;
 		set_bits(&b, cr0, cr4);
 		for (unsigned i = 0; i < ARRAY_SIZE(insns) && !failed(); i++)
-			row(i, &b);
+			try_insn(i, &b);
 		write_cr0(cr0);
 		write_cr4(cr4);
 	}
@@ -252,6 +258,10 @@ static void xrstor_header(void)
 	for (unsigned n = 0; n < 64 * 8; n++) {
 		bool ok = n < 64 ? has >> n & 1 : n >= 192;
 
+		row(n < 64    ? "standard form, XSTATE_BV"
+		    : n < 128 ? "standard form, XCOMP_BV"
+		    : n < 192 ? "standard form, bytes 16 to 23"
+			      : "standard form, bytes 24 to 63");
 		/* XCOMP_BV with bit 63 is the compacted form. */
 		if (n == 127)
 			continue;
@@ -268,6 +278,9 @@ static void xrstor_header(void)
 	for (unsigned n = 0; n < 64 * 8 && compact; n++) {
 		bool ok = n < 64 ? has >> n & 1 : n < 127 ? has >> (n - 64) & 1 : false;
 
+		row(n < 64    ? "compacted form, XSTATE_BV"
+		    : n < 128 ? "compacted form, XCOMP_BV"
+			      : "compacted form, bytes 16 to 63");
 		if (n == 127)
 			continue;
 		clear_area(area);
@@ -298,6 +311,7 @@ static void xrstor_header(void)
 		for (unsigned rfbm = 0; rfbm < 4; rfbm++) {
 			bool ok = n < 16 || !(rfbm & 2);
 
+			row("MXCSR, RFBM %u", rfbm);
 			clear_area(area);
 			*(volatile u32 *)(area + 24) = 1u << n;
 			*(volatile u64 *)(area + 512) = rfbm & 1 ? 3 : 0;
@@ -360,6 +374,11 @@ static void saved(void)
 			continue;
 		if (!avx)
 			rfbm &= 3;
+		row(how == 0   ? "XSAVE, RFBM %u"
+		    : how == 1 ? "XSAVEOPT, RFBM %u"
+		    : how == 2 ? "XSAVEC, RFBM %u"
+			       : "XSAVES, RFBM %u",
+		    rfbm);
 		fill_area(area, 0xee, 4096);
 		*(volatile u64 *)(area + 512) = BIT(2) | BIT(1) | BIT(0);
 		fill(avx);
@@ -446,6 +465,88 @@ static void restored(void)
 	xsave_off();
 }
 
+/* ---- the supervisor forms: SDM 1 13.11, 13.12 ---- */
+
+static word supervisor_user(word which)
+{
+	u8 *a = (u8 *)USER(area);
+
+	if (which)
+		return TRY("", "xrstors (%0)", : : "r"(a), "a"(3), "d"(0) : "memory");
+	return TRY("", "xsaves (%0)", : : "r"(a), "a"(3), "d"(0) : "memory");
+}
+
+static word xrstors(void)
+{
+	return TRY("", "xrstors (%0)", : : "r"(area), "a"(-1), "d"(-1) : "memory");
+}
+
+static void xsaves_xrstors(void)
+{
+	u64 has, v;
+
+	if (!HAS_XSAVE || !HAS(0xd, 1, a, 3)) {
+		skip("no XSAVES");
+		return;
+	}
+	xsave_on();
+	has = components();
+	row("XSAVES at CPL 3");
+	want_equal(user_run(supervisor_user, 0), GP);
+	row("XRSTORS at CPL 3");
+	want_equal(user_run(supervisor_user, 1), GP);
+	row("XRSTORS of the standard form");
+	clear_area(area);
+	want_equal(xrstors(), GP);
+	row("XRSTORS, XCOMP_BV within XCR0 and IA32_XSS");
+	for (unsigned n = 0; n < 63; n++) {
+		clear_area(area);
+		*(volatile u64 *)(area + 520) = BIT(63) | BIT(n);
+		want_equal(xrstors(), has >> n & 1 ? NONE : GP);
+	}
+	row("XRSTORS, XSTATE_BV within XCOMP_BV");
+	for (unsigned n = 0; n < 63; n++) {
+		if (!(has >> n & 1))
+			continue;
+		clear_area(area);
+		*(volatile u64 *)(area + 512) = BIT(n);
+		*(volatile u64 *)(area + 520) = BIT(63) | (BIT(n == 0));
+		want_equal(xrstors(), GP);
+	}
+	row("XRSTORS, the rest of the header");
+	for (unsigned n = 128; n < 512; n++) {
+		clear_area(area);
+		area[512 + 15] = 0x80;
+		area[512 + n / 8] |= (u8)(1 << (n & 7));
+		want_equal(xrstors(), GP);
+	}
+	row("XRSTORS, alignment");
+	TRY("", "xrstors (%0)", : : "r"(area + 8), "a"(3), "d"(0) : "memory");
+	want_fault(GP, 0);
+	row("XSAVES, alignment");
+	TRY("", "xsaves (%0)", : : "r"(area + 16), "a"(3), "d"(0) : "memory");
+	want_fault(GP, 0);
+	row("XSAVES, then XRSTORS");
+	fill(HAS(1, 0, c, 28));
+	clear_area(area);
+	__asm__ volatile("xsaves (%0)" : : "r"(area), "a"(3), "d"(0) : "memory");
+	__asm__ volatile("fninit; pxor %%xmm1, %%xmm1" : : :);
+	want_equal(xrstors(), NONE);
+	__asm__ volatile("movups %%xmm1, (%0)" : : "r"(other + 64) : "memory");
+	want_equal(((volatile u8 *)other)[64], 0x40);
+	row("IA32_XSS has the components of the leaf alone");
+	want_equal(try_rdmsr(0xda0, &v), NONE);
+	want_equal(v, 0);
+	for (unsigned n = 0; n < 64; n++) {
+		struct cpuid c = cpuid(0xd, 1);
+		u64 ok = c.c | (u64)c.d << 32;
+
+		want_equal(try_wrmsr(0xda0, BIT(n)), ok >> n & 1 ? NONE : GP);
+		wrmsr(0xda0, 0);
+	}
+	xsave_off();
+}
+
 #if W64
 /* A fault in the middle of the area leaves it as it was, or the registers. */
 static void page_faults(void)
@@ -485,6 +586,7 @@ const struct test_case cases[] = {
 	CASE(saved, "SDM 1 13.7"),
 	CASE(restored, "SDM 1 13.8"),
 	CASE(fxsave_image, "SDM 1 10.5.1"),
+	CASE(xsaves_xrstors, "SDM 1 13.11, 13.12"),
 #if W64
 	CASE(page_faults, "SDM 1 13.4.4"),
 #endif

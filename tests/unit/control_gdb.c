@@ -10,8 +10,11 @@
 #include <cmocka.h>
 
 #include "control/gdb.h"
+#include "control/gdb_monitor.h"
 #include "control/gdb_regs.h"
 #include "gdb_rig.h"
+#include "host/loop.h"
+#include "virtio/balloon.h"
 #include "x86/xsave.h"
 
 /* ---- packets ---- */
@@ -315,6 +318,48 @@ static bool shows(struct gdb_rig *r, const char *text)
 	for (size_t i = 0; text[i]; i++)
 		snprintf(hex + 2 * i, 3, "%02x", (u8)text[i]);
 	return strstr(r->out, hex) != NULL;
+}
+
+TEST(monitor_sets_the_balloon)
+{
+	struct virtio_balloon_setup setup = { .target = 0 };
+	struct phys *phys = phys_new();
+	struct loop *loop = loop_new(NULL);
+	struct gdb_monitor m = { .vm = NULL, .ram = MiB(64) };
+	char line[32], *text = NULL;
+	size_t len;
+	const struct {
+		const char *say, *answer;
+		u32 pages; /* of the target, then */
+	} steps[] = {
+		{ "balloon 48", "", 4096 },
+		{ "balloon", "from 1 to 64", 4096 },
+		{ "balloon 0", "from 1 to 64", 4096 },
+		{ "balloon 65", "from 1 to 64", 4096 },
+		{ "balloon 4x", "from 1 to 64", 4096 },
+		{ "balloon -1", "from 1 to 64", 4096 },
+		{ "balloon 64", "", 0 },
+		{ "info balloon", "balloon: actual=64", 0 },
+	};
+
+	assert_string_equal(monitor(r, "balloon 10"), "OK");
+	assert_true(shows(r, "there is no balloon"));
+	m.balloon = virtio_balloon_new(phys, loop, &setup);
+	for (unsigned i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct virtio *v = virtio_balloon_core(m.balloon);
+		FILE *out = open_memstream(&text, &len);
+
+		strcpy(line, steps[i].say);
+		gdb_monitor(&m, line, out);
+		fclose(out);
+		assert_non_null(strstr(text, steps[i].answer));
+		assert_int_equal(*steps[i].answer != 0, len != 0);
+		free(text);
+		assert_int_equal(virtio_config_read(v, 0, 4), steps[i].pages);
+	}
+	virtio_balloon_free(m.balloon);
+	loop_free(loop);
+	phys_free(phys);
 }
 
 TEST(monitor_prints)
@@ -624,6 +669,7 @@ int main(void)
 		cmocka_unit_test(bad_checksum_is_asked_for_again),
 		cmocka_unit_test(memory_is_linear_and_without_side_effects),
 		cmocka_unit_test(monitor_switches_memory),
+		cmocka_unit_test(monitor_sets_the_balloon),
 		cmocka_unit_test(monitor_prints),
 		cmocka_unit_test(info_mem_is_bounded),
 		cmocka_unit_test(description_comes_in_pieces),

@@ -459,6 +459,26 @@ FOR_ALL(nmi_comes_with_interrupts_off, 1)
 	stop(r);
 }
 
+static void tick(void *opaque, vns_t deadline)
+{
+	(void)deadline;
+	++*(unsigned *)opaque;
+}
+
+/* Nobody runs timers here, as when the host does not let the main thread run. */
+FOR_ALL(reading_the_tsc_fires_late_timers, 1)
+{
+	struct vcpu *v = vm_vcpu(r->vm, 0);
+	unsigned ticks = 0;
+	struct timer t;
+
+	timer_init(&t, r->clock, tick, &ticks);
+	timer_arm(&t, 0);
+	usleep(2000);
+	v->platform->tsc(v->platform_opaque);
+	assert_int_equal(ticks, 1);
+}
+
 /* ---- the end ---- */
 
 static void ends_soon(struct rig *r)
@@ -678,6 +698,7 @@ int main(void)
 		cmocka_unit_test(interrupt_comes_into_a_loop),
 		cmocka_unit_test(interrupt_waits_for_sti),
 		cmocka_unit_test(nmi_comes_with_interrupts_off),
+		cmocka_unit_test(reading_the_tsc_fires_late_timers),
 		cmocka_unit_test(end_stops_a_guest_that_spins),
 		cmocka_unit_test(end_stops_a_guest_that_sleeps),
 		cmocka_unit_test(first_reason_of_the_end_stays),

@@ -808,6 +808,65 @@ static void virtio_devices_are_saved(void **state)
 	clock_free(clk);
 }
 
+static unsigned count_in_tables(struct pc *pc, const char *name)
+{
+	const char *p = phys_host(pc_phys(pc), LAYOUT_ACPI, LAYOUT_ACPI_MAX, false);
+	unsigned n = 0;
+
+	for (u32 i = 0; i < LAYOUT_ACPI_MAX - 8; i++)
+		n += !memcmp(p + i, name, strlen(name));
+	return n;
+}
+
+/* Those outside PCI: their places, that ACPI names them, that they are saved. */
+static void virtio_devices_over_mmio(void **state)
+{
+	struct pcidevices_config cfg[] = {
+		{ .kind = PCIDEVICES_RNG, .name = "first", .mmio = true },
+		{ .kind = PCIDEVICES_CONSOLE,
+		  .name = "console",
+		  .ports = 2,
+		  .mmio = true },
+		{ .kind = PCIDEVICES_BALLOON,
+		  .name = "placed",
+		  .mmio = true,
+		  .place = 1 },
+		{ .kind = PCIDEVICES_RNG, .name = "last", .mmio = true, .place = 8 },
+	};
+	const struct {
+		unsigned place, id;
+	} expect[] = { { 0, 5 }, { 1, 4 }, { 2, 3 }, { 7, 4 } };
+	struct clock *clk = clock_new_manual();
+	struct error err;
+	struct rig r;
+
+	(void)state;
+	extra.virtio = cfg;
+	extra.virtios = ARRAY_SIZE(cfg);
+	memset(&r, 0, sizeof(r));
+	r.pc = make(&r, 1, MiB(16), false, clk, &err);
+	assert_non_null(r.pc);
+	for (unsigned i = 0; i < ARRAY_SIZE(expect); i++) {
+		u64 at = LAYOUT_VIRTIO_MMIO + expect[i].place * LAYOUT_VIRTIO_MMIO_STEP;
+
+		assert_int_equal(phys_load(pc_phys(r.pc), at, 4), 0x74726976);
+		assert_int_equal(phys_load(pc_phys(r.pc), at + 8, 4), expect[i].id);
+	}
+	assert_int_equal(phys_load(pc_phys(r.pc), LAYOUT_VIRTIO_MMIO + 0x3000, 4),
+			 UINT32_MAX);
+	assert_int_equal(count_in_tables(r.pc, "LNRO0005"), 4);
+	assert_non_null(pcidevices_console(pc_pcidevices(r.pc), 1));
+	expect_same_state(r.pc, r.pc);
+	assert_int_equal(pc_reset(r.pc, &err), 0);
+	expect_same_state(r.pc, r.pc);
+	pc_free(r.pc);
+	cfg[0].place = 8;
+	assert_null(make(&r, 1, MiB(16), false, clk, &err));
+	assert_non_null(strstr(err.msg, "bus=virtio-mmio-bus.7 is taken"));
+	extra.virtios = 0;
+	clock_free(clk);
+}
+
 /* Busy: timers running, interrupts pending, a UART in use; then stopped. */
 static void make_busy(struct vcpu *v, struct pc *pc)
 {
@@ -929,6 +988,7 @@ int main(void)
 		cmocka_unit_test(chips_are_left_out),
 		cmocka_unit_test(save_load_save_is_identical),
 		cmocka_unit_test(virtio_devices_are_saved),
+		cmocka_unit_test(virtio_devices_over_mmio),
 		cmocka_unit_test(stopped_machine_loads_into_another),
 		cmocka_unit_test(state_of_another_machine_is_refused),
 		cmocka_unit_test(state_tables_are_complete),

@@ -115,23 +115,28 @@ static void add(struct net_merge *m, struct sink *s, bool v6, u16 port, u32 seq,
 	net_merge_add(m, p, len);
 }
 
+static void expect_of(unsigned frames, bool v6, bool trusted,
+		      void (*what)(struct net_merge *m, struct sink *s, bool v6))
+{
+	struct sink *s = calloc(1, sizeof(*s));
+	struct net_merge *m = net_merge_new(emit, s, trusted);
+
+	expected = 0;
+	what(m, s, v6);
+	net_merge_flush(m);
+	assert_int_equal(s->segments, expected);
+	assert_int_equal(s->frames, frames);
+	net_merge_free(m);
+	for (unsigned i = 0; i < expected; i++)
+		free(s->expect[i]);
+	free(s);
+}
+
 static void expect(unsigned frames,
 		   void (*what)(struct net_merge *m, struct sink *s, bool v6))
 {
-	for (int v6 = 0; v6 < 2; v6++) {
-		struct sink *s = calloc(1, sizeof(*s));
-		struct net_merge *m = net_merge_new(emit, s);
-
-		expected = 0;
-		what(m, s, v6);
-		net_merge_flush(m);
-		assert_int_equal(s->segments, expected);
-		assert_int_equal(s->frames, frames);
-		net_merge_free(m);
-		for (unsigned i = 0; i < expected; i++)
-			free(s->expect[i]);
-		free(s);
-	}
+	for (int i = 0; i < 4; i++)
+		expect_of(frames, i & 1, i & 2, what);
 }
 
 static void run(struct net_merge *m, struct sink *s, bool v6)
@@ -188,6 +193,45 @@ static void what_does_not_follow_is_not_joined(void **state)
 	expect(5, letters);
 }
 
+struct flags {
+	unsigned count;
+	u8 of[8];
+};
+
+static void note_flags(void *opaque, struct net_frame *f)
+{
+	struct flags *n = opaque;
+
+	n->of[n->count++] = f->off.flags;
+}
+
+/* What a peer sends with a wrong checksum reaches the guest as it is. */
+static void wrong_checksums_are_left_to_the_guest(void **state)
+{
+	/* Of data, of TCP, of the addresses, of IPv4's header. */
+	static const u32 at[] = { 14 + 40 + 7, 14 + 20 + 16, 14 + 12, 14 + 8 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(at) / sizeof(*at); i++) {
+		struct flags n = { 0 };
+		struct net_merge *m = net_merge_new(note_flags, &n, false);
+
+		for (u32 k = 0; k < 3; k++) {
+			u32 len;
+			u8 *p = frame(false, 80, k * MSS, MSS, 0x10, &len);
+
+			p[at[i]] ^= k == 1 ? 0x10 : 0;
+			net_merge_add(m, p, len);
+		}
+		net_merge_flush(m);
+		assert_int_equal(n.count, 3);
+		assert_int_equal(n.of[0], NET_DATA_VALID);
+		assert_int_equal(n.of[1], 0);
+		assert_int_equal(n.of[2], NET_DATA_VALID);
+		net_merge_free(m);
+	}
+}
+
 static void ignore(void *opaque, struct net_frame *f)
 {
 	(void)opaque;
@@ -196,7 +240,7 @@ static void ignore(void *opaque, struct net_frame *f)
 
 static void garbage_passes(void **state)
 {
-	struct net_merge *m = net_merge_new(ignore, NULL);
+	struct net_merge *m = net_merge_new(ignore, NULL, true);
 	u8 buf[256];
 
 	(void)state;
@@ -217,6 +261,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(segments_are_joined),
 		cmocka_unit_test(what_does_not_follow_is_not_joined),
+		cmocka_unit_test(wrong_checksums_are_left_to_the_guest),
 		cmocka_unit_test(garbage_passes),
 	};
 

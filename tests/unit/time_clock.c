@@ -201,6 +201,40 @@ static void sleep_ns(long ns)
 	nanosleep(&ts, NULL);
 }
 
+static void catch_up_fires_what_is_late_and_wakes_the_waiter(void **state)
+{
+	enum { LATE = 1000000 };
+	struct clock *clk = clock_new_manual();
+	struct shot a;
+	unsigned wakes = 0;
+
+	(void)state;
+	shot_init(&a, clk);
+	clock_catch_up(clk, 10 * LATE); /* nothing is armed */
+	timer_arm(&a.t, 0);
+	clock_set_wake(clk, wake_count, &wakes);
+	clock_catch_up(clk, LATE);
+	assert_int_equal(a.count, 0);
+	a.rearm = 4 * LATE;
+	clock_catch_up(clk, LATE + 1);
+	assert_int_equal(a.count, 1);
+	/* Its new deadline is news to a waiter that sleeps. */
+	assert_int_equal(clock_next_deadline(clk), 4 * LATE);
+	assert_int_equal(wakes, 1);
+	clock_catch_up(clk, LATE + 1);
+	assert_int_equal(a.count, 1);
+	clock_stop(clk);
+	clock_catch_up(clk, 10 * LATE);
+	assert_int_equal(a.count, 1);
+	assert_int_equal(wakes, 1);
+	clock_start(clk);
+	timer_cancel(&a.t);
+	wakes = 0;
+	clock_catch_up(clk, 10 * LATE);
+	assert_int_equal(wakes, 0);
+	clock_free(clk);
+}
+
 static void host_clock_runs_and_stops_without_a_jump(void **state)
 {
 	struct clock *clk = clock_new();
@@ -368,6 +402,7 @@ int main(void)
 		cmocka_unit_test(callback_can_cancel_one_that_is_due_too),
 		cmocka_unit_test(rearm_replaces_and_never_cancels),
 		cmocka_unit_test(wake_when_the_earliest_deadline_gets_earlier),
+		cmocka_unit_test(catch_up_fires_what_is_late_and_wakes_the_waiter),
 		cmocka_unit_test(host_clock_runs_and_stops_without_a_jump),
 		cmocka_unit_test(epoch_is_civil_time_of_virtual_zero),
 		cmocka_unit_test(time_never_goes_back_while_others_stop_and_start),

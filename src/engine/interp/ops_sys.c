@@ -546,19 +546,49 @@ enum op_result op_wbinvd(struct vcpu *v, const struct insn *in)
 	return op_done(cpl0(v));
 }
 
-/* CLFLUSH, CLFLUSHOPT, CLWB: a byte read as far as protection goes. */
-enum op_result op_clflush(struct vcpu *v, const struct insn *in)
+/* A byte read as far as protection goes. */
+static enum op_result flush_line(struct vcpu *v, const struct insn *in,
+				 enum cpu_feature f)
 {
+	if (!cpu_has(v, f))
+		return op_ud(v);
 	return op_done(mem_probe_read(v, in->seg, ea(v, in), 1));
 }
 
-/* Prefetches never fault. */
-enum op_result op_fence(struct vcpu *v, const struct insn *in)
+enum op_result op_clflush(struct vcpu *v, const struct insn *in)
 {
-	(void)v;
-	(void)in;
+	return flush_line(v, in, FEAT_CLFSH);
+}
+
+enum op_result op_clflushopt(struct vcpu *v, const struct insn *in)
+{
+	return flush_line(v, in, FEAT_CLFLUSHOPT);
+}
+
+enum op_result op_clwb(struct vcpu *v, const struct insn *in)
+{
+	return flush_line(v, in, FEAT_CLWB);
+}
+
+static enum op_result fence(struct vcpu *v, enum cpu_feature f)
+{
+	if (!cpu_has(v, f))
+		return op_ud(v);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 	return OP_NEXT;
+}
+
+/* LFENCE and MFENCE. */
+enum op_result op_fence(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return fence(v, FEAT_SSE2);
+}
+
+enum op_result op_sfence(struct vcpu *v, const struct insn *in)
+{
+	(void)in;
+	return fence(v, FEAT_SSE);
 }
 
 enum op_result op_serialize(struct vcpu *v, const struct insn *in)

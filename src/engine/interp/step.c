@@ -13,6 +13,7 @@
 #include "x86/cr.h"
 #include "x86/debugger.h"
 #include "x86/except.h"
+#include "x86/msr.h"
 #include "x86/stats.h"
 
 bool step_deliver(struct vcpu *v)
@@ -61,7 +62,10 @@ static enum step step_debug(struct vcpu *v)
 	return step_deliver(v) ? STEP_ON : STEP_SHUTDOWN;
 }
 
-/* Traps of the instruction that was just completed; 'jumped': INTO was taken. */
+/*
+ * Traps of the instruction that was just completed; 'jumped': it went elsewhere, and INTO
+ * was taken. With DEBUGCTL.BTF only such ones are stepped (SDM 3 section 17.4.3).
+ */
 static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf, bool jumped)
 {
 	/* SYSCALL masks TF first: its trap is decided by the new flags. */
@@ -69,6 +73,7 @@ static enum step step_traps(struct vcpu *v, const struct insn *in, bool tf, bool
 		tf = v->flags & RFLAGS_TF;
 	/* After MOV SS there is no single-step trap; other traps wait for the next
 	 * instruction. */
+	tf = tf && (jumped || !(v->msr[MSRI_DEBUGCTL] & DEBUGCTL_BTF));
 	if (tf && !(jumped && clears_tf(in)) && !(v->shadow & SHADOW_MOVSS))
 		v->pending_db |= DR6_BS;
 	if (!v->pending_db || (v->shadow & SHADOW_MOVSS))

@@ -385,10 +385,10 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 	case ZYDIS_MNEMONIC_STC:
 	case ZYDIS_MNEMONIC_CMC:
 	case ZYDIS_MNEMONIC_CMPXCHG:
-	case ZYDIS_MNEMONIC_XADD:
+	case ZYDIS_MNEMONIC_XADD: return true;
 	case ZYDIS_MNEMONIC_LFENCE:
-	case ZYDIS_MNEMONIC_MFENCE:
-	case ZYDIS_MNEMONIC_SFENCE: return true;
+	case ZYDIS_MNEMONIC_MFENCE: return cpu_has(v, FEAT_SSE2);
+	case ZYDIS_MNEMONIC_SFENCE: return cpu_has(v, FEAT_SSE);
 	/* With REX.B it may be XCHG; with other CPUs to wait for, the interpreter counts
 	 * them. */
 	case ZYDIS_MNEMONIC_PAUSE: return in->rm != 8 && !v->relax;

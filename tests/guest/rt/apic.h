@@ -104,6 +104,12 @@ static inline void ioapic_route(unsigned pin, u32 low, u8 apic_id)
 	ioapic_write(0x10 + 2 * pin, low);
 }
 
+/* The test device of the runner's machine: levels of interrupt lines 0 to 23, at both. */
+static inline void line_set(unsigned gsi, bool level)
+{
+	outb((u16)(0x2000 + gsi), level);
+}
+
 /* All masked, vectors from 20h on. */
 static inline void pic_init(u8 mask_master, u8 mask_slave)
 {
@@ -126,6 +132,20 @@ static inline void wait_ms(unsigned ms)
 
 	while (inl(0x608) - start < ms * 3580)
 		;
+}
+
+static inline void sti_nop(void);
+
+/*
+ * Let interrupts in until *n is that, for a second at most: the host's thread that fires
+ * timers may be late.
+ */
+static inline void await(volatile unsigned *n, unsigned least)
+{
+	u32 start = inl(0x608);
+
+	while (*n < least && inl(0x608) - start < 3579545)
+		sti_nop();
 }
 
 static inline void sti_hlt(void)

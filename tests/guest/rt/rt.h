@@ -83,7 +83,15 @@ struct test_case {
 /* Every guest defines this; a NULL name ends it. The command line picks one by name. */
 extern const struct test_case cases[];
 
-/* The first of a case counts. At any privilege level. */
+/*
+ * A table of the manual is walked row by row: what follows, to the next row() or the end
+ * of the case, is one situation that the manual tells apart, with its own expected
+ * outcome. Its name says which; rows of one name are one. It is these that are counted as
+ * cases, a test_case without rows as one. What only varies operands within a row, or
+ * multiplies all with all, is checks and matrix rows. At CPL 0, from C.
+ */
+void row(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+/* The first of a row counts. At any privilege level. */
 void fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void skip(const char *why);
 /* And end the guest. */
@@ -411,6 +419,7 @@ bool cpu_is_amd(void);
 #define HAS_PKS                  HAS(7, 0, c, 31)
 #define HAS_SYSCALL              HAS(0x80000001, 0, d, 11)
 #define HAS_NX                   HAS(0x80000001, 0, d, 20)
+#define HAS_LM                   HAS(0x80000001, 0, d, 29)
 #define HAS_1G                   HAS(0x80000001, 0, d, 26)
 #define HAS_RDTSCP               HAS(0x80000001, 0, d, 27)
 

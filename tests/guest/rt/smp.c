@@ -114,13 +114,20 @@ bool smp_restart_at(unsigned n, u8 vector)
 	return came_up(n, 500);
 }
 
+/* Leaf 1 has the IDs that are set aside, a power of two. */
+unsigned smp_count(void)
+{
+	if (cpuid(0, 0).a >= 0xb && cpuid(0xb, 1).b)
+		return cpuid(0xb, 1).b & 0xffff;
+	return cpuid(1, 0).b >> 16 & 0xff;
+}
+
 unsigned smp_start(void)
 {
 	if (cpus > 1)
 		return cpus;
 	lapic_write(LAPIC_SVR, SVR_ENABLE | 0xff);
-	while (cpus < CPUS_MAX && cpus < (cpuid(1, 0).b >> 16 & 0xff) &&
-	       smp_restart_at(cpus, SMP_START))
+	while (cpus < CPUS_MAX && cpus < smp_count() && smp_restart_at(cpus, SMP_START))
 		cpus++;
 	return cpus;
 }

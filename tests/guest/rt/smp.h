@@ -10,6 +10,8 @@
 
 /* Start those that answer; how many CPUs there are, this one counted. */
 unsigned smp_start(void);
+/* What CPUID says. */
+unsigned smp_count(void);
 /* Let CPU n run fn(arg), and do not wait. It has IF = 0 and its own stack; no TRY there.
  */
 void smp_run(unsigned n, void (*fn)(word arg), word arg);
