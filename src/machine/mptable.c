@@ -85,9 +85,12 @@ static void cpus(struct mp *m, const struct acpi_config *cfg)
 	}
 }
 
+/*
+ * The PICs are at pin 0 too. That is not told, as in the MADT: Linux warns of a pin that
+ * is reported and not set up, and firmware sets up LINT0 alone.
+ */
 static void irqs(struct mp *m, const struct acpi_config *cfg)
 {
-	irq(m, false, INT_EXTINT, CONFORMS, BUS_ISA, 0, cfg->ioapic_id, 0);
 	for (u8 i = 0; i < 16; i++) {
 		if (i == 2)
 			continue;

@@ -25,7 +25,9 @@
 #define VNS_MAX_SANE (INT64_C(1) << 62)
 
 /* So late the thread that waits for timers may be before others help. */
-#define CATCH_UP_NS 1000000
+#define CATCH_UP_NS  1000000
+/* So many timers they fire at once, about as many as there are chips. */
+#define CATCH_UP_MAX 8
 
 struct clock {
 	/* Time words, see clock_now(). */
@@ -330,15 +332,36 @@ vns_t clock_run_timers(struct clock *clk)
 	return next;
 }
 
+/*
+ * One after the other, unlike clock_run_timers(): a thread that is about to lose its CPU
+ * holds up no more than one.
+ */
 void clock_catch_up(struct clock *clk, vns_t now)
 {
 	/* VNS_NEVER is the largest time, so that this does not wrap. */
 	if (likely(now - __atomic_load_n(&clk->first, __ATOMIC_RELAXED) <= CATCH_UP_NS))
 		return;
-	clock_run_timers(clk);
-	/* Nobody has told the waiter what was armed in there. */
-	pthread_mutex_lock(&clk->lock);
-	wake_unlock(clk, clk->armed);
+	for (unsigned n = 0; n < CATCH_UP_MAX; n++) {
+		void (*fire)(void *, vns_t);
+		struct timer *t;
+		vns_t deadline;
+		void *opaque;
+
+		pthread_mutex_lock(&clk->lock);
+		t = clk->armed;
+		if (earliest(clk) > now) {
+			pthread_mutex_unlock(&clk->lock);
+			return;
+		}
+		deadline = t->deadline;
+		fire = t->fire;
+		opaque = t->opaque;
+		list_remove(t);
+		t->deadline = VNS_NEVER;
+		note_first(clk);
+		pthread_mutex_unlock(&clk->lock);
+		fire(opaque, deadline);
+	}
 }
 
 void clock_set_wake(struct clock *clk, void (*wake)(void *opaque), void *opaque)

@@ -83,8 +83,9 @@ vns_t clock_next_deadline(struct clock *clk);
  */
 vns_t clock_run_timers(struct clock *clk);
 /*
- * Fire what should have fired a millisecond before 'now': for a thread without locks that
- * has just read the time, when the host does not let the waiting thread run.
+ * Fire what is due if the first should have fired a millisecond before 'now': for a
+ * thread without locks that has just read the time, when the host does not let the
+ * waiting thread run. A few timers at most.
  */
 void clock_catch_up(struct clock *clk, vns_t now);
 /*

@@ -10,7 +10,8 @@
  * edge. After power-up no counter counts, OUT is high (data sheet: undefined). Counter 1
  * (DRAM refresh) drives nothing; the refresh toggle of port 61h has its usual period.
  * Deviation: OUT 0 in mode 2 is low for less than a microsecond; the interrupt line shows
- * that as a short low pulse at its end. Periods below LATE_MIN_GAP (100 us) reach the
+ * that as a short low pulse at its end. A read of OUT 2 may be late once, see held_up().
+ * Periods below LATE_MIN_GAP (100 us) reach the
  * interrupt line as one edge per 100 us, see time/lateness.h.
  *
  * Lock: pit->lock covers s and armed; taken on vCPU threads and the timer thread, and
@@ -46,6 +47,11 @@ enum { RW_LATCH, RW_LSB, RW_MSB, RW_BOTH };
 
 /* Counter 1 as every BIOS programs it: a refresh each 18 CLK (15.09 us). */
 #define REFRESH_CLK 18
+
+/* What held_up() takes for a loop that reads port 61h: so many reads, none later than
+ * this (20 us) after the one before. */
+#define POLLS    16
+#define POLL_CLK 24
 
 #define CLK_NEVER UINT64_MAX
 /* Bound for streams; beyond what the clock can count. */
@@ -97,6 +103,10 @@ struct pit {
 	struct timer timer;
 	vns_t armed; /* what the timer is armed for */
 	bool cut;
+	/* See held_up(). Not in the state: to forget it does no harm. */
+	u64 polled_clk;
+	u8 polls;
+	bool polled_out;
 };
 
 /* CLK pulses that have passed at t. */
@@ -655,6 +665,24 @@ static void pit_write(void *dev, u64 off, u64 val, unsigned size)
 
 const struct io_ops pit_ops = { .read = pit_read, .write = pit_write, .sizes = IO_1 };
 
+/*
+ * Whether OUT 2 rose while the host held up a loop that reads it all the time. The loop
+ * measures another clock: Linux takes the TSC's frequency from its last look at it
+ * before the read that shows OUT 2 high, does not see a pause between the two, and had a
+ * clock 50 times too fast. So the read counts as one before the pause: the next look
+ * then shows the pause, and the next read OUT 2.
+ */
+static bool held_up(struct pit *p, u64 k, bool out)
+{
+	bool dense = k - p->polled_clk <= POLL_CLK;
+	bool held = !dense && p->polls == POLLS && out && !p->polled_out;
+
+	p->polls = dense ? (u8)MIN(p->polls + 1, POLLS) : 0;
+	p->polled_clk = k;
+	p->polled_out = out && !held;
+	return held;
+}
+
 static u64 port61_read(void *dev, u64 off, unsigned size)
 {
 	struct pit *p = dev;
@@ -669,7 +697,7 @@ static u64 port61_read(void *dev, u64 off, unsigned size)
 	val = p->s.port61;
 	if (k / REFRESH_CLK & 1)
 		val |= P61_REFRESH;
-	if (out)
+	if (!held_up(p, k, out) && out)
 		val |= P61_OUT2;
 	pthread_mutex_unlock(&p->lock);
 	return val;

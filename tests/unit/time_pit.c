@@ -375,6 +375,40 @@ static void port61_gates_counter_2_and_toggles_refresh(void **state)
 	assert_int_equal(toggles, 100);
 }
 
+static void poll(struct bench *b, unsigned from, unsigned n)
+{
+	for (unsigned k = from; k < from + n; k++) {
+		go(b, k);
+		assert_int_equal(in(b, 0x61) & 0x20, 0);
+	}
+}
+
+static void loop_that_the_host_held_up_sees_the_pause_before_out_2(void **state)
+{
+	struct bench *b = *state;
+
+	program(b, 2, 0, 1000);
+	out(b, 0x61, 1);
+	poll(b, 1, 100);
+	go(b, 5000);
+	assert_int_equal(in(b, 0x61) & 0x20, 0);
+	assert_true(pit_out(b->pit, 2));
+	assert_int_equal(in(b, 0x61) & 0x20, 0x20);
+	go(b, 6000);
+	assert_int_equal(in(b, 0x61) & 0x20, 0x20);
+
+	/* Neither one that is not held up, */
+	program(b, 2, 0, 1000);
+	poll(b, 6900, 100);
+	go(b, 7001);
+	assert_int_equal(in(b, 0x61) & 0x20, 0x20);
+	/* nor one that looks now and then. */
+	program(b, 2, 0, 1000);
+	poll(b, 7500, 10);
+	go(b, 9000);
+	assert_int_equal(in(b, 0x61) & 0x20, 0x20);
+}
+
 static void illegal_count_of_1_raises_nothing(void **state)
 {
 	struct bench *b = *state;
@@ -854,6 +888,7 @@ int main(void)
 		TEST(reads_and_writes_of_two_bytes_interleave),
 		TEST(bcd_counts_in_decimal),
 		TEST(port61_gates_counter_2_and_toggles_refresh),
+		TEST(loop_that_the_host_held_up_sees_the_pause_before_out_2),
 		TEST(illegal_count_of_1_raises_nothing),
 		TEST(short_periods_reach_the_line_once_per_100_us),
 		TEST(late_edges_are_caught_up_one_at_a_time),
