@@ -415,15 +415,10 @@ static bool claim_sipi(struct vcpu *v)
 static void take_sipi(struct cpu *c)
 {
 	struct vcpu *v = &c->v;
-	u8 vector;
 
 	if (v->activity != ACT_WAIT_SIPI)
 		return;
-	vector = lapic_sipi_vector(c->lapic);
-	v->seg[CS].sel = (u16)(vector << 8);
-	v->seg[CS].base = (u32)vector << 12;
-	v->rip = 0;
-	v->activity = ACT_RUNNING;
+	vcpu_sipi(v, lapic_sipi_vector(c->lapic));
 	vcpu_sync(v);
 }
 

@@ -271,10 +271,10 @@ static void rtc_interrupts(void)
 	ioapic_route(8, LVT_MASKED, 0);
 }
 
-/* When the next edge came, in *slack how exactly that is known. */
-static u32 next_edge(u32 *slack)
+/* When the next edge behind 'last' came, to *slack how exactly that is known. */
+static u32 next_edge(u32 last, u32 *slack)
 {
-	u32 start = pm_now(), before, now = start;
+	u32 start = last, before, now = start;
 
 	do {
 		before = now;
@@ -304,10 +304,9 @@ static void rates(void)
 		}
 		/* For half a second. */
 		while (pm_now() - begin < 1789772) {
-			u32 slack = 0, first = next_edge(&slack), got;
+			u32 slack = 0, first = next_edge(pm_now(), &slack), got;
 
-			(void)next_edge(&slack);
-			got = next_edge(&slack) - first;
+			got = next_edge(next_edge(first, &slack), &slack) - first;
 			if (slack > period / 4 + 80)
 				continue;
 			want(got + slack >= 2 * period && got <= 2 * period + slack);

@@ -49,8 +49,18 @@ static void *press(void *arg)
 {
 	struct runner *r = arg;
 
-	nanosleep(&(struct timespec){ .tv_nsec = 200000000 }, NULL);
-	pc_press_power(r->pc);
+	/* Again and again: it may not be asleep yet. */
+	for (unsigned i = 0; i < 100; i++) {
+		bool done;
+
+		nanosleep(&(struct timespec){ .tv_nsec = 200000000 }, NULL);
+		pthread_mutex_lock(&r->lock);
+		done = r->done;
+		pthread_mutex_unlock(&r->lock);
+		if (done)
+			break;
+		pc_press_power(r->pc);
+	}
 	return NULL;
 }
 

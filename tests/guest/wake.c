@@ -156,6 +156,7 @@ __asm__(".text\n"
 	"jmp 1b\n"
 	".section .rodata\n"
 	"wake_begin:\n\t"
+	"ud2; ud2; ud2; ud2\n\t" /* the vector is behind them */
 	".code16\n\t"
 	"mov %cs, %bx\n\t"
 	"mov %bx, %ds\n\t"
@@ -228,7 +229,7 @@ static void suspend(void)
 	ioapic_write(0x10 + 2 * 20, LVT_MASKED | 0x61);
 	pic_init(0x5a, 0xff);
 	outw(0x602, 0x100); /* the power button's event */
-	*(volatile u32 *)(word)(facs + 12) = AT;
+	*(volatile u32 *)(word)(facs + 12) = AT + 8;
 	print("press\n");
 	sleep_now();
 	load_gdt();

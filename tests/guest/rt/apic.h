@@ -137,14 +137,14 @@ static inline void wait_ms(unsigned ms)
 static inline void sti_nop(void);
 
 /*
- * Let interrupts in until *n is that, for a second at most: the host's thread that fires
+ * Let interrupts in until *n is that, for seconds at most: the host's thread that fires
  * timers may be late.
  */
 static inline void await(volatile unsigned *n, unsigned least)
 {
 	u32 start = inl(0x608);
 
-	while (*n < least && inl(0x608) - start < 3579545)
+	while (*n < least && inl(0x608) - start < 8 * 3579545)
 		sti_nop();
 }
 

@@ -114,12 +114,18 @@ bool smp_restart_at(unsigned n, u8 vector)
 	return came_up(n, 500);
 }
 
-/* Leaf 1 has the IDs that are set aside, a power of two. */
+bool smp_count_is_exact(void)
+{
+	return (cpuid(0, 0).a >= 0xb && cpuid(0xb, 1).b) || cpu_is_amd();
+}
+
 unsigned smp_count(void)
 {
 	if (cpuid(0, 0).a >= 0xb && cpuid(0xb, 1).b)
 		return cpuid(0xb, 1).b & 0xffff;
-	return cpuid(1, 0).b >> 16 & 0xff;
+	if (cpu_is_amd())
+		return (cpuid(0x80000008, 0).c & 0xff) + 1;
+	return HAS(1, 0, d, 28) ? cpuid(1, 0).b >> 16 & 0xff : 1;
 }
 
 unsigned smp_start(void)

@@ -10,8 +10,9 @@
 
 /* Start those that answer; how many CPUs there are, this one counted. */
 unsigned smp_start(void);
-/* What CPUID says. */
+/* What CPUID says: exactly, or the IDs that are set aside, a power of two. */
 unsigned smp_count(void);
+bool smp_count_is_exact(void);
 /* Let CPU n run fn(arg), and do not wait. It has IF = 0 and its own stack; no TRY there.
  */
 void smp_run(unsigned n, void (*fn)(word arg), word arg);
