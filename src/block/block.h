@@ -71,6 +71,7 @@ struct block_req {
 		void *owner;
 		struct block_range range;
 		int ret;
+		u8 state; /* pool.h */
 	} p;
 };
 
