@@ -97,6 +97,12 @@ class Guest:
         out = self.wait_for(rb"[\r\n]done\r")
         return out or "(nothing) " + self.text.decode(errors="replace")[-1000:]
 
+    def clock(self):
+        """The guest's seconds since it started, and ours."""
+        out = self.run("cut -d ' ' -f 1 /proc/uptime")
+        m = re.search(r"[\r\n](\d+\.\d+)\r", out)
+        return (float(m.group(1)) if m else -1), time.monotonic() - self.began
+
     def end(self, limit=LIMIT):
         """The exit status, once it has switched itself off."""
         self.wait_for(rb"reboot: Power down", limit)
@@ -259,6 +265,7 @@ def use(program, umbra, image, tmp, name, card):
     if not took:
         return g.kill()
     print("# %.1f s, %.1f s of CPU" % took, flush=True)
+    clock = g.clock()
     # Where something is still starting this waits for it.
     out = g.run("systemctl is-system-running --wait; systemctl --failed --no-legend --plain | sed s/^/b''ad:/")
     check("nothing_has_failed", "running" in out and "bad:" not in out, out)
@@ -286,6 +293,10 @@ def use(program, umbra, image, tmp, name, card):
         b"hello from a package\nconfigure\n"), r)
     r = ssh.run("ping -c 2 -W 5 10.0.2.2")
     check("ping", r.returncode == 0, r)
+    later = g.clock()
+    check("keeps_time", clock[0] < clock[1] + 0.5 and
+          abs(later[0] - clock[0] - (later[1] - clock[1])) < 0.5 + 0.01 * (later[1] - clock[1]),
+          (clock, later, g.run("dmesg | grep -i -e tsc -e clocksource -e calibr")))
     g.type("reboot")
     check("reboots", g.wait_for(rb"reboot: Restarting system") and g.login(), g.text[-2000:])
     out = g.run("md5sum <g; umbra-hello")
