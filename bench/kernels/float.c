@@ -7,6 +7,7 @@
  */
 #include <math.h>
 #include <string.h>
+#include <sys/platform/x86.h>
 
 #include "kernels.h"
 
@@ -161,16 +162,14 @@ static u64 vectors(u64 n, void (*step)(v8f *p, v8i *q))
 
 static u64 avx2(u64 n)
 {
-	__builtin_cpu_init();
-	if (!__builtin_cpu_supports("avx2"))
+	if (!CPU_FEATURE_ACTIVE(AVX2))
 		skip("this CPU has no AVX2");
 	return vectors(n, avx2_step);
 }
 
 static u64 fma_(u64 n)
 {
-	__builtin_cpu_init();
-	if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+	if (!CPU_FEATURE_ACTIVE(AVX2) || !CPU_FEATURE_ACTIVE(FMA))
 		skip("this CPU has no AVX2 and FMA");
 	return vectors(n, fma_step);
 }

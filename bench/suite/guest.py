@@ -276,13 +276,16 @@ def install_programs(top, root):
         if not path.endswith(".c"):
             shutil.copy(path, root + "/bench")
     kernels = [p for p in in_folder(bench + "/kernels") if p.endswith(".c")]
-    compile_program(root + "/bench/kernel", kernels, "-static", "-pthread", "-lm")
+    compile_program(root + "/bench/kernel", kernels, "-pthread", "-lm")
     libcrypto = command(["find", root, "-name", "libcrypto.so.3"]).decode().split()[0]
     compile_program(root + "/bench/crypto", [bench + "/programs/crypto.c", libcrypto])
     compile_program(root + "/init", [bench + "/guest/runner.c"], "-static")
 
 
-SMALL = ("init", "bench", "bench/kernel", "bench/script.sh", "dev", "proc", "sys", "tmp", "bin", "root", "run")
+LIB = "lib/x86_64-linux-gnu"
+SMALL = ("init", "bench", "bench/kernel", "bench/script.sh", "dev", "proc", "sys", "tmp", "bin", "root", "run",
+         "lib", LIB, LIB + "/ld-linux-x86-64.so.2", LIB + "/libc.so.6", LIB + "/libm.so.6",
+         "lib64", "lib64/ld-linux-x86-64.so.2")
 
 
 def in_small(root):

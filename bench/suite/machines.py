@@ -28,10 +28,12 @@ def cpu_ns(pid):
     # Linux's clock number for the CPU time of a process: time(7), clock_getcpuclockid(3).
     total = time.clock_gettime_ns((~pid << 3) | 2)
     try:
-        with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
-            return total + sum(cpu_ns(int(child)) for child in f.read().split())
+        for thread in os.listdir("/proc/%d/task" % pid):
+            with open("/proc/%d/task/%s/children" % (pid, thread)) as f:
+                total += sum(cpu_ns(int(child)) for child in f.read().split())
     except OSError:
-        return total
+        pass
+    return total
 
 
 class Machine:
