@@ -26,6 +26,7 @@
 #include "control/guest.h"
 #include "control/session.h"
 #include "cpu/hostcpu.h"
+#include "engine/direct/direct.h"
 #include "host/execmem.h"
 #include "x86/cpuid.h"
 #include "x86/features.h"
@@ -89,6 +90,7 @@ close_fd:
 
 static void check_engines(void)
 {
+	struct error why = { 0 };
 	struct finding f;
 
 	printf("Engines\n");
@@ -101,6 +103,11 @@ static void check_engines(void)
 		else
 			printf("  yes  %-12s %s\n", e->engine->name, e->text);
 	}
+	if (direct_probe(&why))
+		printf("  no   %-12s %s\n", "direct", why.msg);
+	else
+		printf("  yes  %-12s %s\n", "direct",
+		       "user code on the processor itself, part of translate");
 	check_kvm(&f);
 	printf("  no   %-12s %s\n", "kvm", f.text);
 }

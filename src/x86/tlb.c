@@ -243,4 +243,6 @@ void tlb_protect_code(struct vcpu *v, gpa_t page)
 			t->entry[l->slot[n]].write = tlb_none(l->slot[n]);
 		}
 	}
+	if (v->code_protected)
+		v->code_protected(v, page & PAGE_MASK);
 }

@@ -175,6 +175,9 @@ struct vcpu {
 	u32 pauses; /* PAUSE instructions since then */
 	/* Engine: an entry with copies changes or goes: make 'copies' 0. */
 	void (*tlb_dropped)(struct vcpu *v, struct tlb_info *info);
+	/* Engine: this guest-physical page becomes code: whatever else than the TLB lets
+	 * this CPU write there must not any more. May be NULL. */
+	void (*code_protected)(struct vcpu *v, u64 page);
 	/* Engine: move live vector state to v->xsave. Called through vcpu_park(). */
 	void (*vec_park)(struct vcpu *v);
 	struct native *native;    /* stubs for vector and x87 instructions

@@ -206,6 +206,25 @@ static bool fail(const struct vcpu *v, struct walk *w, enum access acc, enum mmu
 	return false;
 }
 
+/* The address and attributes of a page. */
+static void found(const struct vcpu *v, gva_t va, struct walk *w, enum paging_mode mode,
+		  unsigned shift, u64 entry)
+{
+	u64 addr;
+
+	if (mode == PAGING_32) {
+		addr = (u32)entry & (u32) ~(BIT(shift) - 1);
+		if (shift == 22)
+			addr |= bits_get(entry, 20, 13) << 32;
+	} else {
+		addr = entry & BITS(51, shift);
+	}
+	w->gpa = addr | (va & (BIT(shift) - 1));
+	w->page_shift = (u8)shift;
+	w->dirty = entry & PTE_D;
+	w->global = (entry & PTE_G) && (v->cr4 & CR4_PGE);
+}
+
 /* Check the leaf, set its A and D, fill in the result. */
 static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
 		   struct walk *w, enum paging_mode mode, unsigned shift, u64 entry,
@@ -214,7 +233,6 @@ static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
 	unsigned size = formats[mode].entry_size;
 	unsigned denied = pkey_denied(v, mode, w->user, idx == MMU_USER, entry);
 	unsigned rights = rights_of(v, idx, w->user, writable, nx);
-	u64 addr;
 
 	w->key = w->user ? (u8)bits_get(entry, 62, 59) : 0;
 	w->rights = (u8)(rights & ~denied);
@@ -230,17 +248,7 @@ static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
 		*again = true;
 		return false;
 	}
-	if (mode == PAGING_32) {
-		addr = (u32)entry & (u32) ~(BIT(shift) - 1);
-		if (shift == 22)
-			addr |= bits_get(entry, 20, 13) << 32;
-	} else {
-		addr = entry & BITS(51, shift);
-	}
-	w->gpa = addr | (va & (BIT(shift) - 1));
-	w->page_shift = (u8)shift;
-	w->dirty = entry & PTE_D;
-	w->global = (entry & PTE_G) && (v->cr4 & CR4_PGE);
+	found(v, va, w, mode, shift, entry);
 	return true;
 }
 
@@ -311,6 +319,40 @@ bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct wa
 			return true;
 	} while (again);
 	return false;
+}
+
+bool walk_look(struct vcpu *v, gva_t va, enum mmu_idx idx, struct walk *w)
+{
+	enum paging_mode mode = v->paging;
+	const struct format *f = &formats[mode];
+	unsigned shift = f->top_shift;
+	gpa_t table = v->cr3 & BITS(51, 12);
+	bool writable = true, nx = false;
+
+	if (mode < PAGING_4LEVEL)
+		return false;
+	w->user = true;
+	for (;; shift -= f->index_bits) {
+		u64 index = (va >> shift) & (BIT(f->index_bits) - 1);
+		const u64 *host = phys_host(v->phys, table + index * 8, 8, false);
+		u64 entry = host ? __atomic_load_n(host, __ATOMIC_RELAXED) : 0;
+		bool leaf = is_leaf(v, mode, shift, entry);
+
+		if (!(entry & PTE_P) || !(entry & PTE_A) ||
+		    (entry & reserved_bits(v, mode, shift, leaf)))
+			return false;
+		writable &= !!(entry & PTE_W);
+		w->user &= !!(entry & PTE_U);
+		nx |= !!(entry & PTE_NX);
+		table = entry & BITS(51, 12);
+		if (!leaf)
+			continue;
+		w->key = w->user ? (u8)bits_get(entry, 62, 59) : 0;
+		w->rights = (u8)(rights_of(v, idx, w->user, writable, nx) &
+				 ~pkey_denied(v, mode, w->user, idx == MMU_USER, entry));
+		found(v, va, w, mode, shift, entry);
+		return true;
+	}
 }
 
 bool walk_peek(struct vcpu *v, gva_t va, gpa_t *gpa)

@@ -30,6 +30,12 @@ enum paging_mode paging_mode(const struct vcpu *v);
  */
 bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct walk *w);
 
+/*
+ * What a walk would find, without setting A and D: w->rights says what this mmu_idx may
+ * do. False: not mapped, or A is not set yet everywhere.
+ */
+bool walk_look(struct vcpu *v, gva_t va, enum mmu_idx idx, struct walk *w);
+
 /* The same without setting A and D and without permission checks: debuggers. False: not
  * mapped. */
 bool walk_peek(struct vcpu *v, gva_t va, gpa_t *gpa);

@@ -20,5 +20,5 @@ extern const struct engine engine_check;
  * block; so little code memory that it is full all the time; no operand ever found by
  * translated code.
  */
-extern const struct engine engine_translate_eager, engine_translate_one,
-	engine_translate_tiny, engine_translate_slow;
+extern const struct engine engine_translate_direct, engine_translate_eager,
+	engine_translate_one, engine_translate_tiny, engine_translate_slow;

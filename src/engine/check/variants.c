@@ -16,25 +16,38 @@
 
 static int eager_open(struct vcpu *v, struct error *err)
 {
-	return translate_open(v, &(struct translate_options){ .eager = true }, err);
+	return translate_open(
+		v, &(struct translate_options){ .eager = true, .undirect = true }, err);
+}
+
+static int direct_open(struct vcpu *v, struct error *err)
+{
+	return translate_open(v, &(struct translate_options){ .direct = true }, err);
 }
 
 static int one_open(struct vcpu *v, struct error *err)
 {
-	return translate_open(
-		v, &(struct translate_options){ .one = true, .eager = true }, err);
+	return translate_open(v,
+			      &(struct translate_options){
+				      .one = true, .eager = true, .undirect = true },
+			      err);
 }
 
 static int tiny_open(struct vcpu *v, struct error *err)
 {
-	return translate_open(
-		v, &(struct translate_options){ .code_size = TINY, .eager = true }, err);
+	return translate_open(v,
+			      &(struct translate_options){ .code_size = TINY,
+							   .eager = true,
+							   .undirect = true },
+			      err);
 }
 
 static int slow_open(struct vcpu *v, struct error *err)
 {
-	return translate_open(
-		v, &(struct translate_options){ .slow = true, .eager = true }, err);
+	return translate_open(v,
+			      &(struct translate_options){
+				      .slow = true, .eager = true, .undirect = true },
+			      err);
 }
 
 #define VARIANT(id, text, open)                                                          \
@@ -49,6 +62,7 @@ static int slow_open(struct vcpu *v, struct error *err)
 		.push = translate_push,                                                  \
 	}
 
+VARIANT(direct, "translate-direct", direct_open);
 VARIANT(eager, "translate-eager", eager_open);
 VARIANT(one, "translate-one", one_open);
 VARIANT(tiny, "translate-tiny", tiny_open);

@@ -17,6 +17,7 @@
 
 #include "base/alloc.h"
 #include "cpu/events.h"
+#include "engine/direct/direct.h"
 #include "engine/interp/interp.h"
 #include "engine/interp/native.h"
 #include "engine/interp/step.h"
@@ -484,6 +485,8 @@ static void sample(struct translator *t)
 	struct code_page *p;
 
 	t->samples++;
+	if (t->direct)
+		direct_sample(t->direct, v->cpl == 3);
 	if (!translatable(v) || w->entry[slot].exec != tlb_tag(v->rip & PAGE_MASK))
 		return;
 	p = block_page(&t->cache, w->info[slot].gpa);
@@ -638,14 +641,36 @@ static struct tr_code *code_of(struct translator *t, struct block *b)
 	return b->code;
 }
 
+/* Let user code run directly where that pays. True: it has. */
+static bool run_direct(struct translator *t, enum step *s)
+{
+	struct vcpu *v = t->v;
+	bool user = v->cpl == 3;
+
+	if (user && !t->was_user)
+		direct_note_trap(t->direct);
+	t->was_user = user;
+	if (!user || !direct_wanted(t->direct))
+		return false;
+	switch (direct_run(t->direct, &t->kicked)) {
+	case DIRECT_ON: *s = STEP_ON; break;
+	case DIRECT_STEP: *s = step_one(v, &t->cache); break;
+	default: *s = STEP_FAILED; break;
+	}
+	return true;
+}
+
 static enum step run_one(struct translator *t)
 {
 	struct tr_link *link = t->f->link;
 	struct vcpu *v = t->v;
 	struct tr_code *code;
 	struct block *b;
+	enum step s;
 
 	t->f->link = NULL;
+	if (t->direct && run_direct(t, &s))
+		return s;
 	if (unlikely(v->shadow || v->step_check || v->pending_db ||
 		     (t->options.run_block && debugger_watches(v)))) {
 		t->strayed = true;
@@ -792,6 +817,8 @@ static void kick(void *translator)
 		return;
 	if (__atomic_load_n(&t->running, __ATOMIC_SEQ_CST))
 		poll_take(t);
+	if (t->direct)
+		direct_kick(t->direct);
 }
 
 void translate_kick(struct vcpu *v)
@@ -805,6 +832,8 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 
 	/* What a trace has checked before does not hold any more. */
 	t->f->leave = 1;
+	if (t->direct)
+		direct_tlb_flushed(t->direct, page);
 	block_unlink_jumps(&t->cache, page);
 	for (unsigned m = 0; m < CODE_MODES; m++)
 		if (page == TLB_FLUSHED_NONGLOBAL
@@ -812,6 +841,14 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 			    : page == TLB_FLUSHED_ALL || pages_have(&t->pages[m], page))
 			far_forget(t, m);
 	t->f->link = NULL;
+}
+
+static void translate_code_protected(struct vcpu *v, u64 page)
+{
+	struct translator *t = translator_of(v);
+
+	if (t->direct)
+		direct_code_protected(t->direct, page);
 }
 
 /* ---- set-up ---- */
@@ -923,6 +960,9 @@ int translate_open(struct vcpu *v, const struct translate_options *o, struct err
 	v->engine = t;
 	v->tlb_flushed = translate_tlb_flushed;
 	v->tlb_dropped = memo_tlb_dropped;
+	v->code_protected = translate_code_protected;
+	if (!o->undirect && !o->run_block)
+		t->direct = direct_new(v, o->direct);
 	forget_code(t);
 	return 0;
 free_translator:
@@ -947,6 +987,8 @@ void translate_close(struct vcpu *v)
 	v->engine = NULL;
 	v->tlb_flushed = NULL;
 	v->tlb_dropped = NULL;
+	v->code_protected = NULL;
+	direct_free(t->direct);
 	translator_free(t);
 }
 

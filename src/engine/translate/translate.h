@@ -224,6 +224,7 @@ struct tr_sites {
 	u32 count, cap;
 };
 
+struct direct;
 struct execmem;
 
 struct translator;
@@ -234,6 +235,8 @@ struct translate_options {
 	bool eager;       /* translate what is seen for the first time */
 	bool one;         /* one instruction a block */
 	bool slow;        /* no operand is found in the TLB, no vector state live */
+	bool direct;      /* user code runs directly as soon as it can (engine/direct) */
+	bool undirect;    /* it never does */
 	/* Leave after each block, and have this run it. False: give up (VCPU_EXIT_ERROR).
 	 */
 	bool (*run_block)(struct translator *t, struct block *b);
@@ -253,6 +256,8 @@ struct translator {
 	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
 	u64 string[TR_STRING_OPS][4][2]; /* by operation, operand size, 32-bit code */
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
+	struct direct *direct; /* NULL: without */
+	bool was_user;         /* the CPL was 3 when the loop last came by */
 	struct tr_memos memos;
 	struct tr_taken taken[CODE_MODES];
 	bool jumps_ready[CODE_MODES];

@@ -1,0 +1,46 @@
+/*
+ * Direct execution: guest user code runs unmodified on the processor, in a process whose
+ * address space is the shadow of the guest's page tables (process.h, shadow.h).
+ *
+ * A part of the translator: it pays where code computes for a while, as every trap costs
+ * some ten microseconds; the policy is here. What trapped is executed by the interpreter.
+ *
+ * What must be so for a program not to notice: the CPU offers it what the host's has
+ * (isa and XCR0), and selectors are those that the host's kernel gives.
+ *
+ * Thread: the owner of the vCPU; direct_kick() any thread.
+ */
+#pragma once
+
+#include "base/error.h"
+#include "x86/vcpu.h"
+
+struct direct;
+
+/* Does the host let user code run directly? 0, or -errno with the reason. Any thread. */
+int direct_probe(struct error *err);
+
+/* Never NULL. 'always': as soon as it is possible, for tests. */
+struct direct *direct_new(struct vcpu *v, bool always);
+void direct_free(struct direct *d);
+
+/* A kick has found the vCPU in user code, or not. */
+void direct_sample(struct direct *d, bool user);
+/* The vCPU comes to user code from the kernel. */
+void direct_note_trap(struct direct *d);
+/* Should what comes next be executed directly? */
+bool direct_wanted(struct direct *d);
+
+enum direct_result {
+	DIRECT_ON,   /* look at what is pending, and go on */
+	DIRECT_STEP, /* the next instruction is for the interpreter */
+	DIRECT_LOST, /* the process is gone, and the guest's state with it */
+};
+
+/* direct_wanted() has said so. Vector state is parked. */
+enum direct_result direct_run(struct direct *d, const bool *kicked);
+void direct_kick(struct direct *d);
+
+/* For the vCPU's callbacks of these names. */
+void direct_tlb_flushed(struct direct *d, u64 page);
+void direct_code_protected(struct direct *d, gpa_t page);
