@@ -1,14 +1,24 @@
 #!/bin/sh
 # The default guest boots to its shell and runs a command on every engine, those for tests
 # among them; with 'check' the interpreter and the translator agree on each block until then.
+# With 'translate-direct' its programs run directly, on one CPU and on two at the same time.
 #
 #   engines.sh [ENGINE...]
 set -eu
 . tests/cli/cases.sh
 need_guest
 
+# Four programs at a time that compute, fork, and check what the others get too.
+load='i=0; while [ $i -lt 4 ]; do
+	(k=0; while [ $k -lt 20 ]; do echo $k; k=$((k + 1)); done | md5sum >/tmp/sum.$i
+	 awk "BEGIN { for (i = 0; i < 300000; i++) x += i * 0.5; print x }" >>/tmp/sum.$i
+	 gzip -c /bin/busybox | gunzip -c | cmp - /bin/busybox) & i=$((i + 1))
+done
+wait; echo sums $(cat /tmp/sum.* | sort -u | wc -l) of $(cat /tmp/sum.* | wc -l)
+dmesg | grep -E "segfault|traps:|general protection|Oops" || :'
+
 [ $# -gt 0 ] || set -- interp translate translate-eager translate-one translate-tiny \
-	translate-slow check
+	translate-slow translate-direct check
 for engine; do
 	status=0
 	timeout 600 "$umbra" run -engine "$engine" -- sh -c 'echo $((6 * 7)); exit 3' </dev/null \
@@ -18,6 +28,18 @@ for engine; do
 	else
 		case_bad "boots_on_$engine" "status $status"
 	fi
+	[ "$engine" = translate-direct ] || continue
+	for cpus in 1 2; do
+		status=0
+		timeout 600 "$umbra" run -engine "$engine" -smp "$cpus" --stats=json -- \
+			sh -c "$load" </dev/null >"$tmp/out" 2>"$tmp/err" || status=$?
+		if [ "$status" -eq 0 ] && [ "$(cat "$tmp/out")" = 'sums 2 of 8' ] &&
+			grep -q '"direct_entries":[0-9]\{3\}' "$tmp/err"; then
+			case_ok "runs_directly_on_$cpus"
+		else
+			case_bad "runs_directly_on_$cpus" "status $status"
+		fi
+	done
 done
 
 finish

@@ -2,12 +2,13 @@
  * Runs a small guest on a machine and passes its results on.
  *
  *     runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] [-timeout SECONDS] [-rows]
- *            [CASE...]
+ *            [-direct N] [CASE...]
  *
  * Without CASEs the guest runs once, with all that do not end the machine; with them once
  * for each. With -rows the guest names each row of its tables. What COM1 prints goes to
  * standard output. A line "ends HOW NAME" there says how the machine is about to end;
- * whether it did becomes the result of that case.
+ * whether it did becomes the result of that case. With
+ * -direct N a case has failed where user code ran directly less than N times during it.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@
 #include "machine/devices.h"
 #include "machine/pc.h"
 #include "x86/cpuid.h"
+#include "x86/stats.h"
 
 #define LINE_MAX_ 512
 
@@ -36,6 +38,8 @@ struct runner {
 	char line[LINE_MAX_];
 	size_t len;
 	unsigned results, failures;
+	unsigned direct;      /* -direct */
+	u64 direct_entries;   /* when the last case ended */
 	char ends[LINE_MAX_]; /* "HOW NAME", or empty */
 	/* The watch over the time. */
 	pthread_mutex_t lock;
@@ -64,6 +68,19 @@ static void *press(void *arg)
 	return NULL;
 }
 
+/* The guest's CPUs stand still, or write to COM1. */
+static bool ran_directly(struct runner *r)
+{
+	struct vcpu_stats sum = { 0 };
+	u64 entries;
+
+	vm_stats(pc_vm(r->pc), &sum);
+	entries = sum.direct_entries - r->direct_entries;
+	r->direct_entries = sum.direct_entries;
+	printf("# ran directly %llu times\n", (unsigned long long)entries);
+	return entries >= r->direct;
+}
+
 static void take_line(struct runner *r)
 {
 	const char *s = r->line;
@@ -79,10 +96,18 @@ static void take_line(struct runner *r)
 			r->pressed = !pthread_create(&r->finger, NULL, press, r);
 		return;
 	}
+	if (!strncmp(s, "ok ", 3) && r->direct && !ran_directly(r)) {
+		r->results++;
+		r->failures++;
+		printf("not ok %s: user code did not run directly\n", s + 3);
+		return;
+	}
 	if (!strncmp(s, "not ok ", 7))
 		r->failures++;
 	if (!strncmp(s, "not ok ", 7) || !strncmp(s, "ok ", 3) || !strncmp(s, "skip ", 5))
 		r->results++;
+	if (!strncmp(s, "not ok ", 7) && r->direct)
+		ran_directly(r);
 	puts(s);
 }
 
@@ -209,6 +234,7 @@ static void run(struct runner *r, const char *name)
 		return;
 	}
 	r->len = r->results = 0;
+	r->direct_entries = 0;
 	r->ends[0] = 0;
 	r->done = r->late = r->pressed = false;
 	r->pc = pc_new(&cfg, &err);
@@ -233,7 +259,7 @@ static void run(struct runner *r, const char *name)
 static int usage(void)
 {
 	fprintf(stderr, "usage: runner GUEST [-engine NAME] [-cpus N] [-cpu MODEL] "
-			"[-timeout SECONDS] [-rows] [CASE...]\n");
+			"[-timeout SECONDS] [-rows] [-direct N] [CASE...]\n");
 	return 2;
 }
 
@@ -278,6 +304,8 @@ int main(int argc, char **argv)
 			r.cpu = argv[i + 1];
 		else if (!strcmp(argv[i], "-timeout"))
 			r.timeout = (unsigned)atoi(argv[i + 1]);
+		else if (!strcmp(argv[i], "-direct"))
+			r.direct = (unsigned)atoi(argv[i + 1]);
 		else
 			return usage();
 	}

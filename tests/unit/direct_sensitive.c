@@ -1,0 +1,187 @@
+/*
+ * Finding sensitive instructions in a page: each of them, with prefixes, at the edges of
+ * the page, and not where their bytes are only part of something else.
+ */
+#include "x86_box.h"
+
+#include "engine/direct/sensitive.h"
+
+#define PAGE 0x50000
+
+static u8 *page_of(struct box *b)
+{
+	return b->ram + PAGE;
+}
+
+static void start(struct box *b)
+{
+	box_long(b, 3);
+	box_map_small(b);
+	memset(page_of(b) - PAGE_SIZE, 0x90, 3 * PAGE_SIZE);
+}
+
+/* In the page there; and the first of them begins at this offset, from its start. */
+static void expect(struct box *b, unsigned count, int first)
+{
+	gva_t at[4] = { 0 };
+	unsigned n = sensitive_find(b->v, PAGE, page_of(b), at, 4);
+
+	assert_int_equal(n, count);
+	if (n)
+		assert_int_equal(at[0], PAGE + first);
+}
+
+static const struct {
+	u8 code[8], len;
+	bool found;
+} insns[] = {
+	{ { 0x0f, 0xa2 }, 2, true },                    /* cpuid */
+	{ { 0xf3, 0x0f, 0xa2 }, 3, true },              /* with a prefix of no use */
+	{ { 0x48, 0x0f, 0xa2 }, 3, true },              /* rex.w */
+	{ { 0x0f, 0x02, 0xc8 }, 3, true },              /* lar ecx, eax */
+	{ { 0x66, 0x0f, 0x03, 0xc8 }, 4, true },        /* lsl cx, ax */
+	{ { 0x4c, 0x0f, 0x03, 0x07 }, 4, true },        /* lsl r8, [rdi] */
+	{ { 0x0f, 0x01, 0x07 }, 3, true },              /* sgdt [rdi] */
+	{ { 0x67, 0x0f, 0x01, 0x4f, 0x08 }, 5, true },  /* sidt [edi + 8] */
+	{ { 0x0f, 0x01, 0x67, 0x10 }, 4, true },        /* smsw [rdi + 16] */
+	{ { 0x49, 0x0f, 0x01, 0xe1 }, 4, true },        /* smsw r9 */
+	{ { 0x0f, 0x34 }, 2, true },                    /* sysenter */
+	{ { 0xf3, 0x0f, 0xc7, 0xf8 }, 4, true },        /* rdpid rax */
+	{ { 0xf3, 0x41, 0x0f, 0xc7, 0xf8 }, 5, true },  /* rdpid r8 */
+	{ { 0x0f, 0x01, 0xd0 }, 3, true },              /* xgetbv */
+	{ { 0x0f, 0x01, 0xee }, 3, true },              /* rdpkru */
+	{ { 0x0f, 0x01, 0xef }, 3, true },              /* wrpkru */
+	{ { 0x0f, 0x01, 0xc1 }, 3, true },              /* vmcall */
+	{ { 0x0f, 0x01, 0xd9 }, 3, true },              /* vmmcall */
+	{ { 0xcd, 0x80 }, 2, true },                    /* int 80h */
+	{ { 0xcd, 0x81 }, 2, false },                   /* int 81h */
+	{ { 0x0f, 0x31 }, 2, false },                   /* rdtsc: traps */
+	{ { 0x0f, 0x01, 0xf9 }, 3, false },             /* rdtscp: traps */
+	{ { 0x0f, 0x05 }, 2, false },                   /* syscall */
+	{ { 0x0f, 0x01, 0x17 }, 3, false },             /* lgdt */
+	{ { 0x0f, 0xc7, 0x0f }, 3, false },             /* cmpxchg8b */
+	{ { 0x0f, 0xc7, 0xf0 }, 3, false },             /* rdrand */
+	{ { 0x0f, 0xaf, 0xc0 }, 3, false },             /* imul */
+	{ { 0xb8, 0x0f, 0xa2, 0x00, 0x00 }, 5, false }, /* in an immediate */
+	{ { 0x48, 0x8b, 0x80, 0x0f, 0x01, 0xd0, 0x00 }, 7, false }, /* displacement */
+	{ { 0xe8, 0xcd, 0x80, 0x00, 0x00 }, 5, false },
+};
+
+static void sensitive_each_found_anywhere(void **state)
+{
+	static const int places[] = { 0, 1, 2, 100, 2047, 4080, 4088 };
+	struct box *b = *state;
+
+	start(b);
+	for (unsigned i = 0; i < ARRAY_SIZE(insns); i++) {
+		for (unsigned p = 0; p < ARRAY_SIZE(places); p++) {
+			memset(page_of(b), 0x90, PAGE_SIZE);
+			memcpy(page_of(b) + places[p], insns[i].code, insns[i].len);
+			expect(b, insns[i].found, places[p]);
+		}
+	}
+}
+
+/* Over the edges, both pages have it: whichever is executed last is in time. */
+static void sensitive_over_the_edge_is_in_both_pages(void **state)
+{
+	struct box *b = *state;
+
+	start(b);
+	for (unsigned i = 0; i < ARRAY_SIZE(insns); i++) {
+		for (int before = 1; before < insns[i].len; before++) {
+			/* Where the opcode's 0F is: prefixes alone do not tell. */
+			int opcode = 0;
+
+			while (insns[i].code[opcode] != 0x0f &&
+			       insns[i].code[opcode] != 0xcd)
+				opcode++;
+			memset(page_of(b) - PAGE_SIZE, 0x90, 3 * PAGE_SIZE);
+			memcpy(page_of(b) - before, insns[i].code, insns[i].len);
+			/* What is behind the opcode's third byte does not matter. */
+			if (before < opcode + 3)
+				expect(b, insns[i].found, -before);
+			memset(page_of(b) - PAGE_SIZE, 0x90, 3 * PAGE_SIZE);
+			memcpy(page_of(b) + PAGE_SIZE - before, insns[i].code,
+			       insns[i].len);
+			if (before > opcode)
+				expect(b, insns[i].found, PAGE_SIZE - before);
+		}
+	}
+}
+
+static void sensitive_all_are_counted(void **state)
+{
+	struct box *b = *state;
+	gva_t at[4] = { 0 };
+
+	start(b);
+	for (unsigned i = 0; i < 10; i++)
+		memcpy(page_of(b) + 100 * i, "\x0f\xa2", 2);
+	assert_int_equal(sensitive_find(b->v, PAGE, page_of(b), at, 4), 10);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(at[i], PAGE + 100 * i);
+	assert_int_equal(sensitive_find(b->v, PAGE, page_of(b), at, 0), 10);
+}
+
+/* The pages beside it may be missing, or not be RAM; A and D stay as they are. */
+static void sensitive_neighbours_may_be_missing(void **state)
+{
+	struct box *b = *state;
+
+	start(b);
+	memcpy(page_of(b), "\x0f\xa2", 2);
+	page_of(b)[PAGE_SIZE - 1] = 0x0f;
+	page_of(b)[PAGE_SIZE] = 0xa2;
+	expect(b, 2, 0);
+	set_pte(b, PAGE + PAGE_SIZE, 7);
+	expect(b, 2, 0);
+	assert_int_equal(peek(b, PT + (PAGE / PAGE_SIZE + 1) * 8, 8) & 0x60, 0);
+	set_pte(b, PAGE + PAGE_SIZE, 0);
+	set_pte(b, PAGE - PAGE_SIZE, 0);
+	expect(b, 1, 0);
+	poke(b, PT + (PAGE / PAGE_SIZE + 1) * 8, 0xfee00067, 8);
+	poke(b, PT + (PAGE / PAGE_SIZE - 1) * 8, UINT64_C(0xfffffff067), 8);
+	tlb_flush_all(b->v);
+	expect(b, 1, 0);
+}
+
+/* Whatever the bytes are, it ends and stays inside. */
+static void sensitive_random_bytes(void **state)
+{
+	struct box *b = *state;
+	u64 x = 88172645463325252;
+
+	start(b);
+	for (unsigned n = 0; n < 60; n++) {
+		gva_t at[4];
+		unsigned found;
+
+		for (unsigned i = 0; i < 3 * PAGE_SIZE; i++) {
+			x ^= x << 13;
+			x ^= x >> 7;
+			x ^= x << 17;
+			page_of(b)[(int)i - (int)PAGE_SIZE] =
+				n % 3 == 0 ? (u8)x
+					   : (u8)(x & 1   ? 0x0f
+						  : x & 2 ? 0xcd
+							  : x >> 8);
+		}
+		found = sensitive_find(b->v, PAGE, page_of(b), at, 4);
+		for (unsigned i = 0; i < MIN(found, 4u); i++)
+			assert_in_range(at[i], PAGE - 50, PAGE + PAGE_SIZE - 1);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(sensitive_each_found_anywhere),
+		TEST(sensitive_over_the_edge_is_in_both_pages),
+		TEST(sensitive_all_are_counted),
+		TEST(sensitive_neighbours_may_be_missing),
+		TEST(sensitive_random_bytes),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
