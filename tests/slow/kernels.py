@@ -258,8 +258,7 @@ def series(o, name, cpus):
         bad = unexpected(b.warnings()) + b.wrong
         for t in bad:
             odd[t] = odd.get(t, 0) + 1
-        for t in set(b.warnings()) - set(bad):
-            t = re.sub(r"\d+ ns", "... ns", t)
+        for t in {re.sub(r"#\d+|\d+ ns|Lost \d+", "...", t) for t in set(b.warnings()) - set(bad)}:
             fine[t] = fine.get(t, 0) + 1
         good += not b.wrong
         walls.append(b.wall)
