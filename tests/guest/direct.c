@@ -396,6 +396,9 @@ static const struct end faults[] = {
 	{ "mov ds, 8", { 0x8e, 0xdd }, 2, GP, 8, false },
 	{ "int 22h, DPL 0", { 0xcd, 0x22 }, 2, GP, 0x22 * 8 + 2, false },
 	{ "int 41h", { 0xcd, 0x41 }, 2, 0x41, 0, true },
+	{ "int 4", { 0xcd, 4 }, 2, OF, 0, true },
+	/* INT 4 is only the end of what is in front. */
+	{ "no int 4", { 0xb8, 0, 0, 0xcd, 4, 0xf4 }, 6, GP, 0, false },
 	{ "int1", { 0xf1 }, 1, DB, 0, true },
 	{ "div", { 0xf7, 0xf1 }, 2, DE, 0, false },
 	{ "not canonical", { 0x8a, 0x06 }, 2, GP, 0, false },
@@ -427,6 +430,8 @@ static void exceptions(void)
 		/* Some NOPs first. */
 		fill(AT(CODE), 0x90, 256);
 		copy(AT(CODE) + at, e->code, e->len);
+		if (e->code[0] == 0xcd)
+			unmap_now(CODE);
 		in.r[RAX] = in.r[RCX] = in.r[RDX] = 0;
 		in.r[RBP] = 8;
 		in.r[RSI] = 0x800000000000;
@@ -434,7 +439,10 @@ static void exceptions(void)
 		run();
 		checked();
 		if (got_vector != e->vector || got_error != e->error ||
-		    out.ip != U(CODE) + at + (e->after ? e->len : 0))
+		    out.ip != U(CODE) + at +
+				      (e->after             ? e->len
+				       : e->code[0] == 0xb8 ? 5
+							    : 0))
 			fail("%s: got vector %lx error %lx ip %llx", e->name, got_vector,
 			     got_error, out.ip);
 	}

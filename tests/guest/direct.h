@@ -274,7 +274,7 @@ UNUSED static bool stop_there_at_tick(struct frame *f)
 }
 
 #define want_out(vec, err, ip) want_out_(__LINE__, vec, err, ip)
-static void want_out_(int line, word vector, word error, word ip)
+UNUSED static void want_out_(int line, word vector, word error, word ip)
 {
 	checked();
 	if (got_vector != vector || got_error != error || out.ip != ip ||

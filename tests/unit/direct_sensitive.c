@@ -54,6 +54,7 @@ static const struct {
 	{ { 0x0f, 0x01, 0xc1 }, 3, true },              /* vmcall */
 	{ { 0x0f, 0x01, 0xd9 }, 3, true },              /* vmmcall */
 	{ { 0xcd, 0x80 }, 2, true },                    /* int 80h */
+	{ { 0xcd, 4 }, 2, true },                       /* int 4 */
 	{ { 0xcd, 0x81 }, 2, false },                   /* int 81h */
 	{ { 0x0f, 0x31 }, 2, false },                   /* rdtsc: traps */
 	{ { 0x0f, 0x01, 0xf9 }, 3, false },             /* rdtscp: traps */

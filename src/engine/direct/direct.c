@@ -538,18 +538,15 @@ static u8 code_byte(const struct direct *d, gva_t lin)
 	return host ? *host : 0;
 }
 
-/* How long the instruction is that RIP is behind, when the CPU has raised this for it. */
-static unsigned int_length(const struct direct *d, u64 rip, int sig)
+/* How long the INT3 or INT 3 is that RIP is behind; or INT1, where the hypervisor that
+ * the host may run under leaves RIP: 0. */
+static unsigned int_length(const struct direct *d, u64 rip)
 {
-	u8 last = code_byte(d, rip - 1), first = code_byte(d, rip - 2);
+	u8 last = code_byte(d, rip - 1);
 
-	/* INT 4. What else is a SIGSEGV without an address is a fault. */
-	if (sig == SIGSEGV)
-		return first == 0xcd && last == 4 ? 2 : 0;
-	/* INT3; INT1, which the hypervisor that the host may run under leaves there. */
 	if (last == 0xcc || last == 0xf1)
 		return 1;
-	return first == 0xcd && last == 3 ? 2 : 0;
+	return last == 3 && code_byte(d, rip - 2) == 0xcd ? 2 : 0;
 }
 
 /* What a stop means; 'r' becomes the state before the instruction that trapped. */
@@ -574,11 +571,7 @@ static enum direct_result stop_is(struct direct *d, struct process_regs *r,
 			return DIRECT_ON;
 		}
 		if (!stop->at_break)
-			r->rip -= int_length(d, r->rip, SIGTRAP);
-		return DIRECT_STEP;
-	case SIGSEGV:
-		if (stop->by_cpu)
-			r->rip -= int_length(d, r->rip, SIGSEGV);
+			r->rip -= int_length(d, r->rip);
 		return DIRECT_STEP;
 	case SIGUSR1: return DIRECT_ON;
 	default: return DIRECT_STEP;

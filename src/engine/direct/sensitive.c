@@ -3,9 +3,10 @@
  *
  * CPUID, LAR, LSL, SGDT, SIDT, SMSW, SYSENTER, RDPID, XGETBV, RDPKRU, WRPKRU, VMCALL and
  * VMMCALL do not trap in user mode, or not to us; INT 80h does, but the host's kernel
- * loses the upper half of RAX. SLDT, STR, VERR and VERW are not looked
- * for: the bytes 0F 00 are everywhere in code, what they tell is next to nothing, and
- * hosts with UMIP do not let them through. RDTSC, RDTSCP and RDPMC trap.
+ * loses the upper half of RAX; and INT 4, a trap that looks like a fault. SLDT, STR, VERR
+ * and VERW are not looked for: the bytes 0F 00 are everywhere in code, what they tell is
+ * next to nothing, and hosts with UMIP do not let them through. RDTSC, RDTSCP and RDPMC
+ * trap.
  *
  * Thread: the owner of the vCPU; vector state is parked.
  */
@@ -104,7 +105,7 @@ static bool sensitive_at(const u8 *copy, unsigned at, unsigned *start)
 	const u8 *o = copy + at;
 
 	*start = at;
-	if (o[0] == 0xcd ? o[1] != 0x80 : !looks_so(o[1], o[2]))
+	if (o[0] == 0xcd ? o[1] != 0x80 && o[1] != 4 : !looks_so(o[1], o[2]))
 		return false;
 	return is_instruction(copy, at, RUN_UP + PAGE_SIZE + REST, start);
 }
