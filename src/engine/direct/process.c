@@ -45,6 +45,7 @@
 #define WAIT_NS       500000000
 #define RAM_FDS       8
 #define TIMEOUTS      20
+#define TRACED_MS     10000
 /* offsetof(struct user, u_debugreg); that header has a PAGE_SIZE of its own. */
 #define USER_DEBUGREG 848
 
@@ -289,6 +290,24 @@ static int await_stop(struct process *p, int *status)
 	return 0;
 }
 
+/* The first stop. Until the thread has asked to be traced nobody may wait for it. */
+static int await_traced(struct process *p, int *status)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	int other;
+
+	for (unsigned i = 0; i < TRACED_MS; i++) {
+		if (waitpid(p->tid, status, __WALL) == p->tid)
+			return WIFSTOPPED(*status) ? 0 : -ESRCH;
+		if (waitpid(p->pid, &other, WNOHANG | __WALL) == p->pid) {
+			p->pid = p->tid = 0;
+			return -ESRCH;
+		}
+		nanosleep(&pause, NULL);
+	}
+	return -ETIMEDOUT;
+}
+
 /* Does a system call stop as it should, with the registers it was given? */
 static int try_syscall(struct process *p)
 {
@@ -333,7 +352,7 @@ static int start(struct process *p, struct setup *s)
 	if (ret)
 		return ret;
 	p->tid = ctl_of(p)->tid;
-	ret = await_stop(p, &status);
+	ret = await_traced(p, &status);
 	if (ret)
 		return ret;
 	if (ptrace(PTRACE_SETOPTIONS, p->tid, 0,

@@ -7,6 +7,8 @@
  * and VERW are not looked for: the bytes 0F 00 are everywhere in code, what they tell is
  * next to nothing, and hosts with UMIP do not let them through. RDTSC, RDTSCP and RDPMC
  * trap.
+ * What is written where it may be executed already, through this page or another one, is
+ * not looked at before the page is mapped again.
  *
  * Thread: the owner of the vCPU; vector state is parked.
  */
