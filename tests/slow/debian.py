@@ -370,7 +370,7 @@ def boots(name, program, umbra, image, tmp, n):
             elif g.end() != 0:
                 bad.append("%d: did not power off: %r" % (i, g.text[-500:]))
         else:
-            bad.append("%d: no login: %r" % (i, g.text[-500:]))
+            bad.append("%d: no login: %r: %r" % (i, re.findall(rb"tsc: [^\r]*", g.text), g.text[-500:]))
             g.kill()
         if g.process.poll() is None:
             g.kill()
