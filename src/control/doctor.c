@@ -90,7 +90,6 @@ close_fd:
 
 static void check_engines(void)
 {
-	struct error why = { 0 };
 	struct finding f;
 
 	printf("Engines\n");
@@ -103,11 +102,6 @@ static void check_engines(void)
 		else
 			printf("  yes  %-12s %s\n", e->engine->name, e->text);
 	}
-	if (direct_probe(&why))
-		printf("  no   %-12s %s\n", "direct", why.msg);
-	else
-		printf("  yes  %-12s %s\n", "direct",
-		       "user code on the processor itself, part of translate");
 	check_kvm(&f);
 	printf("  no   %-12s %s\n", "kvm", f.text);
 }
@@ -148,6 +142,16 @@ static void check_execmem(struct finding *f)
 		found(f, YES, "code made at run time can be executed");
 	}
 	execmem_free(m);
+}
+
+static void check_direct(struct finding *f)
+{
+	struct error err = { 0 };
+
+	if (direct_probe(&err))
+		found(f, NOTE, "user code of guests is translated: %s", err.msg);
+	else
+		found(f, YES, "user code of guests can run on the processor itself");
 }
 
 static void check_userfaultfd(struct finding *f)
@@ -268,6 +272,7 @@ static const struct {
 	{ "memory", check_memory, false },
 	{ "memfd", check_memfd, true },
 	{ "code", check_execmem, true },
+	{ "direct", check_direct, false },
 	{ "xsave", check_xsave, false },
 	{ "hugepages", check_hugepages, false },
 	{ "userfaultfd", check_userfaultfd, false },

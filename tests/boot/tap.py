@@ -143,9 +143,10 @@ def transfer(name, device, big):
     out = p.stdout.decode().split()
     case(name, p.returncode == 0 and out[:1] == [md5] and server.got == [md5],
          (out, server.got, p.stderr.decode()))
-    # Acknowledgements are small, so the means are: data in frames above 1.5 kB shows in one.
+    # Data in frames above 1.5 kB shows in the mean of one direction at least: how much is joined, and
+    # how many small acknowledgements there are, depends on the pace of both sides.
     sizes = mean("rx", before), mean("tx", before)
-    case(name + "_sizes", (min(sizes) > 1600) == big, sizes)
+    case(name + "_sizes", (max(sizes) > 1600) == big, sizes)
 
 
 transfer("tap_offloads", "virtio-net-pci", True)

@@ -256,8 +256,8 @@ struct translator {
 	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
 	u64 string[TR_STRING_OPS][4][2]; /* by operation, operand size, 32-bit code */
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
-	struct direct *direct; /* NULL: without */
-	bool was_user;         /* the CPL was 3 when the loop last came by */
+	struct direct *direct;    /* NULL: without */
+	bool was_user;            /* the CPL was 3 when the loop last came by */
 	struct tr_memos memos;
 	struct tr_taken taken[CODE_MODES];
 	bool jumps_ready[CODE_MODES];
