@@ -653,6 +653,7 @@ static void pit_write(void *dev, u64 off, u64 val, unsigned size)
 	if (off > 3)
 		return;
 	pthread_mutex_lock(&p->lock);
+	p->polls = 0; /* OUT 2 may rise by this */
 	if (off == 3) {
 		write_control(p, (u8)val);
 	} else {
@@ -712,6 +713,7 @@ static void port61_write(void *dev, u64 off, u64 val, unsigned size)
 	(void)off;
 	(void)size;
 	pthread_mutex_lock(&p->lock);
+	p->polls = 0; /* OUT 2 may rise by this */
 	p->s.port61 = val & P61_WRITE;
 	k = counter_enter(p, 2, &out);
 	counter_set_gate(&p->s.c[2], k, val & P61_GATE2);

@@ -407,6 +407,12 @@ static void loop_that_the_host_held_up_sees_the_pause_before_out_2(void **state)
 	poll(b, 7500, 10);
 	go(b, 9000);
 	assert_int_equal(in(b, 0x61) & 0x20, 0x20);
+	/* nor one that has made OUT high itself. */
+	program(b, 2, 3, 1000);
+	poll(b, 9600, 100);
+	go(b, 9800);
+	out(b, 0x61, 0);
+	assert_int_equal(in(b, 0x61) & 0x20, 0x20);
 }
 
 static void illegal_count_of_1_raises_nothing(void **state)
