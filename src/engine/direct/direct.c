@@ -34,9 +34,10 @@
 #define COST         UINT64_C(10000)
 /* Kicks in a row that find traps far apart. */
 #define SCORE        2
-/* Traps are to be so far apart, by the translator's time and by our own. */
+/* Traps are to be so far apart, by the translator's time and by the process's, of which
+ * a good part is the trap itself. */
 #define APART        (2 * COST)
-#define APART_DIRECT (COST / 4 * 3)
+#define APART_DIRECT (2 * COST)
 /* What mapping a page costs in the process. */
 #define FILL         (2 * COST)
 /* What comparing one with the tables costs. */
