@@ -4,7 +4,7 @@
 #   make                    build build/umbra
 #   make run ARGS="-m 1G"   build it and boot a Debian kernel to a shell
 #   make test               everything there is to check, ends with one line of counts
-#   make bench              measure beside QEMU, some 15 minutes; ARGS="--rows fib"
+#   make bench              measure beside QEMU, some 20 minutes; ARGS="--rows fib"
 #   make bench-quick        the same with less work in each row, some 4 minutes
 #   make bench-io           disks and networks beside QEMU, in a Debian guest, some 10 minutes
 #   make fuzz [TARGET=x]    fuzz with libFuzzer, SECONDS each
