@@ -293,6 +293,7 @@ static void rates(void)
 		/* 32.768 kHz: 1 and 2 are as 8 and 9. */
 		unsigned shift = rs < 3 ? rs + 6 : rs - 1;
 		u32 period = 3579545u / (32768u >> shift), begin = pm_now();
+		bool tried = false, right = false;
 
 		row("rate %u", rs);
 		cmos_set(A_, (u8)(0x20 | rs));
@@ -302,16 +303,17 @@ static void rates(void)
 			want_equal(cmos(C_) & PFLAG, 0);
 			continue;
 		}
-		/* For half a second. */
-		while (pm_now() - begin < 1789772) {
+		/* For half a second; an edge may be late, but not each time. */
+		while (!right && pm_now() - begin < 1789772) {
 			u32 slack = 0, first = next_edge(pm_now(), &slack), got;
 
 			got = next_edge(next_edge(first, &slack), &slack) - first;
 			if (slack > period / 4 + 80)
 				continue;
-			want(got + slack >= 2 * period && got <= 2 * period + slack);
-			break;
+			tried = true;
+			right = got + slack >= 2 * period && got <= 2 * period + slack;
 		}
+		want(right || !tried);
 	}
 	cmos_set(A_, 0x26);
 	cmos_set(B_, H24);
