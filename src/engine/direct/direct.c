@@ -777,11 +777,17 @@ struct direct *direct_new(struct vcpu *v, bool always)
 	return d;
 }
 
+void direct_reset(struct direct *d)
+{
+	for (unsigned i = 0; i < PLACES; i++)
+		place_free(&d->place[i]);
+	d->at = NULL;
+}
+
 void direct_free(struct direct *d)
 {
 	if (!d)
 		return;
-	for (unsigned i = 0; i < PLACES; i++)
-		place_free(&d->place[i]);
+	direct_reset(d);
 	free(d);
 }

@@ -23,6 +23,9 @@ int direct_probe(struct error *err);
 /* Never NULL. 'always': as soon as it is possible, for tests. */
 struct direct *direct_new(struct vcpu *v, bool always);
 void direct_free(struct direct *d);
+/* Another thread owns the vCPU from now on: processes belong to the one that made them.
+ * No thread runs it. */
+void direct_reset(struct direct *d);
 
 /* A kick has found the vCPU in user code, or not. */
 void direct_sample(struct direct *d, bool user);

@@ -356,7 +356,8 @@ static int run_map(struct shadow *s, const struct run *r)
 {
 	if (!r->len)
 		return 0;
-	s->pieces++;
+	/* It may be in the middle of one. */
+	s->pieces += 2;
 	return order(s,
 		     &(struct stub_call){ .nr = SYS_mmap,
 					  .arg = { r->lin, r->len, (u64)r->prot,

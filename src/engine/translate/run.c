@@ -994,7 +994,11 @@ void translate_close(struct vcpu *v)
 
 void translate_push(struct vcpu *v)
 {
-	forget_code(translator_of(v));
+	struct translator *t = translator_of(v);
+
+	forget_code(t);
+	if (t->direct)
+		direct_reset(t->direct);
 }
 
 const struct engine engine_translate = {
