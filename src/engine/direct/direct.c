@@ -651,6 +651,7 @@ static void give_up(struct direct *d, int err)
 		return;
 	}
 	log_debug("direct execution: %s", strerror(-err));
+	d->v->stats->direct_failures++;
 	place_free(d->at);
 	d->at = NULL;
 	d->unavailable = ++d->failures > FAILURES_MAX;
