@@ -60,14 +60,14 @@ struct setup {
 	pid_t parent;
 };
 
-static struct stub_order *order_of(const struct process *p)
+static struct mapper_orders *order_of(const struct process *p)
 {
-	return (struct stub_order *)(void *)(p->view + STUB_ORDER);
+	return (struct mapper_orders *)(void *)(p->view + MAPPER_ORDER);
 }
 
-static struct stub_ctl *ctl_of(const struct process *p)
+static struct mapper_ctl *ctl_of(const struct process *p)
 {
-	return (struct stub_ctl *)(void *)(p->view + STUB_CTL);
+	return (struct mapper_ctl *)(void *)(p->view + MAPPER_CTL);
 }
 
 static long futex(u32 *word, int op, u32 val, const struct timespec *timeout)
@@ -130,11 +130,11 @@ static bool map_at(const struct process *p, u64 off, int prot)
 		    p->memfd, (off_t)off) != MAP_FAILED;
 }
 
-static bool map_stub(const struct process *p)
+static bool map_mapper(const struct process *p)
 {
-	return map_at(p, STUB_TEXT, PROT_READ | PROT_EXEC) &&
-	       map_at(p, STUB_ORDER, PROT_READ) &&
-	       map_at(p, STUB_CTL, PROT_READ | PROT_WRITE);
+	return map_at(p, MAPPER_TEXT, PROT_READ | PROT_EXEC) &&
+	       map_at(p, MAPPER_ORDER, PROT_READ) &&
+	       map_at(p, MAPPER_CTL, PROT_READ | PROT_WRITE);
 }
 
 static void close_others(const struct setup *s)
@@ -178,16 +178,16 @@ _Noreturn static void child(struct setup *s)
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != s->parent || !rseq_off() ||
 	    syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, 8) || setpgid(0, 0) ||
 	    prctl(PR_SET_NAME, "umbra-direct") ||
-	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || !map_stub(p))
+	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || !map_mapper(p))
 		child_fail(p);
 	reset_signals();
 	close_others(s);
 	ctl_of(p)->tid =
-		clone(guest_thread, (void *)(p->base + STUB_CTL + PAGE_SIZE), flags, p);
+		clone(guest_thread, (void *)(p->base + MAPPER_CTL + PAGE_SIZE), flags, p);
 	if (ctl_of(p)->tid < 0 || !filter_mapper())
 		child_fail(p);
 	ctl_of(p)->done = 0;
-	((void (*)(void))(uintptr_t)(p->base + STUB_TEXT))();
+	((void (*)(void))(uintptr_t)(p->base + MAPPER_TEXT))();
 	__builtin_unreachable();
 }
 
@@ -218,26 +218,27 @@ static u64 choose_base(void)
 
 	if (getrandom(&r, sizeof(r), 0) != sizeof(r))
 		return 0;
-	return align_down(BASE_LO + r % (BASE_HI - BASE_LO), STUB_SIZE);
+	return align_down(BASE_LO + r % (BASE_HI - BASE_LO), MAPPER_SIZE);
 }
 
 static int memory_new(struct process *p)
 {
-	size_t size = (size_t)(direct_stub_end - direct_stub);
+	size_t size = (size_t)(direct_mapper_end - direct_mapper);
 
 	p->memfd = memfd_create("umbra-direct", MFD_CLOEXEC | MFD_EXEC);
 	if (p->memfd < 0 && errno == EINVAL)
 		p->memfd = memfd_create("umbra-direct", MFD_CLOEXEC);
 	p->base = choose_base();
-	if (p->memfd < 0 || !p->base || ftruncate(p->memfd, STUB_SIZE))
+	if (p->memfd < 0 || !p->base || ftruncate(p->memfd, MAPPER_SIZE))
 		return -errno;
-	p->view = mmap(NULL, STUB_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, p->memfd, 0);
+	p->view =
+		mmap(NULL, MAPPER_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, p->memfd, 0);
 	if (p->view == MAP_FAILED) {
 		p->view = NULL;
 		return -errno;
 	}
 	assert(size <= PAGE_SIZE);
-	memcpy(p->view + STUB_TEXT, direct_stub, size);
+	memcpy(p->view + MAPPER_TEXT, direct_mapper, size);
 	ctl_of(p)->done = ~0u;
 	return 0;
 }
@@ -311,15 +312,16 @@ static int await_traced(struct process *p, int *status)
 /* Does a system call stop as it should, with the registers it was given? */
 static int try_syscall(struct process *p)
 {
-	const u8 *code = memmem(direct_stub, (size_t)(direct_stub_end - direct_stub),
-				"\x0f\x05", 2);
+	const u8 *code =
+		memmem(direct_mapper, (size_t)(direct_mapper_end - direct_mapper),
+		       "\x0f\x05", 2);
 	struct process_stop stop;
 	struct process_regs r;
 	int ret;
 
 	if (ptrace(PTRACE_GETREGS, p->tid, 0, &r))
 		return -errno;
-	r.rip = p->base + STUB_TEXT + (u64)(code - direct_stub);
+	r.rip = p->base + MAPPER_TEXT + (u64)(code - direct_mapper);
 	r.rax = SYS_exit_group;
 	r.rdi = p->base;
 	ret = process_set_regs(p, &r);
@@ -334,11 +336,11 @@ static int try_syscall(struct process *p)
 
 static int start(struct process *p, struct setup *s)
 {
-	struct stub_call low = { .nr = SYS_munmap, .arg = { 0, p->base } };
-	struct stub_call high = { .nr = SYS_munmap,
-				  .arg = { p->base + STUB_CTL + PAGE_SIZE,
-					   PROCESS_HI -
-						   (p->base + STUB_CTL + PAGE_SIZE) } };
+	struct mapper_call low = { .nr = SYS_munmap, .arg = { 0, p->base } };
+	struct mapper_call high = { .nr = SYS_munmap,
+				    .arg = { p->base + MAPPER_CTL + PAGE_SIZE,
+					     PROCESS_HI - (p->base + MAPPER_CTL +
+							   PAGE_SIZE) } };
 	int ret, status;
 
 	/* No signal when it ends: its exit is nobody else's business. */
@@ -406,17 +408,17 @@ void process_free(struct process *p)
 	if (p->pid > 0)
 		reap(p);
 	if (p->view)
-		munmap(p->view, STUB_SIZE);
+		munmap(p->view, MAPPER_SIZE);
 	if (p->memfd >= 0)
 		close(p->memfd);
 	free(p);
 }
 
-bool process_order(struct process *p, const struct stub_call *c)
+bool process_order(struct process *p, const struct mapper_call *c)
 {
-	struct stub_order *o = order_of(p);
+	struct mapper_orders *o = order_of(p);
 
-	if (o->count == STUB_ORDERS)
+	if (o->count == MAPPER_ORDERS)
 		return false;
 	o->call[o->count++] = *c;
 	return true;
@@ -424,7 +426,7 @@ bool process_order(struct process *p, const struct stub_call *c)
 
 int process_map(struct process *p)
 {
-	struct stub_order *o = order_of(p);
+	struct mapper_orders *o = order_of(p);
 	int ret;
 
 	if (!o->count)
@@ -442,7 +444,7 @@ int process_map(struct process *p)
 void process_wipe(struct process *p)
 {
 	memset(order_of(p)->call, 0, sizeof(order_of(p)->call));
-	memset(p->view + STUB_CTL, 0, PAGE_SIZE);
+	memset(p->view + MAPPER_CTL, 0, PAGE_SIZE);
 }
 
 static void describe(const siginfo_t *si, struct process_stop *stop)

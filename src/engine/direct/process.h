@@ -1,14 +1,14 @@
 /*
  * The process that guest user code runs in: its own address space, with nothing in it but
- * what shadow.c maps and the mapper (stub.S). It makes no system call, and is stopped at
- * every trap.
+ * what shadow.c maps and the mapper (mapper.S). It makes no system call, and is stopped
+ * at every trap.
  *
  * Thread: the one that made it, which traces it; process_kick() any thread.
  */
 #pragma once
 
 #include "base/error.h"
-#include "engine/direct/stub.h"
+#include "engine/direct/mapper.h"
 
 struct phys;
 
@@ -48,11 +48,11 @@ void process_free(struct process *p);
 /* Is this in the part of the address space that is not the guest's? */
 static inline bool process_owns(const struct process *p, u64 addr)
 {
-	return addr - p->base < STUB_SIZE;
+	return addr - p->base < MAPPER_SIZE;
 }
 
 /* A system call for the next process_map(). False: there is no room for more. */
-bool process_order(struct process *p, const struct stub_call *c);
+bool process_order(struct process *p, const struct mapper_call *c);
 /*
  * Have the orders done. -ENOMEM: some could not be, so that nobody knows what is mapped;
  * -ESRCH: the process is gone. Either way it is of no use any more.

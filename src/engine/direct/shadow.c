@@ -106,7 +106,7 @@ static void note(struct shadow *s, gva_t lin, gpa_t gpa, int prot)
 }
 
 /* Make room for an order. */
-static int order(struct shadow *s, const struct stub_call *c)
+static int order(struct shadow *s, const struct mapper_call *c)
 {
 	int ret = 0;
 
@@ -121,12 +121,12 @@ static int unmap(struct shadow *s, gva_t lin, u64 len)
 {
 	/* It may be in the middle of one. */
 	s->pieces++;
-	return order(s, &(struct stub_call){ .nr = SYS_munmap, .arg = { lin, len } });
+	return order(s, &(struct mapper_call){ .nr = SYS_munmap, .arg = { lin, len } });
 }
 
 static int drop_all(struct shadow *s)
 {
-	gva_t behind = s->p->base + STUB_SIZE;
+	gva_t behind = s->p->base + MAPPER_SIZE;
 	int ret = 0;
 
 	if (s->count) {
@@ -232,7 +232,7 @@ static bool in_the_way(const struct shadow *s)
 {
 	gpa_t gpa;
 
-	for (gva_t at = s->p->base; at < s->p->base + STUB_SIZE; at += PAGE_SIZE)
+	for (gva_t at = s->p->base; at < s->p->base + MAPPER_SIZE; at += PAGE_SIZE)
 		if (walk_peek(s->v, at, &gpa))
 			return true;
 	return false;
@@ -358,8 +358,8 @@ static int run_map(struct shadow *s, const struct run *r)
 		return 0;
 	/* It may be in the middle of one. */
 	s->pieces += 2;
-	return order(s,
-		     &(struct stub_call){ .nr = SYS_mmap,
+	return order(
+		s, &(struct mapper_call){ .nr = SYS_mmap,
 					  .arg = { r->lin, r->len, (u64)r->prot,
 						   MAP_SHARED | MAP_FIXED | MAP_POPULATE,
 						   (u64)r->fd, r->off } });

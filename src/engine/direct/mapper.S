@@ -1,12 +1,12 @@
 /*
  * The only code in the process of guest user code that is not the guest's: its second
  * thread, the mapper, which carries out the VMM's mmap() and munmap(). Position
- * independent, copied to STUB_TEXT of the shared memory (stub.h).
+ * independent, copied to MAPPER_TEXT of the shared memory (mapper.h).
  *
  * It believes nothing that guest code can write: its orders are in memory that is
  * read-only here, all the rest is in registers. Guest code is stopped while it works.
  */
-#include "engine/direct/stub.h"
+#include "engine/direct/mapper.h"
 
 #define SYS_futex 202
 #define FUTEX_WAIT 0
@@ -15,10 +15,10 @@
 	.intel_syntax noprefix
 	.section .rodata
 	.balign 64
-	.globl direct_stub, direct_stub_end
-direct_stub:
-	.set order, direct_stub + STUB_ORDER
-	.set ctl, direct_stub + STUB_CTL
+	.globl direct_mapper, direct_mapper_end
+direct_mapper:
+	.set order, direct_mapper + MAPPER_ORDER
+	.set ctl, direct_mapper + MAPPER_CTL
 
 	xor ebx, ebx
 1:	lea rdi, [rip + order + ORDER_SEQ]
@@ -56,6 +56,6 @@ direct_stub:
 	mov eax, SYS_futex
 	syscall
 	jmp 1b
-direct_stub_end:
+direct_mapper_end:
 
 	.section .note.GNU-stack, "", @progbits
