@@ -186,7 +186,6 @@ _Noreturn static void child(struct setup *s)
 		clone(guest_thread, (void *)(p->base + MAPPER_CTL + PAGE_SIZE), flags, p);
 	if (ctl_of(p)->tid < 0 || !filter_mapper())
 		child_fail(p);
-	ctl_of(p)->done = 0;
 	((void (*)(void))(uintptr_t)(p->base + MAPPER_TEXT))();
 	__builtin_unreachable();
 }
