@@ -24,10 +24,15 @@ static void store(u64 *p, u64 v)
 	__atomic_store_n(p, v, __ATOMIC_RELAXED);
 }
 
-/* Ticks at virtual time t with offset 0; t < 0 counts as 0, as the clock starts there. */
+/*
+ * Ticks at virtual time t with offset 0; t < 0 counts as 0, as the clock starts there. In
+ * two parts, as Linux reads the TSC in each system call and 128 bits are slow to divide.
+ */
 static u128 raw_ticks(u64 khz, vns_t t)
 {
-	return t > 0 ? (u128)(u64)t * khz / NS_PER_MS : 0;
+	u64 ns = t > 0 ? (u64)t : 0;
+
+	return (u128)(ns / NS_PER_MS) * khz + ns % NS_PER_MS * khz / NS_PER_MS;
 }
 
 void tsc_init(struct tsc *t, u64 khz, vns_t now)
