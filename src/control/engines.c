@@ -24,7 +24,7 @@ static const struct engine_entry entries[] = {
 /* For tests only: accepted, not listed, never chosen. */
 static const struct engine *const hidden[] = {
 	&engine_translate_direct, &engine_translate_eager, &engine_translate_one,
-	&engine_translate_tiny,   &engine_translate_slow,
+	&engine_translate_only,   &engine_translate_tiny,  &engine_translate_slow,
 };
 
 const struct engine_entry *engines_get(unsigned index)

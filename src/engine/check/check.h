@@ -21,4 +21,5 @@ extern const struct engine engine_check;
  * translated code.
  */
 extern const struct engine engine_translate_direct, engine_translate_eager,
-	engine_translate_one, engine_translate_tiny, engine_translate_slow;
+	engine_translate_only, engine_translate_one, engine_translate_tiny,
+	engine_translate_slow;

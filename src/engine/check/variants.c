@@ -6,7 +6,7 @@
  * first and the last of a block. translate-tiny: the least code memory, so that all is
  * dropped and made anew every few hundred blocks. translate-slow: operands and vector
  * state are never found, so that every instruction with either takes the slow stub and
- * the way back.
+ * the way back. translate-only: nothing runs directly, to compare.
  */
 #include "engine/check/check.h"
 #include "engine/translate/translate.h"
@@ -23,6 +23,11 @@ static int eager_open(struct vcpu *v, struct error *err)
 static int direct_open(struct vcpu *v, struct error *err)
 {
 	return translate_open(v, &(struct translate_options){ .direct = true }, err);
+}
+
+static int only_open(struct vcpu *v, struct error *err)
+{
+	return translate_open(v, &(struct translate_options){ .undirect = true }, err);
 }
 
 static int one_open(struct vcpu *v, struct error *err)
@@ -64,6 +69,7 @@ static int slow_open(struct vcpu *v, struct error *err)
 
 VARIANT(direct, "translate-direct", direct_open);
 VARIANT(eager, "translate-eager", eager_open);
+VARIANT(only, "translate-only", only_open);
 VARIANT(one, "translate-one", one_open);
 VARIANT(tiny, "translate-tiny", tiny_open);
 VARIANT(slow, "translate-slow", slow_open);
