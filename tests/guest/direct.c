@@ -1072,6 +1072,31 @@ static void sensitive_pages(void)
 	want_equal(out.r[R8], 200 * c);
 }
 
+/* A page that is not executed directly has routines of other code, short and long ones.
+ */
+SNIPPET(call_often,
+	"1: mov %r12, %rcx; call *%rdi; add %rax, %r8; dec %r12; jnz 1b; ud2");
+SNIPPET(add_up, "xor %eax, %eax; 1: add %rcx, %rax; dec %rcx; jnz 1b; ret");
+
+static void beside_sensitive_code(void)
+{
+	u64 n = 3000;
+
+	if (!begin_with(call_often))
+		return;
+	map(CROWD, CROWD, CODE_BITS);
+	fill(AT(CROWD), 0x90, 4096);
+	for (unsigned i = 0; i < 10; i++)
+		copy(AT(CROWD) + 1000 + 32 * i, tells[0].code, 2);
+	put_code(CROWD, 100, add_up);
+	in.r[RDI] = U(CROWD) + 100;
+	in.r[R12] = n;
+	run();
+	want_equal(got_vector, UD);
+	want_equal(out.r[R12], 0);
+	want_equal(out.r[R8], n * (n + 1) * (n + 2) / 6);
+}
+
 SNIPPET(time, "rdtsc; ud2");
 
 static void rdtsc_in_user_mode(void)
@@ -1467,6 +1492,7 @@ const struct test_case cases[] = {
 	CASE(sensitive_few, "SDM 2"),
 	CASE(sensitive_many, "SDM 2"),
 	CASE(sensitive_pages, "SDM 2"),
+	CASE(beside_sensitive_code, "SDM 2"),
 	CASE(rdtsc_in_user_mode, "SDM 2 RDTSC"),
 	CASE(single_step, "SDM 3 17.3.1.4"),
 	CASE(single_step_into_traps, "SDM 3 17.3.1.4"),

@@ -50,10 +50,12 @@
 #define BACKOFF_MAX  (200000 * COST)
 #define ARMINGS_MAX  16
 #define FAILURES_MAX 8
+/* Blocks that are interpreted in pages that are not to be executed directly. */
+#define ASIDE_MAX    1000
 #define SPACES       1024
 #define AVOIDED      1024
 /* Address spaces whose shadows are kept. */
-#define PLACES       4
+#define PLACES       8
 
 #define SEL_CS     0x33
 #define SEL_SS     0x2b
@@ -100,7 +102,8 @@ struct direct {
 	bool always;
 	bool unavailable;
 	unsigned failures;
-	bool hold; /* not before the next sample */
+	unsigned aside; /* blocks that may be interpreted */
+	bool hold;      /* not before the next sample */
 	u64 host_xcr0;
 	struct space space[SPACES];
 	/* The translator's traps. */
@@ -123,14 +126,25 @@ static u64 clock_ns(clockid_t id)
 
 /* ---- policy ---- */
 
-static struct space *space_of(struct direct *d)
+static struct space *space_by(struct direct *d, u64 cr3)
 {
-	u64 cr3 = d->v->cr3 & BITS(51, 12);
 	struct space *s = &d->space[(cr3 >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> 54];
 
 	if (s->cr3 != cr3)
 		*s = (struct space){ .cr3 = cr3, .backoff = BACKOFF_MIN };
 	return s;
+}
+
+static struct space *space_of(struct direct *d)
+{
+	return space_by(d, d->v->cr3 & BITS(51, 12));
+}
+
+/* It has to earn it again: it has lost its place, or is that of another program now. */
+static void space_anew(struct space *s)
+{
+	s->on = false;
+	s->score = 0;
 }
 
 void direct_note_trap(struct direct *d)
@@ -163,8 +177,7 @@ static void turn_off(struct direct *d)
 
 	if (d->always)
 		return;
-	s->on = false;
-	s->score = 0;
+	space_anew(s);
 	s->not_before = clock_ns(CLOCK_THREAD_CPUTIME_ID) + s->backoff;
 	s->backoff = MIN(s->backoff * 2, BACKOFF_MAX);
 	d->v->stats->direct_backoffs++;
@@ -330,6 +343,9 @@ static bool settle(struct direct *d)
 		d->unavailable = true;
 		return false;
 	}
+	if (old->s.cr3 != cr3)
+		space_anew(space_by(d, old->s.cr3));
+	space_of(d)->on = true;
 	old->used = d->uses;
 	d->at = old;
 	d->faulted = ~UINT64_C(0);
@@ -350,11 +366,20 @@ static u64 *avoided(struct direct *d, gva_t lin)
 	return &d->avoid[(lin >> PAGE_SHIFT) % AVOIDED];
 }
 
+/* To leave such a page and come back to it costs a trap: what is short, as a routine that
+ * shares its page with sensitive instructions, is not worth more. */
+bool direct_aside(struct direct *d)
+{
+	if (!d->aside || d->v->cpl != 3 ||
+	    *avoided(d, d->v->rip) != avoid_tag(d, d->v->rip))
+		return false;
+	d->hold = !--d->aside;
+	return true;
+}
+
 bool direct_wanted(struct direct *d)
 {
-	if (d->unavailable || d->hold || !possible(d))
-		return false;
-	if (!d->always && !space_of(d)->on)
+	if (d->unavailable || d->hold || (!d->always && !space_of(d)->on) || !possible(d))
 		return false;
 	if (*avoided(d, d->v->rip) == avoid_tag(d, d->v->rip))
 		return false;
@@ -539,6 +564,25 @@ static u8 code_byte(const struct direct *d, gva_t lin)
 	return host ? *host : 0;
 }
 
+/* RDTSC, which programs use a lot to know the time, without going all the way. */
+static bool read_tsc(const struct direct *d, struct process_regs *r,
+		     const struct process_stop *stop)
+{
+	struct vcpu *v = d->v;
+	u64 t;
+
+	if (!stop->by_cpu || stop->sig != SIGSEGV || r->cs != SEL_CS ||
+	    (v->cr4 & CR4_TSD) || code_byte(d, r->rip) != 0x0f ||
+	    code_byte(d, r->rip + 1) != 0x31)
+		return false;
+	t = v->platform->tsc(v->platform_opaque);
+	r->rax = (u32)t;
+	r->rdx = t >> 32;
+	r->rip += 2;
+	r->rflags &= ~(u64)RFLAGS_RF;
+	return true;
+}
+
 /* How long the INT3 or INT 3 is that RIP is behind; or INT1, where the hypervisor that
  * the host may run under leaves RIP: 0. */
 static unsigned int_length(const struct direct *d, u64 rip)
@@ -583,7 +627,7 @@ static enum direct_result stop_is(struct direct *d, struct process_regs *r,
 static void avoid(struct direct *d, gva_t page)
 {
 	*avoided(d, page) = avoid_tag(d, page);
-	d->hold = true;
+	d->aside = ASIDE_MAX;
 }
 
 /* 1: the access can be made again, 0: it is the interpreter's, -errno. */
@@ -600,7 +644,7 @@ static int memory_fault(struct direct *d, const struct process_regs *r,
 	if (stop->by_cpu || stop->sig != SIGSEGV || r->cs != SEL_CS)
 		return 0;
 	if (fetch && *avoided(d, page) == avoid_tag(d, page)) {
-		d->hold = true;
+		d->aside = ASIDE_MAX;
 		return 0;
 	}
 	count_fault(d);
@@ -626,6 +670,8 @@ static int enter(struct direct *d, struct process_regs *r)
 	struct place *a = d->at;
 	int ret = shadow_enter(&a->s);
 
+	if (a->s.renewed)
+		space_anew(space_of(d));
 	/* Where the guest has mapped a page meanwhile, it is needed now. */
 	if (!ret && d->faulted != ~UINT64_C(0))
 		ret = shadow_fill(&a->s, d->faulted);
@@ -661,6 +707,28 @@ static void give_up(struct direct *d, int err)
 			 strerror(-err));
 }
 
+/* After a stop: 1: it was for the shadow or to know the time, go on. 0, -errno. */
+static int dealt_with(struct direct *d, struct process_regs *r,
+		      const struct process_stop *stop)
+{
+	struct process *p = d->at->p;
+	int ret;
+
+	if (read_tsc(d, r, stop)) {
+		count_trap(d);
+		ret = process_set_regs(p, r);
+		return ret ? ret : d->always || space_of(d)->on;
+	}
+	ret = memory_fault(d, r, stop);
+	/* A fault sets RF, and it holds back the breakpoint of the instruction. */
+	if (ret > 0 && p->dr7 && (r->rflags & RFLAGS_RF)) {
+		r->rflags &= ~(u64)RFLAGS_RF;
+		if (process_set_regs(p, r))
+			ret = 0;
+	}
+	return ret;
+}
+
 /* Until a stop that is not for the shadow. -errno; *known: 'r' is the state. */
 static int run(struct direct *d, struct process_regs *r, const bool *kicked,
 	       enum direct_result *result, bool *known)
@@ -679,14 +747,7 @@ static int run(struct direct *d, struct process_regs *r, const bool *kicked,
 		if (ret)
 			return ret;
 		*known = true;
-		ret = memory_fault(d, r, &stop);
-		/* A fault sets RF, and it holds back the breakpoint of the instruction.
-		 */
-		if (ret > 0 && p->dr7 && (r->rflags & RFLAGS_RF)) {
-			r->rflags &= ~(u64)RFLAGS_RF;
-			if (process_set_regs(p, r))
-				ret = 0;
-		}
+		ret = dealt_with(d, r, &stop);
 	} while (ret > 0);
 	if (!ret)
 		*result = stop_is(d, r, &stop);

@@ -33,6 +33,8 @@ void direct_sample(struct direct *d, bool user);
 void direct_note_trap(struct direct *d);
 /* Should what comes next be executed directly? */
 bool direct_wanted(struct direct *d);
+/* Or, as it says no, be interpreted, block by block? Direct execution goes on soon. */
+bool direct_aside(struct direct *d);
 
 enum direct_result {
 	DIRECT_ON,   /* look at what is pending, and go on */

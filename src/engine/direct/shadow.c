@@ -23,8 +23,10 @@
 #define PIECES_MAX 60000
 /* More to unmap than this: all of it. */
 #define UNMAP_MAX  256
-/* Pages around one that faults that are mapped with it: an aligned block. */
+/* Pages around one that faults that are mapped with it: an aligned block, or what is in
+ * the same large page. */
 #define AROUND     16
+#define AROUND_MAX 512
 
 enum {
 	MAY_READ = PROT_READ,
@@ -202,14 +204,38 @@ static bool may_write(const struct phys_region *r, const struct walk *w)
 	       phys_page_writer(r->page_flags + (off >> PAGE_SHIFT));
 }
 
+/* The large page that was looked at last. */
+struct leaf {
+	gva_t lin;
+	struct walk w; /* page_shift 0: there is none */
+};
+
+/* walk_look(), once for all of a large page. */
+static bool look(struct shadow *s, gva_t lin, struct leaf *l, struct walk *w)
+{
+	u64 off = BIT(l->w.page_shift) - 1;
+
+	if (!l->w.page_shift || (lin ^ l->lin) & ~off) {
+		s->looked++;
+		l->w.page_shift = 0;
+		if (!walk_look(s->v, lin, MMU_USER, w))
+			return false;
+		if (w->page_shift > PAGE_SHIFT)
+			*l = (struct leaf){ lin, *w };
+		return true;
+	}
+	*w = l->w;
+	w->gpa = (l->w.gpa & ~off) | (lin & off);
+	return true;
+}
+
 /* Would it be mapped like this now? */
-static bool holds(struct shadow *s, const struct shadow_page *g)
+static bool holds(struct shadow *s, const struct shadow_page *g, struct leaf *l)
 {
 	const struct phys_region *r;
 	struct walk w;
 
-	s->looked++;
-	if (g->prot == REVOKED || !walk_look(s->v, g->lin, MMU_USER, &w) ||
+	if (g->prot == REVOKED || !look(s, g->lin, l, &w) ||
 	    (w.gpa & PAGE_MASK) != g->gpa || w.key)
 		return false;
 	r = ram_of(s, w.gpa);
@@ -218,13 +244,49 @@ static bool holds(struct shadow *s, const struct shadow_page *g)
 	       (!(g->prot & MAY_EXEC) || (w.rights & BIT(ACC_EXEC)));
 }
 
-static int recheck(struct shadow *s, struct shadow_page *g, unsigned *unmapped)
+/* What a comparison with the tables has found. */
+struct found {
+	unsigned unmapped;
+	bool code_kept, code_lost;
+	struct leaf leaf;
+};
+
+static int recheck(struct shadow *s, struct shadow_page *g, struct found *f)
 {
-	if (!g->lin || !g->prot || holds(s, g))
+	bool code = g->prot & MAY_EXEC;
+
+	if (!g->lin || !g->prot)
 		return 0;
+	if (holds(s, g, &f->leaf)) {
+		f->code_kept |= code;
+		return 0;
+	}
+	f->code_lost |= code;
 	g->prot = 0;
-	++*unmapped;
+	f->unmapped++;
 	return unmap(s, g->lin, PAGE_SIZE);
+}
+
+static int recheck_all(struct shadow *s)
+{
+	struct found f = { 0 };
+	int ret = 0;
+
+	s->v->stats->direct_rechecks++;
+	for (unsigned n = 0; n < s->count && !ret && f.unmapped <= UNMAP_MAX; n++)
+		ret = recheck(s, &s->page[s->used[n]], &f);
+	s->renewed = f.code_lost && !f.code_kept;
+	return ret || f.unmapped <= UNMAP_MAX ? ret : drop_all(s);
+}
+
+static int recheck_changes(struct shadow *s)
+{
+	struct found f = { 0 };
+	int ret = 0;
+
+	for (unsigned n = 0; n < s->changes && !ret; n++)
+		ret = recheck(s, slot_of(s, s->change[n]), &f);
+	return ret;
 }
 
 /* Has the guest mapped something where the mapper is? */
@@ -240,15 +302,15 @@ static bool in_the_way(const struct shadow *s)
 
 static bool is_full(const struct shadow *s)
 {
-	return s->pieces > PIECES_MAX || s->count > PAGES_MAX - AROUND;
+	return s->pieces > PIECES_MAX || s->count > PAGES_MAX - AROUND_MAX;
 }
 
 int shadow_enter(struct shadow *s)
 {
 	u64 cr3 = s->v->cr3 & BITS(51, 12), generation = phys_generation(s->v->phys);
-	unsigned unmapped = 0;
-	int ret = 0;
+	int ret;
 
+	s->renewed = false;
 	if ((s->stale || cr3 != s->cr3) && in_the_way(s))
 		return -EADDRINUSE;
 	if (cr3 != s->cr3 || generation != s->generation || is_full(s)) {
@@ -256,17 +318,7 @@ int shadow_enter(struct shadow *s)
 		s->generation = generation;
 		return drop_all(s);
 	}
-	if (s->stale) {
-		s->v->stats->direct_rechecks++;
-		for (unsigned n = 0; n < s->count && !ret; n++) {
-			ret = recheck(s, &s->page[s->used[n]], &unmapped);
-			if (unmapped > UNMAP_MAX)
-				return drop_all(s);
-		}
-	} else {
-		for (unsigned n = 0; n < s->changes && !ret; n++)
-			ret = recheck(s, slot_of(s, s->change[n]), &unmapped);
-	}
+	ret = s->stale ? recheck_all(s) : recheck_changes(s);
 	s->stale = false;
 	s->changes = 0;
 	return ret;
@@ -401,25 +453,40 @@ static enum access guess(int prot, bool fetch)
 	return prot & MAY_READ ? ACC_WRITE : ACC_READ;
 }
 
+/* What is mapped with a page: from where, and how many bytes. */
+static u64 around(gva_t page, const struct walk *w, gva_t *from)
+{
+	u64 pages = w->page_shift > PAGE_SHIFT
+			    ? MIN(BIT(w->page_shift - PAGE_SHIFT), AROUND_MAX)
+			    : AROUND;
+
+	*from = align_down(page, pages * PAGE_SIZE);
+	return pages * PAGE_SIZE;
+}
+
 /*
  * Map a page for this kind of access, and pages around it that need no walk that changes
  * anything. It comes first and alone: it may take others' right to be executed.
  */
 static int fill(struct shadow *s, gva_t page, const struct walk *w, enum access acc)
 {
-	gva_t block = align_down(page, AROUND * PAGE_SIZE);
+	gva_t from;
+	u64 len = around(page, w, &from);
+	struct leaf leaf = { page, *w };
 	struct run run = { 0 };
 	int ret = run_add(s, &run, page, w, acc, true);
 
 	if (!ret)
 		ret = run_map(s, &run);
+	if (w->page_shift == PAGE_SHIFT)
+		leaf.w.page_shift = 0;
 	run.len = 0;
-	for (gva_t at = block; at < block + AROUND * PAGE_SIZE && !ret; at += PAGE_SIZE) {
-		struct walk look;
+	for (gva_t at = from; at < from + len && !ret; at += PAGE_SIZE) {
+		struct walk there;
 
 		if (at != page && mappable(s, at) && !prot_of(s, at) &&
-		    walk_look(s->v, at, MMU_USER, &look))
-			ret = run_add(s, &run, at, &look,
+		    look(s, at, &leaf, &there))
+			ret = run_add(s, &run, at, &there,
 				      acc == ACC_EXEC ? ACC_EXEC : ACC_READ, false);
 	}
 	if (!ret)

@@ -29,8 +29,9 @@ struct shadow {
 	bool stale;       /* everything may have changed */
 	unsigned changes; /* these pages may have */
 	gva_t change[SHADOW_CHANGES];
-	bool large; /* pieces of large pages are mapped */
-	u64 looked; /* pages compared with the tables, ever: what it costs */
+	bool renewed; /* shadow_enter() has found nothing of the code that was there */
+	bool large;   /* pieces of large pages are mapped */
+	u64 looked;   /* pages compared with the tables, ever: what it costs */
 	/* Which guest-physical pages may be writable, by hash. */
 	u64 writable[SHADOW_FILTER];
 	/* The page that each breakpoint is in; all sensitive instructions of a page that

@@ -686,7 +686,7 @@ static enum step run_one(struct translator *t)
 		t->strayed = true;
 		return step_one(v, &t->cache);
 	}
-	if (unlikely(t->lone)) {
+	if (unlikely(t->lone || (t->direct && direct_aside(t->direct)))) {
 		t->lone = false;
 		t->strayed = true;
 		return step_block(v, b);
