@@ -1,13 +1,11 @@
 /*
- * Running guest user code directly, and when to.
+ * Running guest user code directly.
  *
  * The registers go to the traced thread and come back at every stop. A page fault that
  * the shadow can satisfy is all there is to it; anything else is left to the interpreter,
  * with the state as it was before the instruction.
  *
- * Policy: where traps are far enough apart by the translator's own clock, the address
- * space runs directly from then on; where they turn out to be too near each other it does
- * not for a while, longer each time. Thread: see direct.h.
+ * Thread: see direct.h; policy.h decides when.
  */
 #include "engine/direct/direct.h"
 
@@ -20,6 +18,7 @@
 #include "base/alloc.h"
 #include "base/log.h"
 #include "cpu/hostcpu.h"
+#include "engine/direct/policy.h"
 #include "engine/direct/process.h"
 #include "engine/direct/shadow.h"
 #include "engine/interp/stub.h"
@@ -30,29 +29,12 @@
 #include "x86/stats.h"
 #include "x86/xsave.h"
 
-/* Nanoseconds of CPU time from here on. What a trap costs. */
-#define COST         UINT64_C(10000)
-/* Kicks in a row that find traps far apart. */
-#define SCORE        2
-/* Traps are to be so far apart, by the translator's time and by the process's, of which
- * a good part is the trap itself. */
-#define APART        (2 * COST)
-#define APART_DIRECT (2 * COST)
-/* What mapping a page costs in the process. */
-#define FILL         (2 * COST)
-/* What comparing one with the tables costs. */
-#define LOOK         (COST / 150)
-/* Traps and faults are looked at in lots. */
-#define LOT          32
-#define FAULT_LOT    256
-#define FAULT_LOTS   16
-#define BACKOFF_MIN  (2000 * COST)
-#define BACKOFF_MAX  (200000 * COST)
+/* Traps to measure. */
+#define TRIES        8
 #define ARMINGS_MAX  16
 #define FAILURES_MAX 8
 /* Blocks that are interpreted in pages that are not to be executed directly. */
 #define ASIDE_MAX    1000
-#define SPACES       1024
 #define AVOIDED      1024
 /* Address spaces whose shadows are kept. */
 #define PLACES       8
@@ -68,21 +50,13 @@
 
 #define VEC_MAX KiB(16)
 
-/* What is known of an address space. */
-struct space {
-	u64 cr3;
-	bool on;
-	u32 score;
-	u64 not_before; /* of the vCPU thread's time */
-	u64 backoff;
-};
-
 /* A process, and whose shadow it has. */
 struct place {
 	struct process *p; /* NULL: not yet */
 	struct shadow s;
 	u64 used;        /* higher is later */
-	clockid_t clock; /* of the process */
+	clockid_t clock; /* of its CPU time */
+	u64 trap;        /* what one costs of that, in nanoseconds */
 	/* The vector state as the process has it, and as v->xsave had it then. */
 	bool vec_there;
 	bool id; /* RFLAGS.ID, which the VMM cannot write there */
@@ -94,23 +68,16 @@ struct place {
 
 struct direct {
 	struct vcpu *v;
+	struct policy *policy;
 	struct place place[PLACES];
 	struct place *at; /* the one for what CR3 is now */
 	u64 running;      /* atomic: whom to kick, 0: nobody */
 	u64 uses;
 	gva_t faulted; /* where the guest has been given a page fault; ~0: nowhere */
-	bool always;
 	bool unavailable;
 	unsigned failures;
 	unsigned aside; /* blocks that may be interpreted */
-	bool hold;      /* not before the next sample */
 	u64 host_xcr0;
-	struct space space[SPACES];
-	/* The translator's traps. */
-	u64 traps, traps_sampled, sampled_at;
-	/* Our own, since the lot began. */
-	unsigned lot, lot_faults, faults, fault_lots;
-	u64 lot_at, lot_looked, faults_at;
 	/* Pages that are not to be executed directly, by address; ~0: none. */
 	u64 avoid[AVOIDED];
 	u32 vec_at[XCOMP_COUNT]; /* where the host has a component; 0: nowhere */
@@ -124,105 +91,28 @@ static u64 clock_ns(clockid_t id)
 	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
 }
 
-/* ---- policy ---- */
-
-static struct space *space_by(struct direct *d, u64 cr3)
+void direct_user_begins(struct direct *d)
 {
-	struct space *s = &d->space[(cr3 >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> 54];
-
-	if (s->cr3 != cr3)
-		*s = (struct space){ .cr3 = cr3, .backoff = BACKOFF_MIN };
-	return s;
+	if (!d->unavailable)
+		policy_user_begins(d->policy);
 }
 
-static struct space *space_of(struct direct *d)
+void direct_user_ends(struct direct *d)
 {
-	return space_by(d, d->v->cr3 & BITS(51, 12));
-}
-
-/* It has to earn it again: it has lost its place, or is that of another program now. */
-static void space_anew(struct space *s)
-{
-	s->on = false;
-	s->score = 0;
-}
-
-void direct_note_trap(struct direct *d)
-{
-	d->traps++;
+	policy_user_ends(d->policy);
 }
 
 void direct_sample(struct direct *d, bool user)
 {
-	u64 traps = d->traps - d->traps_sampled, t, spent;
-	struct space *s = space_of(d);
-
-	vcpu_park(d->v);
-	t = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-	spent = t - d->sampled_at;
-	d->sampled_at = t;
-	d->traps_sampled = d->traps;
-	d->hold = false;
+	if (!d->unavailable)
+		policy_sample(d->policy, user);
 	for (unsigned i = 0; i < PLACES; i++)
 		d->place[i].s.armings = 0;
-	if (s->on || d->unavailable)
-		return;
-	s->score = !user || traps * APART > spent ? 0 : s->score + 1;
-	s->on = s->score >= SCORE && t >= s->not_before;
 }
 
-static void turn_off(struct direct *d)
+bool direct_asked(struct direct *d)
 {
-	struct space *s = space_of(d);
-
-	if (d->always)
-		return;
-	space_anew(s);
-	s->not_before = clock_ns(CLOCK_THREAD_CPUTIME_ID) + s->backoff;
-	s->backoff = MIN(s->backoff * 2, BACKOFF_MAX);
-	d->v->stats->direct_backoffs++;
-}
-
-static void lot_begin(struct direct *d, u64 t)
-{
-	d->lot = d->lot_faults = 0;
-	d->lot_at = t;
-	d->lot_looked = d->at->s.looked;
-}
-
-/* One more trap: are they too near each other, not counting what was spent on filling
- * the shadow? */
-static void count_trap(struct direct *d)
-{
-	struct space *s = space_of(d);
-	u64 t, looked;
-
-	looked = d->at->s.looked - d->lot_looked;
-	if (++d->lot < LOT && looked * LOOK < LOT * FILL)
-		return;
-	t = clock_ns(d->at->clock);
-	if (t - d->lot_at < LOT * APART_DIRECT + d->lot_faults * FILL + looked * LOOK)
-		turn_off(d);
-	else
-		s->backoff = MAX(s->backoff / 2, BACKOFF_MIN);
-	lot_begin(d, t);
-}
-
-/* Filling the shadow is worth its cost, unless it goes on for ever. */
-static void count_fault(struct direct *d)
-{
-	u64 t;
-
-	d->lot_faults++;
-	if (++d->faults < FAULT_LOT)
-		return;
-	t = clock_ns(d->at->clock);
-	if (t - d->faults_at > 2 * FAULT_LOT * FILL)
-		d->fault_lots = 0;
-	else if (++d->fault_lots == FAULT_LOTS)
-		turn_off(d);
-	d->faults = 0;
-	d->faults_at = t;
+	return policy_asked(d->policy);
 }
 
 /* ---- may it be ---- */
@@ -275,6 +165,18 @@ static bool possible(const struct direct *d)
 	       same_cpu(d);
 }
 
+/* What a trap costs here and now, as the process's clock has it. */
+static int time_traps(struct place *a)
+{
+	u64 t = clock_ns(a->clock);
+	int ret = 0;
+
+	for (unsigned i = 0; i < TRIES && !ret; i++)
+		ret = process_try(a->p);
+	a->trap = (clock_ns(a->clock) - t) / TRIES;
+	return ret;
+}
+
 static int place_new(struct direct *d, struct place *a, struct error *err)
 {
 	int ret = process_new(&a->p, d->v->phys, err);
@@ -285,6 +187,9 @@ static int place_new(struct direct *d, struct place *a, struct error *err)
 		return error_set(err, -ENOMEM, "no memory for a shadow");
 	if (clock_getcpuclockid(a->p->pid, &a->clock))
 		return error_set(err, -ENOSYS, "a process has no clock");
+	ret = time_traps(a);
+	if (ret)
+		return error_set(err, ret, "a process does not trap");
 	a->vec_len = process_vec_get(a->p, a->vec, sizeof(a->vec));
 	if (a->vec_len < 0)
 		return error_set(err, a->vec_len, "PTRACE_GETREGSET: %s",
@@ -344,14 +249,11 @@ static bool settle(struct direct *d)
 		return false;
 	}
 	if (old->s.cr3 != cr3)
-		space_anew(space_by(d, old->s.cr3));
-	space_of(d)->on = true;
+		policy_anew(d->policy, old->s.cr3);
+	policy_settled(d->policy, old->clock, old->trap, &old->s.looked);
 	old->used = d->uses;
 	d->at = old;
 	d->faulted = ~UINT64_C(0);
-	d->faults = d->fault_lots = 0;
-	d->faults_at = clock_ns(old->clock);
-	lot_begin(d, d->faults_at);
 	return true;
 }
 
@@ -373,13 +275,14 @@ bool direct_aside(struct direct *d)
 	if (!d->aside || d->v->cpl != 3 ||
 	    *avoided(d, d->v->rip) != avoid_tag(d, d->v->rip))
 		return false;
-	d->hold = !--d->aside;
+	if (!--d->aside)
+		policy_hold(d->policy);
 	return true;
 }
 
 bool direct_wanted(struct direct *d)
 {
-	if (d->unavailable || d->hold || (!d->always && !space_of(d)->on) || !possible(d))
+	if (d->unavailable || !policy_wants(d->policy) || !possible(d))
 		return false;
 	if (*avoided(d, d->v->rip) == avoid_tag(d, d->v->rip))
 		return false;
@@ -647,7 +550,7 @@ static int memory_fault(struct direct *d, const struct process_regs *r,
 		d->aside = ASIDE_MAX;
 		return 0;
 	}
-	count_fault(d);
+	policy_fault(d->policy);
 	ret = shadow_fault(s, stop->addr, fetch);
 	if (ret < 0)
 		return ret;
@@ -671,7 +574,7 @@ static int enter(struct direct *d, struct process_regs *r)
 	int ret = shadow_enter(&a->s);
 
 	if (a->s.renewed)
-		space_anew(space_of(d));
+		policy_anew(d->policy, a->s.cr3);
 	/* Where the guest has mapped a page meanwhile, it is needed now. */
 	if (!ret && d->faulted != ~UINT64_C(0))
 		ret = shadow_fill(&a->s, d->faulted);
@@ -687,13 +590,10 @@ static int enter(struct direct *d, struct process_regs *r)
 /* The state is in the VMM: the place is not needed, and may be in any state. */
 static void give_up(struct direct *d, int err)
 {
-	struct space *s = space_of(d);
-
-	/* Something of the guest is in the way: never for this address space. */
+	/* Something of the guest is in the way. */
 	if (err == -EADDRINUSE) {
-		s->on = false;
-		s->not_before = ~UINT64_C(0);
-		d->hold = true;
+		policy_never(d->policy);
+		policy_hold(d->policy);
 		return;
 	}
 	log_debug("direct execution: %s", strerror(-err));
@@ -715,9 +615,8 @@ static int dealt_with(struct direct *d, struct process_regs *r,
 	int ret;
 
 	if (read_tsc(d, r, stop)) {
-		count_trap(d);
 		ret = process_set_regs(p, r);
-		return ret ? ret : d->always || space_of(d)->on;
+		return ret ? ret : policy_trap(d->policy);
 	}
 	ret = memory_fault(d, r, stop);
 	/* A fault sets RF, and it holds back the breakpoint of the instruction. */
@@ -768,7 +667,9 @@ enum direct_result direct_run(struct direct *d, const bool *kicked)
 		return DIRECT_ON;
 	}
 	__atomic_store_n(&d->running, process_thread(d->at->p), __ATOMIC_SEQ_CST);
+	policy_runs(d->policy, true);
 	ret = run(d, &r, kicked, &result, &known);
+	policy_runs(d->policy, false);
 	__atomic_store_n(&d->running, 0, __ATOMIC_SEQ_CST);
 	err = known ? vec_get_back(d) : ret;
 	if (err) {
@@ -780,7 +681,7 @@ enum direct_result direct_run(struct direct *d, const bool *kicked)
 	if (ret)
 		give_up(d, ret);
 	else if (result == DIRECT_STEP)
-		count_trap(d);
+		policy_trap(d->policy);
 	return ret ? DIRECT_ON : result;
 }
 
@@ -820,14 +721,15 @@ int direct_probe(struct error *err)
 	return ret;
 }
 
-struct direct *direct_new(struct vcpu *v, bool always)
+struct direct *direct_new(struct vcpu *v, bool always, void (*ask)(void *opaque),
+			  void *opaque)
 {
 	struct direct *d = xzalloc_aligned(64, sizeof(*d));
 	struct host_cpu host;
 
 	d->faulted = ~UINT64_C(0);
 	d->v = v;
-	d->always = always;
+	d->policy = policy_new(v, always, ask, opaque);
 	for (unsigned i = 0; i < AVOIDED; i++)
 		d->avoid[i] = ~UINT64_C(0);
 	hostcpu_read(&host);
@@ -844,6 +746,7 @@ void direct_reset(struct direct *d)
 	for (unsigned i = 0; i < PLACES; i++)
 		place_free(&d->place[i]);
 	d->at = NULL;
+	policy_reset(d->policy);
 }
 
 void direct_free(struct direct *d)
@@ -851,5 +754,6 @@ void direct_free(struct direct *d)
 	if (!d)
 		return;
 	direct_reset(d);
+	policy_free(d->policy);
 	free(d);
 }

@@ -20,8 +20,10 @@ struct direct;
 /* Does the host let user code run directly? 0, or -errno with the reason. Any thread. */
 int direct_probe(struct error *err);
 
-/* Never NULL. 'always': as soon as it is possible, for tests. */
-struct direct *direct_new(struct vcpu *v, bool always);
+/* Never NULL. 'always': as soon as it is possible, for tests. 'ask': have translated code
+ * left soon; called in signal context. */
+struct direct *direct_new(struct vcpu *v, bool always, void (*ask)(void *opaque),
+			  void *opaque);
 void direct_free(struct direct *d);
 /* Another thread owns the vCPU from now on: processes belong to the one that made them.
  * No thread runs it. */
@@ -29,8 +31,12 @@ void direct_reset(struct direct *d);
 
 /* A kick has found the vCPU in user code, or not. */
 void direct_sample(struct direct *d, bool user);
-/* The vCPU comes to user code from the kernel. */
-void direct_note_trap(struct direct *d);
+/* The vCPU has come to user code from the kernel, and the other way. */
+void direct_user_begins(struct direct *d);
+void direct_user_ends(struct direct *d);
+/* For a translator that has been asked to leave its code: was it by us, to look again
+ * whether what runs should run directly? */
+bool direct_asked(struct direct *d);
 /* Should what comes next be executed directly? */
 bool direct_wanted(struct direct *d);
 /* Or, as it says no, be interpreted, block by block? Direct execution goes on soon. */

@@ -308,8 +308,7 @@ static int await_traced(struct process *p, int *status)
 	return -ETIMEDOUT;
 }
 
-/* Does a system call stop as it should, with the registers it was given? */
-static int try_syscall(struct process *p)
+int process_try(struct process *p)
 {
 	const u8 *code =
 		memmem(direct_mapper, (size_t)(direct_mapper_end - direct_mapper),
@@ -364,7 +363,7 @@ static int start(struct process *p, struct setup *s)
 	process_order(p, &low);
 	process_order(p, &high);
 	ret = process_map(p);
-	return ret ? ret : try_syscall(p);
+	return ret ? ret : process_try(p);
 }
 
 int process_new(struct process **out, struct phys *phys, struct error *err)

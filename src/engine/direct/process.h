@@ -45,6 +45,10 @@ struct process_stop {
 int process_new(struct process **out, struct phys *phys, struct error *err);
 void process_free(struct process *p);
 
+/* Let it trap once, with a system call. -errno: it does not stop as it should. Changes
+ * its registers. */
+int process_try(struct process *p);
+
 /* Is this in the part of the address space that is not the guest's? */
 static inline bool process_owns(const struct process *p, u64 addr)
 {

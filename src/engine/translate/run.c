@@ -647,8 +647,8 @@ static bool run_direct(struct translator *t, enum step *s)
 	struct vcpu *v = t->v;
 	bool user = v->cpl == 3;
 
-	if (user && !t->was_user)
-		direct_note_trap(t->direct);
+	if (user != t->was_user)
+		(user ? direct_user_begins : direct_user_ends)(t->direct);
 	t->was_user = user;
 	if (!user || !direct_wanted(t->direct))
 		return false;
@@ -751,7 +751,10 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		if (__atomic_load_n(&t->kicked, __ATOMIC_SEQ_CST)) {
 			__atomic_store_n(&t->kicked, false, __ATOMIC_SEQ_CST);
 			__atomic_store_n(&f->jump_mask, TR_JUMPS - 1, __ATOMIC_SEQ_CST);
-			sample(t);
+			if (t->direct && direct_asked(t->direct))
+				direct_sample(t->direct, v->cpl == 3);
+			else
+				sample(t);
 		}
 		if (unlikely(__atomic_load_n(&t->poll_gone, __ATOMIC_SEQ_CST)))
 			poll_restore(t);
@@ -962,7 +965,7 @@ int translate_open(struct vcpu *v, const struct translate_options *o, struct err
 	v->tlb_dropped = memo_tlb_dropped;
 	v->code_protected = translate_code_protected;
 	if (!o->undirect && !o->run_block)
-		t->direct = direct_new(v, o->direct);
+		t->direct = direct_new(v, o->direct, kick, t);
 	forget_code(t);
 	return 0;
 free_translator:

@@ -1,0 +1,421 @@
+/*
+ * Measuring whether direct execution pays.
+ *
+ * A trap costs some ten microseconds, and so does a page that is not in the shadow yet;
+ * translated code runs at two thirds of the speed and traps for next to nothing. Times
+ * are of CPU where that can be had cheaply, as the host may be busy; stretches are
+ * measured by the host's TSC, which a preemption spoils now and then, and only where they
+ * were translated or surely short.
+ *
+ * Thread: see policy.h; beat() is a signal handler on that thread.
+ */
+#include "engine/direct/policy.h"
+
+#include <stdlib.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#include "base/alloc.h"
+#include "base/bits.h"
+#include "host/alarm.h"
+#include "x86/stats.h"
+
+/* Nanoseconds of CPU time from here on. What a trap costs. */
+#define COST         UINT64_C(10000)
+/* Samples in a row that find traps far apart. */
+#define SCORE        2
+/* Traps are to be so far apart. */
+#define APART        (2 * COST)
+/* What mapping a page costs in the process. */
+#define FILL         (2 * COST)
+/* What comparing one with the tables costs. */
+#define LOOK         (COST / 150)
+/* Traps and faults are looked at in lots. */
+#define LOT          32
+#define FAULT_LOT    256
+#define FAULT_LOTS   16
+#define BACKOFF_MIN  (2000 * COST)
+#define BACKOFF_MAX  (200000 * COST)
+/* A stretch that is shorter is better translated: by its own time, and by that with the
+ * way there and back. */
+#define SHORT        (3 * COST / 2)
+#define SHORT_DIRECT (5 * COST / 2)
+/* A stretch that is known to be long is translated once in a while, to see: after so many
+ * times at first, and at last. */
+#define TRIAL_MIN    8
+#define TRIAL_MAX    256
+/* So long translated code runs before it is looked at. */
+#define BEAT         (50 * COST)
+#define SPACES       1024
+#define STRETCHES    4096
+/* So many short ones in a row make one short of which nothing is known. */
+#define PHASE        4
+
+/* What is known of an address space. */
+struct space {
+	u64 cr3;
+	bool on;
+	u32 score;
+	u64 not_before; /* of the vCPU thread's time */
+	u64 backoff;
+};
+
+/* User code that begins at an address. */
+struct stretch {
+	u64 tag;
+	u8 brief;       /* how sure it is that it is short: 0 to 3 */
+	u16 trial, due; /* a trial after so many times, and how many of them are left */
+};
+
+struct policy {
+	struct vcpu *v;
+	bool always;
+	bool hold; /* not before the next sample */
+	struct space space[SPACES];
+	/* The translator's traps. */
+	u64 traps, traps_sampled, sampled_at;
+
+	struct stretch stretch[STRETCHES];
+	struct stretch *now; /* that runs; NULL: its length is not asked for */
+	bool brief;          /* it is to be translated */
+	bool went;           /* it has run directly */
+	unsigned phase;      /* so many short ones came before it */
+	/* In ticks of the host's TSC. */
+	u64 began, short_translated, short_direct;
+	u64 tsc_first, ns_first;
+
+	/* Shared with beat(). */
+	u64 stretches, watched; /* how many there were, and when the alarm was set */
+	bool watch;             /* what runs is translated, and should not for long */
+	bool runs;              /* directly */
+	bool asked;
+	bool no_alarm; /* the host gives none */
+	struct alarm alarm;
+	void (*ask)(void *opaque);
+	void *ask_opaque;
+
+	/* The process, and its traps since the lot began. */
+	clockid_t clock;
+	u64 apart; /* as its clock has it, the trap included */
+	const u64 *looked;
+	unsigned lot, lot_faults, faults, fault_lots;
+	u64 lot_at, lot_looked, faults_at;
+};
+
+static u64 clock_ns(clockid_t id)
+{
+	struct timespec t = { 0 };
+
+	clock_gettime(id, &t);
+	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
+}
+
+/* ---- address spaces ---- */
+
+static struct space *space_by(struct policy *p, u64 cr3)
+{
+	struct space *s = &p->space[(cr3 >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> 54];
+
+	if (s->cr3 != cr3)
+		*s = (struct space){ .cr3 = cr3, .backoff = BACKOFF_MIN };
+	return s;
+}
+
+static struct space *space_of(struct policy *p)
+{
+	return space_by(p, p->v->cr3 & BITS(51, 12));
+}
+
+static void space_off(struct space *s)
+{
+	s->on = false;
+	s->score = 0;
+}
+
+void policy_anew(struct policy *p, u64 cr3)
+{
+	space_off(space_by(p, cr3));
+}
+
+void policy_never(struct policy *p)
+{
+	struct space *s = space_of(p);
+
+	space_off(s);
+	s->not_before = ~UINT64_C(0);
+}
+
+bool policy_wants(struct policy *p)
+{
+	return !p->hold && (p->always || (!p->brief && space_of(p)->on));
+}
+
+void policy_hold(struct policy *p)
+{
+	p->hold = true;
+}
+
+/* ---- the alarm ---- */
+
+static void watch_now(struct policy *p)
+{
+	p->watched = p->stretches;
+	alarm_set(&p->alarm, BEAT);
+}
+
+static void watch(struct policy *p)
+{
+	if (p->alarm.set || !p->alarm.made)
+		return;
+	vcpu_park(p->v);
+	watch_now(p);
+}
+
+/* Does the same code run still? */
+static void beat(void *opaque)
+{
+	struct policy *p = opaque;
+
+	if (!p->watch || p->runs)
+		return;
+	if (p->stretches != p->watched) {
+		watch_now(p);
+		return;
+	}
+	__atomic_store_n(&p->asked, true, __ATOMIC_RELAXED);
+	p->ask(p->ask_opaque);
+}
+
+bool policy_asked(struct policy *p)
+{
+	return __atomic_exchange_n(&p->asked, false, __ATOMIC_RELAXED);
+}
+
+/* ---- stretches ---- */
+
+static u64 ticks_of(const struct policy *p, u64 ns)
+{
+	u64 ticks = __rdtsc() - p->tsc_first,
+	    took = clock_ns(CLOCK_MONOTONIC) - p->ns_first;
+
+	return took ? (u64)((u128)ticks * ns / took) : 0;
+}
+
+static struct stretch *stretch_of(struct policy *p)
+{
+	u64 tag = p->v->rip ^ (p->v->cr3 & BITS(51, 12)) << 16;
+	struct stretch *s =
+		&p->stretch[tag * UINT64_C(0x9e3779b97f4a7c15) >> 32 & (STRETCHES - 1)];
+
+	if (s->tag != tag)
+		*s = (struct stretch){ .tag = tag,
+				       .brief = p->phase >= PHASE ? 2 : 0,
+				       .trial = TRIAL_MIN,
+				       .due = TRIAL_MIN };
+	return s;
+}
+
+/* Is it to be translated? */
+static bool is_brief(struct stretch *s)
+{
+	if (s->brief >= 2)
+		return true;
+	if (--s->due)
+		return false;
+	s->due = s->trial;
+	return true;
+}
+
+void policy_user_begins(struct policy *p)
+{
+	struct space *s = space_of(p);
+
+	p->traps++;
+	p->stretches++;
+	p->now = NULL;
+	p->brief = p->went = p->watch = false;
+	if (p->always)
+		return;
+	if (!p->alarm.made && !p->no_alarm) {
+		vcpu_park(p->v);
+		p->no_alarm = !alarm_init(&p->alarm, beat, p);
+	}
+	if (s->on && p->alarm.made) {
+		p->now = stretch_of(p);
+		p->brief = is_brief(p->now);
+		p->began = __rdtsc();
+	}
+	p->watch = !s->on || p->brief;
+	if (p->watch)
+		watch(p);
+}
+
+static void stretch_was_short(struct policy *p)
+{
+	struct stretch *s = p->now;
+
+	s->brief = (u8)MIN(s->brief + 1, 3);
+	s->trial = s->due = TRIAL_MIN;
+	p->phase++;
+}
+
+static void stretch_was_long(struct policy *p)
+{
+	struct stretch *s = p->now;
+
+	p->phase = 0;
+	if (!s)
+		return;
+	s->trial = (u16)MIN(s->trial * 2, TRIAL_MAX);
+	s->due = s->trial;
+	s->brief = s->brief >= 3 ? 1 : 0;
+}
+
+void policy_user_ends(struct policy *p)
+{
+	u64 took;
+
+	p->watch = false;
+	if (!p->now)
+		return;
+	took = __rdtsc() - p->began;
+	if (took < (p->went ? p->short_direct : p->short_translated))
+		stretch_was_short(p);
+	else if (!p->went)
+		stretch_was_long(p);
+	else
+		/* On a busy host it may have been the way there and back. */
+		p->phase = 0;
+	p->now = NULL;
+	p->brief = false;
+}
+
+/* ---- samples ---- */
+
+void policy_sample(struct policy *p, bool user)
+{
+	u64 traps = p->traps - p->traps_sampled, t, spent;
+	struct space *s = space_of(p);
+
+	vcpu_park(p->v);
+	t = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	spent = t - p->sampled_at;
+	p->sampled_at = t;
+	p->traps_sampled = p->traps;
+	p->hold = false;
+	if (s->on) {
+		/* It lasts: it runs directly from here on, and the next time. */
+		if (user && p->brief)
+			stretch_was_long(p);
+		p->brief = p->watch = false;
+		return;
+	}
+	s->score = !user || traps * APART > spent ? 0 : s->score + 1;
+	s->on = s->score >= SCORE && t >= s->not_before;
+	if (user && !s->on)
+		watch(p);
+}
+
+/* ---- traps ---- */
+
+static void turn_off(struct policy *p)
+{
+	struct space *s = space_of(p);
+
+	if (p->always)
+		return;
+	space_off(s);
+	s->not_before = clock_ns(CLOCK_THREAD_CPUTIME_ID) + s->backoff;
+	s->backoff = MIN(s->backoff * 2, BACKOFF_MAX);
+	p->v->stats->direct_backoffs++;
+}
+
+static void lot_begin(struct policy *p, u64 t)
+{
+	p->lot = p->lot_faults = 0;
+	p->lot_at = t;
+	p->lot_looked = *p->looked;
+}
+
+void policy_settled(struct policy *p, clockid_t clock, u64 trap, const u64 *looked)
+{
+	if (!p->short_translated) {
+		p->short_translated = ticks_of(p, SHORT);
+		p->short_direct = ticks_of(p, SHORT_DIRECT);
+	}
+	space_of(p)->on = true;
+	p->clock = clock;
+	p->apart = COST + MIN(MAX(trap, COST / 2), 5 * COST);
+	p->looked = looked;
+	p->faults = p->fault_lots = 0;
+	p->faults_at = clock_ns(clock);
+	lot_begin(p, p->faults_at);
+}
+
+void policy_runs(struct policy *p, bool runs)
+{
+	p->runs = runs;
+	p->went = true;
+}
+
+/* Not counting what was spent on filling the shadow. */
+bool policy_trap(struct policy *p)
+{
+	struct space *s = space_of(p);
+	u64 t, looked = *p->looked - p->lot_looked;
+
+	if (++p->lot < LOT && looked * LOOK < LOT * FILL)
+		return true;
+	t = clock_ns(p->clock);
+	if (t - p->lot_at < LOT * p->apart + p->lot_faults * FILL + looked * LOOK)
+		turn_off(p);
+	else
+		s->backoff = MAX(s->backoff / 2, BACKOFF_MIN);
+	lot_begin(p, t);
+	return p->always || s->on;
+}
+
+/* It is worth its cost, unless it goes on for ever. */
+void policy_fault(struct policy *p)
+{
+	u64 t;
+
+	p->lot_faults++;
+	if (++p->faults < FAULT_LOT)
+		return;
+	t = clock_ns(p->clock);
+	if (t - p->faults_at > 2 * FAULT_LOT * FILL)
+		p->fault_lots = 0;
+	else if (++p->fault_lots == FAULT_LOTS)
+		turn_off(p);
+	p->faults = 0;
+	p->faults_at = t;
+}
+
+/* ---- set-up ---- */
+
+struct policy *policy_new(struct vcpu *v, bool always, void (*ask)(void *opaque),
+			  void *opaque)
+{
+	struct policy *p = xzalloc(sizeof(*p));
+
+	p->v = v;
+	p->always = always;
+	p->ask = ask;
+	p->ask_opaque = opaque;
+	p->tsc_first = __rdtsc();
+	p->ns_first = clock_ns(CLOCK_MONOTONIC);
+	return p;
+}
+
+void policy_reset(struct policy *p)
+{
+	alarm_fini(&p->alarm);
+	p->no_alarm = false;
+}
+
+void policy_free(struct policy *p)
+{
+	alarm_fini(&p->alarm);
+	free(p);
+}
