@@ -1,0 +1,219 @@
+/*
+ * Instructions of 64-bit user code that tell about the processor, and do not trap in user
+ * mode: they must tell what the guest's processor is, wherever they stand, and however
+ * many of them (src/engine/direct/sensitive.h).
+ *
+ * SDM volume 2. What must be: every want here holds on every engine.
+ */
+#include "direct.h"
+
+SNIPPET(the_end, "ud2");
+
+static const struct tells {
+	const char *name;
+	u8 code[5], len;
+	word vector; /* NONE: it does not trap */
+	bool umip;   /* #GP with UMIP */
+} tells[] = {
+	{ "cpuid", { 0x0f, 0xa2 }, 2, NONE, false },
+	{ "xgetbv", { 0x0f, 0x01, 0xd0 }, 3, NONE, false },
+	{ "rdtscp", { 0x0f, 0x01, 0xf9 }, 3, NONE, false },
+	{ "rdpid", { 0xf3, 0x0f, 0xc7, 0xf8 }, 4, NONE, false },
+	{ "smsw", { 0x0f, 0x01, 0xe0 }, 3, NONE, true },
+	{ "smsw ax", { 0x66, 0x0f, 0x01, 0xe0 }, 4, NONE, true },
+	{ "smsw rax", { 0x48, 0x0f, 0x01, 0xe0 }, 4, NONE, true },
+	{ "smsw r8", { 0x49, 0x0f, 0x01, 0xe0 }, 4, NONE, true },
+	{ "smsw mem", { 0x0f, 0x01, 0x23 }, 3, NONE, true },
+	{ "sgdt", { 0x0f, 0x01, 0x03 }, 3, NONE, true },
+	{ "sidt", { 0x0f, 0x01, 0x0b }, 3, NONE, true },
+	{ "lar", { 0x0f, 0x02, 0xc5 }, 3, NONE, false },
+	{ "lar rax", { 0x48, 0x0f, 0x02, 0xc5 }, 4, NONE, false },
+	{ "lsl", { 0x0f, 0x03, 0xc5 }, 3, NONE, false },
+	{ "lsl r8", { 0x4c, 0x0f, 0x03, 0xc5 }, 4, NONE, false },
+	{ "vmcall", { 0x0f, 0x01, 0xc1 }, 3, UD, false },
+	{ "rdpmc", { 0x0f, 0x33 }, 2, GP, false },
+};
+
+/* What the kernel is told by the same instruction, in its own place. */
+static void ask_kernel(const struct tells *t, struct regs *r)
+{
+	static PAGED u8 code[64];
+	u64 rax = in.r[RAX], rcx = in.r[RCX], rdx = in.r[RDX], rbx = (word)AT(DATA + 1);
+	register u64 r8 __asm__("r8") = in.r[R8];
+
+	copy(code, t->code, t->len);
+	code[t->len] = 0xc3;
+	__asm__ volatile("push %%rbp; mov %6, %%rbp; call *%5; pop %%rbp"
+			 : "+a"(rax), "+c"(rcx), "+d"(rdx), "+b"(rbx), "+r"(r8)
+			 : "r"(code), "r"(in.r[RBP])
+			 : "memory", "cc");
+	r->r[RAX] = rax;
+	r->r[RCX] = rcx;
+	r->r[RDX] = rdx;
+	r->r[RBX] = rbx;
+	r->r[R8] = r8;
+}
+
+static bool has(const struct tells *t)
+{
+	if (t->code[2] == 0xf9)
+		return HAS_RDTSCP;
+	if (t->code[0] == 0xf3)
+		return HAS(7, 0, c, 22);
+	return true;
+}
+
+static void tell_one(const struct tells *t, unsigned at, unsigned page, bool umip)
+{
+	word vector = t->umip && umip ? GP : t->vector;
+	struct regs want = { { 0 }, 0, 0, 0, 0 };
+	u32 tsc_aux = (u32)rnd() & 0xfff;
+
+	copy(AT(page) + at, t->code, t->len);
+	copy(AT(page) + at + t->len, the_end, 2);
+	in.ip = U(page) + at;
+	in.r[RBX] = U(DATA);
+	unmap_now(page);
+	unmap_now(page + 1);
+	fill(AT(DATA), 0, 16);
+	fill(AT(DATA + 1), 0, 16);
+	wrmsr(MSR_TSC_AUX, tsc_aux);
+	run();
+	checked();
+	if (got_vector != (vector == NONE ? UD : vector) ||
+	    out.ip != in.ip + (vector == NONE ? t->len : 0)) {
+		fail("%s at %x, umip %d: got vector %lx ip %llx", t->name, at, umip,
+		     got_vector, out.ip);
+		return;
+	}
+	if (vector != NONE)
+		return;
+	ask_kernel(t, &want);
+	for (unsigned i = 0; i <= R8; i++) {
+		bool sum = i == RAX || i == RCX || i == RDX || i == R8 ||
+			   (i == RBX && want.r[RBX] != (word)AT(DATA + 1));
+
+		/* The time has gone on. */
+		if (t->code[2] == 0xf9 && (i == RAX || i == RDX))
+			continue;
+		if (sum && out.r[i] != want.r[i]) {
+			fail("%s at %x, umip %d: register %u: got %llx want %llx",
+			     t->name, at, umip, i, out.r[i], want.r[i]);
+			return;
+		}
+	}
+	if (t->code[2] == 0xf9)
+		want_equal(out.r[RCX], tsc_aux);
+	want_equal(*data_at(DATA), *data_at(DATA + 1));
+	want_equal(data_at(DATA)[1], data_at(DATA + 1)[1]);
+}
+
+static void tell_all(bool umip, unsigned fillers)
+{
+	unsigned page = fillers > 1 ? MANY : FEW;
+	static const unsigned places[] = {
+		0, 1, 777, 4090, 4091, 4092, 4093, 4094, 4095
+	};
+	static const u32 leaves[] = { 0, 1, 7, 0xd, 0x40000000, 0x80000000, 0x80000002 };
+
+	for (unsigned n = 0; n < ARRAY_SIZE(tells) * ARRAY_SIZE(places) && !failed();
+	     n++) {
+		const struct tells *t = &tells[n % ARRAY_SIZE(tells)];
+		unsigned at = places[n / ARRAY_SIZE(tells)];
+
+		if (!has(t))
+			continue;
+		fill(AT(page), 0x90, 8192);
+		for (unsigned i = 0; i < fillers; i++)
+			copy(AT(page) + 1000 + 32 * i, tells[0].code, 2);
+		in.r[RAX] = t->code[1] == 0xa2 ? leaves[n % 7] : 0x12345678;
+		in.r[RCX] = in.r[RDX] = 0;
+		in.r[R8] = rnd();
+		in.r[RBP] = n & 1 ? 0x7b : USER_SS;
+		tell_one(t, at, page, umip);
+	}
+}
+
+static void tells_of_the_guest(unsigned fillers)
+{
+	if (!begin())
+		return;
+	/* As Linux has it for LSL: whose limit tells. */
+	set_gdt(0x78, descriptor(0, 0x54321, D_KDATA | D_DPL(3) | D_DB));
+	tell_all(false, fillers);
+	if (HAS_UMIP) {
+		write_cr4(read_cr4() | CR4_UMIP);
+		tell_all(true, fillers);
+		write_cr4(read_cr4() & ~(word)CR4_UMIP);
+	}
+	set_gdt(0x78, 0);
+}
+
+static void sensitive_few(void)
+{
+	tells_of_the_guest(1);
+}
+
+static void sensitive_many(void)
+{
+	tells_of_the_guest(10);
+}
+
+/* All in a row, from page to page, over and over. */
+SNIPPET(cpuid_pages,
+	"1: mov $1, %eax; call *%rsi; add %rcx, %r8; mov $1, %eax; call *%rdi\n\t"
+	"add %rcx, %r8; dec %r12; jnz 1b; ud2");
+SNIPPET(cpuid_three, "cpuid; mov $1, %eax; cpuid; mov $1, %eax; cpuid; ret");
+
+static void sensitive_pages(void)
+{
+	u64 c;
+
+	if (!begin_with(cpuid_pages))
+		return;
+	map(CROWD, CROWD, CODE_BITS);
+	map(CROWD + 1, CROWD + 1, CODE_BITS);
+	put_code(CROWD, 100, cpuid_three);
+	put_code(CROWD + 1, 200, cpuid_three);
+	c = cpuid(1, 0).c;
+	in.r[RSI] = U(CROWD) + 100;
+	in.r[RDI] = U(CROWD + 1) + 200;
+	in.r[R12] = 100;
+	run();
+	want_equal(got_vector, UD);
+	want_equal(out.r[R12], 0);
+	want_equal(out.r[R8], 200 * c);
+}
+
+/* A page that is not executed directly has routines of other code, short and long ones.
+ */
+SNIPPET(call_often,
+	"1: mov %r12, %rcx; call *%rdi; add %rax, %r8; dec %r12; jnz 1b; ud2");
+SNIPPET(add_up, "xor %eax, %eax; 1: add %rcx, %rax; dec %rcx; jnz 1b; ret");
+
+static void beside_sensitive_code(void)
+{
+	u64 n = 3000;
+
+	if (!begin_with(call_often))
+		return;
+	map(CROWD, CROWD, CODE_BITS);
+	fill(AT(CROWD), 0x90, 4096);
+	for (unsigned i = 0; i < 10; i++)
+		copy(AT(CROWD) + 1000 + 32 * i, tells[0].code, 2);
+	put_code(CROWD, 100, add_up);
+	in.r[RDI] = U(CROWD) + 100;
+	in.r[R12] = n;
+	run();
+	want_equal(got_vector, UD);
+	want_equal(out.r[R12], 0);
+	want_equal(out.r[R8], n * (n + 1) * (n + 2) / 6);
+}
+
+const struct test_case cases[] = {
+	CASE(sensitive_few, "SDM 2"),
+	CASE(sensitive_many, "SDM 2"),
+	CASE(sensitive_pages, "SDM 2"),
+	CASE(beside_sensitive_code, "SDM 2"),
+	CASES_END,
+};
