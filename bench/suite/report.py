@@ -116,6 +116,23 @@ def table(results):
     return "\n".join(lines)
 
 
+def speedup_table(results):
+    """How much sooner two CPUs are done than one, by the machine's own clock: rows smp-x, one-x."""
+    lines = []
+    for one in rows_of(results, "one"):
+        two = one.replace("one-", "smp-")
+        if two not in results["rows"]:
+            continue
+        cells = []
+        for system in results["systems"]:
+            took = [median(results, row, system, "own_wall") for row in (one, two)]
+            cells.append(times(took[0] / took[1] if all(took) else None, 12))
+        lines.append("  " + two.ljust(20) + "".join(cells))
+    if not lines:
+        return ""
+    return "\n".join(["two CPUs against one  " + "".join(s.rjust(12) for s in results["systems"])] + lines)
+
+
 def percentile_table(results):
     """Interrupt latency: microseconds between a timer's moment and the thread that waits."""
     lines = []
@@ -151,7 +168,8 @@ def legend(results):
 
 
 def text(results):
-    parts = [results["host"], table(results), legend(results), percentile_table(results),
+    parts = [results["host"], table(results), legend(results), speedup_table(results),
+             percentile_table(results),
              mips_line(results)]
     # A row that fails in each run is said once.
     parts.append("\n".join(dict.fromkeys("%s: %s" % (row, what) for row, what in results["wrong"])))
