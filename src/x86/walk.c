@@ -321,38 +321,76 @@ bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct wa
 	return false;
 }
 
-bool walk_look(struct vcpu *v, gva_t va, enum mmu_idx idx, struct walk *w)
+/* An entry that a look can pass, or end with. */
+static bool is_walked(const struct vcpu *v, enum paging_mode mode, unsigned shift,
+		      bool leaf, u64 entry)
+{
+	return (entry & PTE_P) && (entry & PTE_A) &&
+	       !(entry & reserved_bits(v, mode, shift, leaf));
+}
+
+bool walk_down(struct vcpu *v, gva_t va, struct walk_table *t)
 {
 	enum paging_mode mode = v->paging;
 	const struct format *f = &formats[mode];
 	unsigned shift = f->top_shift;
-	gpa_t table = v->cr3 & BITS(51, 12);
-	bool writable = true, nx = false;
 
 	if (mode < PAGING_4LEVEL)
 		return false;
-	w->user = true;
-	for (;; shift -= f->index_bits) {
+	*t = (struct walk_table){ .table = v->cr3 & BITS(51, 12),
+				  .user = true,
+				  .writable = true };
+	for (; shift > PAGE_SHIFT; shift -= f->index_bits) {
 		u64 index = (va >> shift) & (BIT(f->index_bits) - 1);
-		const u64 *host = phys_host(v->phys, table + index * 8, 8, false);
+		const u64 *host = phys_host(v->phys, t->table + index * 8, 8, false);
 		u64 entry = host ? __atomic_load_n(host, __ATOMIC_RELAXED) : 0;
-		bool leaf = is_leaf(v, mode, shift, entry);
 
-		if (!(entry & PTE_P) || !(entry & PTE_A) ||
-		    (entry & reserved_bits(v, mode, shift, leaf)))
+		if (is_leaf(v, mode, shift, entry)) {
+			t->entry = entry;
+			break;
+		}
+		if (!is_walked(v, mode, shift, false, entry))
 			return false;
-		writable &= !!(entry & PTE_W);
-		w->user &= !!(entry & PTE_U);
-		nx |= !!(entry & PTE_NX);
-		table = entry & BITS(51, 12);
-		if (!leaf)
-			continue;
-		w->key = w->user ? (u8)bits_get(entry, 62, 59) : 0;
-		w->rights = (u8)(rights_of(v, idx, w->user, writable, nx) &
-				 ~pkey_denied(v, mode, w->user, idx == MMU_USER, entry));
-		found(v, va, w, mode, shift, entry);
-		return true;
+		t->writable &= !!(entry & PTE_W);
+		t->user &= !!(entry & PTE_U);
+		t->nx |= !!(entry & PTE_NX);
+		t->table = entry & BITS(51, 12);
 	}
+	t->shift = (u8)shift;
+	return true;
+}
+
+bool walk_entry(const struct vcpu *v, gva_t va, enum mmu_idx idx,
+		const struct walk_table *t, u64 entry, struct walk *w)
+{
+	enum paging_mode mode = v->paging;
+	bool writable = t->writable && (entry & PTE_W), nx = t->nx || (entry & PTE_NX);
+
+	if (!is_walked(v, mode, t->shift, true, entry))
+		return false;
+	w->user = t->user && (entry & PTE_U);
+	w->key = w->user ? (u8)bits_get(entry, 62, 59) : 0;
+	w->rights = (u8)(rights_of(v, idx, w->user, writable, nx) &
+			 ~pkey_denied(v, mode, w->user, idx == MMU_USER, entry));
+	found(v, va, w, mode, t->shift, entry);
+	return true;
+}
+
+bool walk_look(struct vcpu *v, gva_t va, enum mmu_idx idx, struct walk *w)
+{
+	struct walk_table t;
+	u64 entry;
+
+	if (!walk_down(v, va, &t))
+		return false;
+	entry = t.entry;
+	if (t.shift == PAGE_SHIFT) {
+		gpa_t at = t.table + (va >> PAGE_SHIFT & 511) * 8;
+		const u64 *host = phys_host(v->phys, at, 8, false);
+
+		entry = host ? __atomic_load_n(host, __ATOMIC_RELAXED) : 0;
+	}
+	return walk_entry(v, va, idx, &t, entry, w);
 }
 
 bool walk_peek(struct vcpu *v, gva_t va, gpa_t *gpa)

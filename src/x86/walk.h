@@ -30,6 +30,22 @@ enum paging_mode paging_mode(const struct vcpu *v);
  */
 bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct walk *w);
 
+/* How far a walk gets without the entry of the page. */
+struct walk_table {
+	gpa_t table; /* that has the entry */
+	u64 entry;   /* of a large page, else 0 */
+	u8 shift;    /* of the page: 12, 21 or 30 */
+	bool user, writable, nx;
+};
+
+/*
+ * Two halves of walk_look(), for who looks at many pages: where the entry is, and what it
+ * means. In 4- and 5-level paging only.
+ */
+bool walk_down(struct vcpu *v, gva_t va, struct walk_table *t);
+bool walk_entry(const struct vcpu *v, gva_t va, enum mmu_idx idx,
+		const struct walk_table *t, u64 entry, struct walk *w);
+
 /*
  * What a walk would find, without setting A and D: w->rights says what this mmu_idx may
  * do. False: not mapped, or A is not set yet everywhere.

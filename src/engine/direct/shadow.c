@@ -3,30 +3,37 @@
  *
  * INVLPG and CR3 loads do not unmap: what they may have changed is compared with the
  * tables before guest code runs again, so that an address space that others have run in
- * between is still there. Thread: see shadow.h.
+ * between is still there. For that the table that mapped pages come from is kept as it
+ * was, 2 MiB a region: the same bytes mean the same pages. Thread: see shadow.h.
  */
 #include "engine/direct/shadow.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 
+#include "base/alloc.h"
 #include "engine/direct/process.h"
 #include "engine/direct/sensitive.h"
 #include "mem/phys.h"
+#include "x86/cr.h"
 #include "x86/stats.h"
 
-#define SLOT_BITS  17
-#define SLOTS      (1u << SLOT_BITS)
-#define PAGES_MAX  (SLOTS / 4 * 3)
+#define REGION_SHIFT 21
+#define REGION_PAGES 512
+#define SLOT_BITS    13
+#define SLOTS        (1u << SLOT_BITS)
+#define REGIONS_MAX  (SLOTS / 4 * 3)
 /* The host's limit, vm.max_map_count, is usually 65530. */
-#define PIECES_MAX 60000
+#define PIECES_MAX   60000
 /* More to unmap than this: all of it. */
-#define UNMAP_MAX  256
+#define UNMAP_MAX    256
 /* Pages around one that faults that are mapped with it: an aligned block, or what is in
  * the same large page. */
-#define AROUND     16
-#define AROUND_MAX 512
+#define AROUND       16
+#define AROUND_MAX   512
 
 enum {
 	MAY_READ = PROT_READ,
@@ -35,56 +42,98 @@ enum {
 	REVOKED = 1 << 8, /* is to be unmapped, whatever the tables say */
 };
 
-struct shadow_page {
-	gva_t lin; /* 0: the slot is free */
-	gpa_t gpa;
-	int prot; /* 0: not mapped any more */
+struct shadow_region {
+	gva_t key; /* its linear address; ~0: the slot is free */
+	struct walk_table
+		t; /* as it was when it was looked at last, and so the entries */
+	u64 entry[REGION_PAGES];
+	/* Of the pages that are mapped. */
+	u32 frame[REGION_PAGES]; /* guest-physical, in pages */
+	u16 prot[REGION_PAGES];  /* 0: not mapped */
+	u16 pages, code;         /* so many, and executable */
+	bool revoked;            /* some are */
 };
+
+static void *map_lazily(size_t size)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
 
 int shadow_init(struct shadow *s, struct vcpu *v, struct process *p)
 {
-	size_t pages = SLOTS * sizeof(*s->page), used = SLOTS * sizeof(*s->used);
-
 	s->v = v;
 	s->p = p;
 	s->cr3 = ~UINT64_C(0);
-	s->page = mmap(NULL, pages, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	s->used = mmap(NULL, used, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (s->page != MAP_FAILED && s->used != MAP_FAILED)
-		return 0;
-	s->page = s->page == MAP_FAILED ? NULL : s->page;
-	s->used = s->used == MAP_FAILED ? NULL : s->used;
-	return -ENOMEM;
+	s->region = map_lazily(SLOTS * sizeof(*s->region));
+	s->slot = xzalloc(SLOTS * sizeof(*s->slot));
+	return s->region ? 0 : -ENOMEM;
 }
 
 void shadow_fini(struct shadow *s)
 {
-	if (s->page)
-		munmap(s->page, SLOTS * sizeof(*s->page));
-	if (s->used)
-		munmap(s->used, SLOTS * sizeof(*s->used));
+	if (s->region)
+		munmap(s->region, SLOTS * sizeof(*s->region));
+	free(s->slot);
 }
 
 /* ---- what is mapped ---- */
 
-/* Its slot, or the free one where it would be. */
-static struct shadow_page *slot_of(const struct shadow *s, gva_t lin)
+static gva_t page_lin(const struct shadow_region *g, unsigned i)
 {
-	u32 i = (u32)((lin >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >>
+	return g->key + i * PAGE_SIZE;
+}
+
+static unsigned page_index(gva_t lin)
+{
+	return lin >> PAGE_SHIFT & (REGION_PAGES - 1);
+}
+
+/* Where the region's number is, or would be. */
+static u16 *slot_of(const struct shadow *s, gva_t key)
+{
+	u32 i = (u32)((key >> REGION_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >>
 		      (64 - SLOT_BITS));
 
-	while (s->page[i].lin && s->page[i].lin != lin)
+	while (s->slot[i] && s->region[s->slot[i] - 1].key != key)
 		i = (i + 1) & (SLOTS - 1);
-	return &s->page[i];
+	return &s->slot[i];
+}
+
+/* NULL: nothing of it has been mapped. */
+static struct shadow_region *region_of(const struct shadow *s, gva_t lin)
+{
+	u16 n = *slot_of(s, align_down(lin, BIT(REGION_SHIFT)));
+
+	return n ? &s->region[n - 1] : NULL;
+}
+
+/* There is room: is_full() has been asked. */
+static struct shadow_region *region_get(struct shadow *s, gva_t lin)
+{
+	gva_t key = align_down(lin, BIT(REGION_SHIFT));
+	u16 *slot = slot_of(s, key);
+	struct shadow_region *g;
+
+	if (*slot)
+		return &s->region[*slot - 1];
+	*slot = (u16)++s->regions;
+	g = &s->region[*slot - 1];
+	g->key = key;
+	g->t = (struct walk_table){ 0 };
+	g->pages = g->code = 0;
+	g->revoked = false;
+	memset(g->prot, 0, sizeof(g->prot));
+	return g;
 }
 
 static int prot_of(const struct shadow *s, gva_t lin)
 {
-	const struct shadow_page *g = slot_of(s, lin & PAGE_MASK);
+	const struct shadow_region *g = region_of(s, lin);
 
-	return g->lin ? g->prot : 0;
+	return g ? g->prot[page_index(lin)] : 0;
 }
 
 static u64 *writable_word(struct shadow *s, gpa_t gpa, u64 *bit)
@@ -95,14 +144,21 @@ static u64 *writable_word(struct shadow *s, gpa_t gpa, u64 *bit)
 	return &s->writable[h >> 6];
 }
 
-static void note(struct shadow *s, gva_t lin, gpa_t gpa, int prot)
+static void page_set(struct shadow_region *g, unsigned i, int prot)
 {
-	struct shadow_page *g = slot_of(s, lin);
+	g->pages = (u16)(g->pages - !!g->prot[i] + !!prot);
+	g->code = (u16)(g->code - !!(g->prot[i] & MAY_EXEC) + !!(prot & MAY_EXEC));
+	g->prot[i] = (u16)prot;
+}
+
+static void note(struct shadow *s, struct shadow_region *g, gva_t lin, gpa_t gpa,
+		 int prot)
+{
+	unsigned i = page_index(lin);
 	u64 bit;
 
-	if (!g->lin)
-		s->used[s->count++] = (u32)(g - s->page);
-	*g = (struct shadow_page){ lin, gpa, prot };
+	page_set(g, i, prot);
+	g->frame[i] = (u32)(gpa >> PAGE_SHIFT);
 	if (prot & MAY_WRITE)
 		*writable_word(s, gpa, &bit) |= bit;
 }
@@ -131,19 +187,18 @@ static int drop_all(struct shadow *s)
 	gva_t behind = s->p->base + MAPPER_SIZE;
 	int ret = 0;
 
-	if (s->count) {
+	if (s->regions) {
 		s->v->stats->direct_drops++;
 		ret = unmap(s, PROCESS_LO, s->p->base - PROCESS_LO);
 		if (!ret)
 			ret = unmap(s, behind, PROCESS_HI - behind);
 	}
-	for (unsigned n = 0; n < s->count; n++)
-		s->page[s->used[n]].lin = 0;
+	memset(s->slot, 0, SLOTS * sizeof(*s->slot));
 	for (unsigned i = 0; i < ARRAY_SIZE(s->writable); i++)
 		s->writable[i] = 0;
 	for (unsigned i = 0; i < PROCESS_BREAKS; i++)
 		s->armed[i] = 0;
-	s->count = s->pieces = s->changes = 0;
+	s->regions = s->pieces = s->changes = 0;
 	s->stale = s->large = false;
 	if (!ret)
 		ret = process_map(s->p);
@@ -170,20 +225,25 @@ void shadow_flushed(struct shadow *s, u64 page)
 		change(s, page);
 }
 
+static void protect_in(struct shadow *s, struct shadow_region *g, gpa_t page)
+{
+	for (unsigned i = 0; g->pages && i < REGION_PAGES; i++) {
+		if (g->frame[i] != page >> PAGE_SHIFT || !(g->prot[i] & MAY_WRITE))
+			continue;
+		page_set(g, i, REVOKED);
+		g->revoked = true;
+		change(s, page_lin(g, i));
+	}
+}
+
 void shadow_protect(struct shadow *s, gpa_t page)
 {
 	u64 bit;
 
 	if (!(*writable_word(s, page, &bit) & bit))
 		return;
-	for (unsigned n = 0; n < s->count; n++) {
-		struct shadow_page *g = &s->page[s->used[n]];
-
-		if (g->gpa != page || !(g->prot & MAY_WRITE))
-			continue;
-		g->prot = REVOKED;
-		change(s, g->lin);
-	}
+	for (unsigned n = 0; n < s->regions; n++)
+		protect_in(s, &s->region[n], page);
 }
 
 /* The RAM that a page is in; NULL: it is not for us. */
@@ -204,67 +264,123 @@ static bool may_write(const struct phys_region *r, const struct walk *w)
 	       phys_page_writer(r->page_flags + (off >> PAGE_SHIFT));
 }
 
-/* The large page that was looked at last. */
-struct leaf {
-	gva_t lin;
-	struct walk w; /* page_shift 0: there is none */
-};
-
-/* walk_look(), once for all of a large page. */
-static bool look(struct shadow *s, gva_t lin, struct leaf *l, struct walk *w)
+/* The table of a small page's region, in the VMM. NULL: the guest has it in no RAM. */
+static const u64 *table_of(const struct shadow *s, const struct shadow_region *g)
 {
-	u64 off = BIT(l->w.page_shift) - 1;
+	return (const u64 *)(const void *)phys_host(s->v->phys, g->t.table, PAGE_SIZE,
+						    false);
+}
 
-	if (!l->w.page_shift || (lin ^ l->lin) & ~off) {
-		s->looked++;
-		l->w.page_shift = 0;
-		if (!walk_look(s->v, lin, MMU_USER, w))
-			return false;
-		if (w->page_shift > PAGE_SHIFT)
-			*l = (struct leaf){ lin, *w };
-		return true;
+/* What the tables say of a page now; that is what is kept. 'g->t' is up to date. */
+static bool look(struct shadow *s, struct shadow_region *g, unsigned i, struct walk *w)
+{
+	u64 entry = g->t.entry;
+
+	if (g->t.shift == PAGE_SHIFT) {
+		const u64 *table = table_of(s, g);
+
+		entry = table ? __atomic_load_n(&table[i], __ATOMIC_RELAXED) : 0;
+		g->entry[i] = entry;
 	}
-	*w = l->w;
-	w->gpa = (l->w.gpa & ~off) | (lin & off);
-	return true;
+	return walk_entry(s->v, page_lin(g, i), MMU_USER, &g->t, entry, w);
 }
 
 /* Would it be mapped like this now? */
-static bool holds(struct shadow *s, const struct shadow_page *g, struct leaf *l)
+static bool holds(struct shadow *s, struct shadow_region *g, unsigned i)
 {
 	const struct phys_region *r;
+	int prot = g->prot[i];
 	struct walk w;
 
-	if (g->prot == REVOKED || !look(s, g->lin, l, &w) ||
-	    (w.gpa & PAGE_MASK) != g->gpa || w.key)
+	s->looked++;
+	if (!look(s, g, i, &w) || prot == REVOKED || w.gpa >> PAGE_SHIFT != g->frame[i] ||
+	    w.key)
 		return false;
 	r = ram_of(s, w.gpa);
 	return r && (w.rights & BIT(ACC_READ)) &&
-	       (!(g->prot & MAY_WRITE) || may_write(r, &w)) &&
-	       (!(g->prot & MAY_EXEC) || (w.rights & BIT(ACC_EXEC)));
+	       (!(prot & MAY_WRITE) || may_write(r, &w)) &&
+	       (!(prot & MAY_EXEC) || (w.rights & BIT(ACC_EXEC)));
 }
 
 /* What a comparison with the tables has found. */
 struct found {
 	unsigned unmapped;
 	bool code_kept, code_lost;
-	struct leaf leaf;
 };
 
-static int recheck(struct shadow *s, struct shadow_page *g, struct found *f)
+static int recheck(struct shadow *s, struct shadow_region *g, unsigned i, struct found *f)
 {
-	bool code = g->prot & MAY_EXEC;
+	bool code = g->prot[i] & MAY_EXEC;
 
-	if (!g->lin || !g->prot)
+	if (!g->prot[i])
 		return 0;
-	if (holds(s, g, &f->leaf)) {
+	if (holds(s, g, i)) {
 		f->code_kept |= code;
 		return 0;
 	}
 	f->code_lost |= code;
-	g->prot = 0;
+	page_set(g, i, 0);
 	f->unmapped++;
-	return unmap(s, g->lin, PAGE_SIZE);
+	return unmap(s, page_lin(g, i), PAGE_SIZE);
+}
+
+static bool same_table(const struct walk_table *a, const struct walk_table *b)
+{
+	return a->table == b->table && a->entry == b->entry && a->shift == b->shift &&
+	       a->user == b->user && a->writable == b->writable && a->nx == b->nx;
+}
+
+/* Bring g->t up to date. False: it is another than it was. */
+static bool same_way(struct shadow *s, struct shadow_region *g)
+{
+	struct walk_table t;
+
+	if (!walk_down(s->v, g->key, &t))
+		/* A page that is not present. */
+		t = (struct walk_table){ .shift = REGION_SHIFT };
+	if (same_table(&t, &g->t))
+		return true;
+	g->t = t;
+	return false;
+}
+
+/* Page by page, and what is not mapped is kept too. */
+static int recheck_pages(struct shadow *s, struct shadow_region *g, struct found *f)
+{
+	int ret = 0;
+
+	for (unsigned i = 0; i < REGION_PAGES && !ret; i++) {
+		struct walk w;
+
+		if (g->prot[i])
+			ret = recheck(s, g, i, f);
+		else
+			look(s, g, i, &w);
+	}
+	g->revoked = false;
+	return ret;
+}
+
+/* Is all of it made from what the tables have now? */
+static bool same_region(struct shadow *s, struct shadow_region *g)
+{
+	const u64 *table;
+
+	s->looked++;
+	if (!same_way(s, g) || g->revoked)
+		return false;
+	if (g->t.shift > PAGE_SHIFT)
+		return true;
+	table = table_of(s, g);
+	return table && !memcmp(table, g->entry, sizeof(g->entry));
+}
+
+static int recheck_region(struct shadow *s, struct shadow_region *g, struct found *f)
+{
+	if (!same_region(s, g))
+		return recheck_pages(s, g, f);
+	f->code_kept |= g->code > 0;
+	return 0;
 }
 
 static int recheck_all(struct shadow *s)
@@ -273,8 +389,9 @@ static int recheck_all(struct shadow *s)
 	int ret = 0;
 
 	s->v->stats->direct_rechecks++;
-	for (unsigned n = 0; n < s->count && !ret && f.unmapped <= UNMAP_MAX; n++)
-		ret = recheck(s, &s->page[s->used[n]], &f);
+	for (unsigned n = 0; n < s->regions && !ret && f.unmapped <= UNMAP_MAX; n++)
+		if (s->region[n].pages)
+			ret = recheck_region(s, &s->region[n], &f);
 	s->renewed = f.code_lost && !f.code_kept;
 	return ret || f.unmapped <= UNMAP_MAX ? ret : drop_all(s);
 }
@@ -284,8 +401,15 @@ static int recheck_changes(struct shadow *s)
 	struct found f = { 0 };
 	int ret = 0;
 
-	for (unsigned n = 0; n < s->changes && !ret; n++)
-		ret = recheck(s, slot_of(s, s->change[n]), &f);
+	for (unsigned n = 0; n < s->changes && !ret; n++) {
+		struct shadow_region *g = region_of(s, s->change[n]);
+
+		if (!g)
+			continue;
+		/* Another table, and with it all that it maps. */
+		ret = same_way(s, g) ? recheck(s, g, page_index(s->change[n]), &f)
+				     : recheck_pages(s, g, &f);
+	}
 	return ret;
 }
 
@@ -302,20 +426,25 @@ static bool in_the_way(const struct shadow *s)
 
 static bool is_full(const struct shadow *s)
 {
-	return s->pieces > PIECES_MAX || s->count > PAGES_MAX - AROUND_MAX;
+	return s->pieces > PIECES_MAX || s->regions >= REGIONS_MAX;
 }
 
 int shadow_enter(struct shadow *s)
 {
 	u64 cr3 = s->v->cr3 & BITS(51, 12), generation = phys_generation(s->v->phys);
+	bool nx = s->v->efer & EFER_NXE;
 	int ret;
 
 	s->renewed = false;
 	if ((s->stale || cr3 != s->cr3) && in_the_way(s))
 		return -EADDRINUSE;
-	if (cr3 != s->cr3 || generation != s->generation || is_full(s)) {
+	if (cr3 != s->cr3 || generation != s->generation || is_full(s) ||
+	    s->v->apic_page != s->apic_page || nx != s->nx || s->v->paging != s->paging) {
 		s->cr3 = cr3;
 		s->generation = generation;
+		s->apic_page = s->v->apic_page;
+		s->nx = nx;
+		s->paging = s->v->paging;
 		return drop_all(s);
 	}
 	ret = s->stale ? recheck_all(s) : recheck_changes(s);
@@ -348,11 +477,11 @@ static int arm(struct shadow *s, gva_t lin, const gva_t *at, unsigned n)
 	s->armings++;
 	for (unsigned k = 0; k < n && !ret; k++) {
 		unsigned i = s->next_break++ % PROCESS_BREAKS;
-		struct shadow_page *g = slot_of(s, s->armed[i]);
+		gva_t old = s->armed[i];
 
-		if (s->armed[i] && s->armed[i] != lin && g->lin && (g->prot & MAY_EXEC)) {
-			g->prot = 0;
-			ret = unmap(s, g->lin, PAGE_SIZE);
+		if (old && old != lin && (prot_of(s, old) & MAY_EXEC)) {
+			page_set(region_of(s, old), page_index(old), 0);
+			ret = unmap(s, old, PAGE_SIZE);
 		}
 		s->armed[i] = lin;
 		if (!ret)
@@ -418,14 +547,14 @@ static int run_map(struct shadow *s, const struct run *r)
 }
 
 /* Put the page at the end of the run, or map the run and begin another. */
-static int run_add(struct shadow *s, struct run *run, gva_t lin, const struct walk *w,
-		   enum access acc, bool fault)
+static int run_add(struct shadow *s, struct run *run, struct shadow_region *g, gva_t lin,
+		   const struct walk *w, enum access acc, bool fault)
 {
 	const struct phys_region *r = ram_of(s, w->gpa);
 	gpa_t gpa = w->gpa & PAGE_MASK;
 	int prot, fd, ret = 0;
 
-	if (!r)
+	if (!r || gpa >> PAGE_SHIFT > UINT32_MAX)
 		return 0;
 	prot = prot_for(s, lin, w, acc, r, fault);
 	if (prot <= 0)
@@ -441,7 +570,7 @@ static int run_add(struct shadow *s, struct run *run, gva_t lin, const struct wa
 	run->len += PAGE_SIZE;
 	s->v->stats->direct_pages++;
 	s->large |= w->page_shift > PAGE_SHIFT;
-	note(s, lin, gpa, prot);
+	note(s, g, lin, gpa, prot);
 	return ret;
 }
 
@@ -464,33 +593,52 @@ static u64 around(gva_t page, const struct walk *w, gva_t *from)
 	return pages * PAGE_SIZE;
 }
 
-/*
- * Map a page for this kind of access, and pages around it that need no walk that changes
- * anything. It comes first and alone: it may take others' right to be executed.
- */
-static int fill(struct shadow *s, gva_t page, const struct walk *w, enum access acc)
+/* Pages around one that need no walk that changes anything. */
+static int fill_around(struct shadow *s, struct shadow_region *g, gva_t page,
+		       const struct walk *w, enum access acc)
 {
+	struct run run = { 0 };
 	gva_t from;
 	u64 len = around(page, w, &from);
-	struct leaf leaf = { page, *w };
-	struct run run = { 0 };
-	int ret = run_add(s, &run, page, w, acc, true);
+	int ret = 0;
 
-	if (!ret)
-		ret = run_map(s, &run);
-	if (w->page_shift == PAGE_SHIFT)
-		leaf.w.page_shift = 0;
-	run.len = 0;
 	for (gva_t at = from; at < from + len && !ret; at += PAGE_SIZE) {
 		struct walk there;
 
-		if (at != page && mappable(s, at) && !prot_of(s, at) &&
-		    look(s, at, &leaf, &there))
-			ret = run_add(s, &run, at, &there,
+		if (at != page && mappable(s, at) && !g->prot[page_index(at)] &&
+		    look(s, g, page_index(at), &there))
+			ret = run_add(s, &run, g, at, &there,
 				      acc == ACC_EXEC ? ACC_EXEC : ACC_READ, false);
 	}
-	if (!ret)
+	return ret ? ret : run_map(s, &run);
+}
+
+/*
+ * Map a page for this kind of access, and pages around it. It comes first and alone: it
+ * may take others' right to be executed.
+ */
+static int fill(struct shadow *s, gva_t page, enum access acc)
+{
+	struct shadow_region *g = region_get(s, page);
+	struct found f = { 0 };
+	struct run run = { 0 };
+	struct walk w;
+	int ret = 0;
+
+	if (!same_way(s, g))
+		ret = recheck_pages(s, g, &f);
+	if (!ret && look(s, g, page_index(page), &w))
+		ret = run_add(s, &run, g, page, &w, acc, true);
+	if (ret)
+		return ret;
+	if (run.len) {
 		ret = run_map(s, &run);
+		if (!ret)
+			ret = fill_around(s, g, page, &w, acc);
+	} else {
+		/* What it was mapped from may have been looked at anew. */
+		ret = recheck(s, g, page_index(page), &f);
+	}
 	return ret ? ret : process_map(s->p);
 }
 
@@ -502,7 +650,7 @@ int shadow_fill(struct shadow *s, gva_t lin)
 	if (!mappable(s, page) || prot_of(s, page) || is_full(s) ||
 	    !walk_look(s->v, page, MMU_USER, &w))
 		return 0;
-	return fill(s, page, &w, ACC_READ);
+	return fill(s, page, ACC_READ);
 }
 
 int shadow_fault(struct shadow *s, gva_t lin, bool fetch)
@@ -529,6 +677,6 @@ int shadow_fault(struct shadow *s, gva_t lin, bool fetch)
 	}
 	if (!walk(s->v, lin, acc, MMU_USER, &w))
 		return 0;
-	ret = fill(s, page, &w, acc);
+	ret = fill(s, page, acc);
 	return ret ? ret : prot_of(s, page) != was;
 }

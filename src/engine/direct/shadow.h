@@ -20,12 +20,16 @@
 struct shadow {
 	struct vcpu *v;
 	struct process *p;
-	struct shadow_page *page; /* hashed */
-	u32 *used;                /* slots that are taken */
-	unsigned count;
-	unsigned pieces;  /* mappings made since all were dropped */
-	u64 cr3;          /* of which it is the shadow; ~0: of none */
-	u64 generation;   /* of the guest-physical map */
+	struct shadow_region *region; /* 'regions' of them, of 2 MiB each */
+	u16 *slot;                    /* where a region is, by hash: its number + 1 */
+	unsigned regions;
+	unsigned pieces; /* mappings made since all were dropped */
+	u64 cr3;         /* of which it is the shadow; ~0: of none */
+	/* What else it depends on. */
+	u64 generation; /* of the guest-physical map */
+	gpa_t apic_page;
+	bool nx; /* EFER.NXE */
+	enum paging_mode paging;
 	bool stale;       /* everything may have changed */
 	unsigned changes; /* these pages may have */
 	gva_t change[SHADOW_CHANGES];
