@@ -235,7 +235,13 @@ bool block_try(struct block *b, struct block_req *r)
 
 void block_hurry(struct block *b, bool on)
 {
-	atomic_store(&b->env.hurry, on ? MAX(b->env.host->now(), 1) : 0);
+	i64 none = 0;
+
+	if (!on)
+		atomic_store(&b->env.hurry, 0);
+	else
+		atomic_compare_exchange_strong(&b->env.hurry, &none,
+					       MAX(b->env.host->now(), 1));
 	if (!b->limited)
 		return;
 	pthread_mutex_lock(&b->lock);

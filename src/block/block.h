@@ -143,7 +143,7 @@ bool block_try(struct block *b, struct block_req *r);
 /*
  * From now on (or no longer) everything in flight is to end soon, since the machine
  * stops: limits hold nothing back, and what a server does not answer within some seconds
- * ends with -EIO. Files are waited for.
+ * ends with -EIO. Files are waited for. Said again it changes nothing.
  */
 void block_hurry(struct block *b, bool on);
 /*

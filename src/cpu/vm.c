@@ -72,8 +72,9 @@ struct vm {
 	unsigned running; /* atomic: vCPU threads that have not left */
 	struct vcpu *fault_vcpu;
 	struct debug *debug; /* NULL: no debugger can come */
+	void (*ending)(void *opaque);
 	void (*ended)(void *opaque);
-	void *ended_opaque;
+	void *end_opaque;
 };
 
 static struct cpu *cpu_of(struct vcpu *v)
@@ -536,16 +537,18 @@ static void *cpu_thread(void *arg)
 		debug_left(vm->debug, &c->v);
 	enter_quiet(c);
 	if (!__atomic_sub_fetch(&vm->running, 1, __ATOMIC_SEQ_CST) && vm->ended)
-		vm->ended(vm->ended_opaque);
+		vm->ended(vm->end_opaque);
 	return NULL;
 }
 
 /* ---- running ---- */
 
-void vm_on_end(struct vm *vm, void (*ended)(void *opaque), void *opaque)
+void vm_on_end(struct vm *vm, void (*ending)(void *opaque), void (*ended)(void *opaque),
+	       void *opaque)
 {
+	vm->ending = ending;
 	vm->ended = ended;
-	vm->ended_opaque = opaque;
+	vm->end_opaque = opaque;
 }
 
 int vm_start(struct vm *vm, struct error *err)
@@ -596,6 +599,8 @@ void vm_end(struct vm *vm, enum vm_end why)
 		vcpu_kick(&vm->cpu[i]->v, EV_STOP);
 	if (vm->debug)
 		debug_wake(vm->debug);
+	if (vm->ending)
+		vm->ending(vm->end_opaque);
 }
 
 struct vcpu *vm_fault_vcpu(struct vm *vm)

@@ -61,9 +61,12 @@ const struct engine *vm_engine(const struct vm *vm);
 
 /* Start the vCPU threads; vm_ended() tells when it is over. */
 int vm_start(struct vm *vm, struct error *err);
-/* Called once, on any thread, when the machine ends for whatever reason. Set before
- * vm_start. */
-void vm_on_end(struct vm *vm, void (*ended)(void *opaque), void *opaque);
+/*
+ * Both on any thread, set before vm_start(): 'ending' whenever vm_end() is called, with
+ * whatever locks its caller holds; 'ended' once, when all vCPU threads have left.
+ */
+void vm_on_end(struct vm *vm, void (*ending)(void *opaque), void (*ended)(void *opaque),
+	       void *opaque);
 /* Wait until all vCPU threads have left. Why it ended. The VM can be started again
  * afterwards. */
 enum vm_end vm_join(struct vm *vm);

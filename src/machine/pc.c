@@ -863,7 +863,15 @@ static void wake_loop(void *opaque)
 	loop_wake(pc->loop);
 }
 
-/* The VM ended: any thread. */
+/* The VM is to end: any thread, any locks. */
+static void on_ending(void *opaque)
+{
+	struct pc *pc = opaque;
+
+	loop_stop(pc->loop, 0);
+}
+
+/* It has ended: any thread. */
 static void on_end(void *opaque)
 {
 	struct pc *pc = opaque;
@@ -909,8 +917,13 @@ static enum vm_end run_cpus(struct pc *pc, struct error *err)
 		log_error("%s", err->msg);
 		return VM_FAILED;
 	}
-	while (!__atomic_load_n(&pc->ended, __ATOMIC_SEQ_CST))
+	while (!__atomic_load_n(&pc->ended, __ATOMIC_SEQ_CST)) {
 		loop_run(pc->loop);
+		/* A CPU that resets a disk may wait for its requests, and leaves after.
+		 */
+		if (vm_why(pc->vm) != VM_RUNNING)
+			pcidevices_hurry(pc->pci_devices);
+	}
 	pcidevices_hurry(pc->pci_devices);
 	why = vm_join(pc->vm);
 	pcidevices_pause(pc->pci_devices);
@@ -1177,7 +1190,7 @@ struct pc *pc_new(const struct pc_config *cfg, struct error *err)
 		goto fail;
 	loop_set_timer(pc->loop, next_timer, run_timers, pc);
 	clock_set_wake(pc->clock, wake_loop, pc);
-	vm_on_end(pc->vm, on_end, pc);
+	vm_on_end(pc->vm, on_ending, on_end, pc);
 	if (pc_reset(pc, err))
 		goto fail;
 	/* Copied where needed. */

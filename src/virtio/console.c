@@ -212,6 +212,15 @@ static u32 make_message(struct virtio_console *d, unsigned i, u8 *buf)
 	return len;
 }
 
+/* A buffer for a message. Where there is none the driver is asked to tell of the next. */
+static bool message_buffer(struct virtio_console *d)
+{
+	while (!virtio_pop(&d->v, CTRL_RX, &d->chain))
+		if (!virtio_runs(&d->v, CTRL_RX) || !vq_notify_on(&d->v.vq[CTRL_RX]))
+			return false;
+	return true;
+}
+
 static void say(struct virtio_console *d)
 {
 	u8 buf[sizeof(struct virtio_console_control) + VIRTIO_CONSOLE_NAME_MAX];
@@ -219,7 +228,7 @@ static void say(struct virtio_console *d)
 	if (!multiport(d))
 		return;
 	for (unsigned i = 0; i < d->ports; i++) {
-		while (d->s.say[i] && virtio_pop(&d->v, CTRL_RX, &d->chain)) {
+		while (d->s.say[i] && message_buffer(d)) {
 			u32 len = make_message(d, i, buf);
 
 			len = vq_write(&d->chain, 0, buf, len);

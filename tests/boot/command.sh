@@ -58,6 +58,10 @@ gives killed 137 '' ''
 run run -- printf '<%s>' 'a  b' '' "it's" '"$x" \n' "$(printf 'x\ty')" 'äöü'
 gives arguments 0 "<a  b><><it's><\"\$x\" \\n><x	y><äöü>" ''
 
+# On a busy host Linux may find that the timer does not work: it is not to look.
+run run -- grep -ow no_timer_check /proc/cmdline
+gives timer_is_trusted 0 no_timer_check ''
+
 # Every byte value, more than all buffers hold, through both directions.
 head -c 500000 /dev/urandom >"$tmp/random"
 with "$tmp/random" run -- cat

@@ -169,6 +169,17 @@ p.terminate()
 took, out, err = finish(p)
 case("nbd_hangs_and_is_told_to_end", took < 25 and s.path in err, (p.returncode, took, out, err))
 
+# The same, while the CPU waits for a reset of the disk, as it does for a driver over MMIO. Linux
+# resets it when it powers off.
+s = Server("held", 8 << 20)
+p = boot(s.drive(",if=none,id=d") + ["-device", "virtio-blk-device,drive=d"],
+         "modprobe virtio_mmio; dd if=/dev/vda of=/dev/null bs=64k & sleep 5; poweroff -f")
+s.hung.wait(LIMIT)
+time.sleep(7)
+p.terminate()
+took, out, err = finish(p)
+case("nbd_hangs_and_holds_the_cpu", took < 15 and s.path in err, (p.returncode, took, out, err))
+
 # Gone in the middle, and back: without and with waiting for it.
 for name, more, good in (("fails", "", False), ("waits", ",reconnect-delay=60", True)):
     s = Server(name, 8 << 20, drop=True)

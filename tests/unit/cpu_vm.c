@@ -115,6 +115,10 @@ PROGRAM(bad_opcode, "lidt cs:[0x1100]\n" /* a limit of 0 */
 	".byte 0xff, 0x5e, 0x00\n" /* call far [bp] */                                   \
 	"add sp, 4\n"                                                                    \
 	"jmp 1b\n"
+PROGRAM(ask_a_device, "inc dword ptr [0x3000]\n"
+		      "mov dx, 0x500\n"
+		      "out dx, al\n"
+		      "1: jmp 1b\n");
 PROGRAM(make_code, CODE_MAKER("0x3000", "0x7f00"));
 PROGRAM(make_code_too, CODE_MAKER("0x300c", "0x7d00"));
 
@@ -133,7 +137,7 @@ struct rig {
 	struct lapic *lapic[CPUS_MAX];
 	unsigned cpus;
 	u8 *ram;
-	unsigned ended; /* atomic: calls of the end callback */
+	unsigned ending, ended; /* atomic: calls of the end callbacks */
 };
 
 static const struct engine *const engines[] = {
@@ -146,6 +150,13 @@ static const struct engine *const engines[] = {
 static void cpu_event(void *opaque, unsigned events)
 {
 	vcpu_apic_event(opaque, events);
+}
+
+static void on_ending(void *opaque)
+{
+	struct rig *r = opaque;
+
+	__atomic_fetch_add(&r->ending, 1, __ATOMIC_SEQ_CST);
 }
 
 static void on_ended(void *opaque)
@@ -202,6 +213,7 @@ static void enter(struct rig *r, const u8 *code, const u8 *end)
 	vcpu_sync(v);
 	if (r->e->push)
 		r->e->push(v);
+	__atomic_store_n(&r->ending, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&r->ended, 0, __ATOMIC_SEQ_CST);
 }
 
@@ -230,7 +242,7 @@ static struct rig *rig_new(const struct engine *e, unsigned cpus)
 		fail_msg("%s: %s", e->name, err.msg);
 	for (unsigned i = 0; i < cpus; i++)
 		rig_cpu(r, i);
-	vm_on_end(r->vm, on_ended, r);
+	vm_on_end(r->vm, on_ending, on_ended, r);
 	return r;
 }
 
@@ -515,6 +527,43 @@ FOR_ALL(end_stops_a_guest_that_sleeps, 2)
 	stop(r);
 }
 
+/* Holds the CPU up until it is told that the machine ends. */
+static void slow_write(void *dev, u64 off, u64 val, unsigned size)
+{
+	struct rig *r = dev;
+
+	(void)off;
+	(void)val;
+	(void)size;
+	for (unsigned ms = 0;
+	     ms < 10000 && !__atomic_load_n(&r->ending, __ATOMIC_SEQ_CST); ms++)
+		usleep(1000);
+	le_store(r->ram + COUNT(1), __atomic_load_n(&r->ending, __ATOMIC_SEQ_CST), 4);
+}
+
+static u64 slow_read(void *dev, u64 off, unsigned size)
+{
+	(void)dev;
+	(void)off;
+	(void)size;
+	return 0;
+}
+
+/* Who has to let CPUs go hears of the end before they have left. */
+FOR_ALL(end_is_told_while_a_device_holds_a_cpu_up, 1)
+{
+	static const struct io_ops slow = { slow_read, slow_write, IO_1 };
+	const char *owner;
+
+	assert_int_equal(io_ports_add(r->ports, 0x500, 1, "slow", &slow, r, &owner), 0);
+	ENTER(r, ask_a_device);
+	go(r);
+	until(r, 0, 1);
+	usleep(3000);
+	stop(r);
+	assert_int_equal(count(r, 1), 1);
+}
+
 /* The first reason stays, and the callback comes once. */
 FOR_ALL(first_reason_of_the_end_stays, 1)
 {
@@ -701,6 +750,7 @@ int main(void)
 		cmocka_unit_test(reading_the_tsc_fires_late_timers),
 		cmocka_unit_test(end_stops_a_guest_that_spins),
 		cmocka_unit_test(end_stops_a_guest_that_sleeps),
+		cmocka_unit_test(end_is_told_while_a_device_holds_a_cpu_up),
 		cmocka_unit_test(first_reason_of_the_end_stays),
 		cmocka_unit_test(machine_goes_on_after_a_stop),
 		cmocka_unit_test(triple_fault_ends_the_machine),

@@ -180,6 +180,23 @@ static void ports_are_announced(void **state)
 	fixture_free(f);
 }
 
+/* A driver with one buffer at a time, and the event index, is asked for the next one. */
+static void messages_wait_for_buffers(void **state)
+{
+	struct fixture *f = fixture_new(SPLIT | BIT(VIRTIO_RING_F_EVENT_IDX));
+
+	(void)state;
+	give_ctrl(f);
+	tell(f, 0, VIRTIO_CONSOLE_DEVICE_READY, 1);
+	hear(f, 0, VIRTIO_CONSOLE_PORT_ADD, 0, "");
+	assert_true(silent(f));
+	assert_int_equal(le_load(ram(&f->r, f->ctrl_rx.device + 4 + 8 * 16), 2),
+			 f->ctrl_rx.next);
+	give_ctrl(f);
+	hear(f, 1, VIRTIO_CONSOLE_PORT_ADD, 0, "");
+	fixture_free(f);
+}
+
 static void output_waits_for_its_sink(void **state)
 {
 	struct fixture *f = fixture_new(SPLIT);
@@ -283,6 +300,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ports_are_announced),
+		cmocka_unit_test(messages_wait_for_buffers),
 		cmocka_unit_test(output_waits_for_its_sink),
 		cmocka_unit_test(input_waits_for_buffers_and_an_open_port),
 		cmocka_unit_test(one_port_for_a_simple_driver),

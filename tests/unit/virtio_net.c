@@ -146,6 +146,52 @@ static void frames_are_sent(void **state)
 	}
 }
 
+/* Of the next frame, as a driver that knows suppression finds it. */
+static bool wants_notification(struct fixture *f, const struct drvq *q)
+{
+	if (q->packed)
+		return le_load(ram(&f->r, q->device + 2), 2) == 2 &&
+		       le_load(ram(&f->r, q->device), 2) ==
+			       (q->next | (u64)q->wrap << 15);
+	return le_load(ram(&f->r, q->device + 4 + 8ul * q->size), 2) == q->next;
+}
+
+static void batch_ends_with_a_notification(bool packed, unsigned count)
+{
+	struct fixture *f = fixture_new(packed ? ALL_FEATURES : SPLIT);
+	struct seg s = { TX, HDR + 60, false };
+	u8 got[200];
+	u16 id;
+	u32 len;
+
+	memset(ram(&f->r, TX), 0, HDR);
+	fill_frame(ram(&f->r, TX + HDR), 60, mac);
+	for (unsigned i = 0; i < count; i++)
+		drvq_add(&f->r, &f->tx, &s, 1);
+	rig_kick(&f->r, 1);
+	for (unsigned i = 0; i < count; i++) {
+		assert_int_equal(wire_read(f, got, sizeof(got), 2000), 60);
+		assert_true(wait_used(f, &f->tx, &id, &len));
+	}
+	for (unsigned i = 0; i < 2000 && !wants_notification(f, &f->tx); i++)
+		usleep(1000);
+	assert_true(wants_notification(f, &f->tx));
+	fixture_free(f);
+}
+
+/*
+ * However many there were, the network's thread asks to be told of what comes next before
+ * it sleeps: also when the ring ends where its turn does, after 64.
+ */
+static void batches_end_with_a_notification(void **state)
+{
+	(void)state;
+	for (unsigned count = 63; count <= 64; count++) {
+		batch_ends_with_a_notification(false, count);
+		batch_ends_with_a_notification(true, count);
+	}
+}
+
 static void put16(u8 *p, u32 v)
 {
 	p[0] = (u8)(v >> 8);
@@ -486,6 +532,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(frames_are_sent),
+		cmocka_unit_test(batches_end_with_a_notification),
 		cmocka_unit_test(what_is_to_be_cut_is_cut),
 		cmocka_unit_test(bad_frames_are_dropped),
 		cmocka_unit_test(frames_are_received),

@@ -747,6 +747,10 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		enum step s;
 		u32 ev;
 
+		/* Give the page back first: while 'kicked' is set nobody takes it again.
+		 */
+		if (unlikely(__atomic_load_n(&t->poll_gone, __ATOMIC_SEQ_CST)))
+			poll_restore(t);
 		/* Take the kick back before looking at what it was for. */
 		if (__atomic_load_n(&t->kicked, __ATOMIC_SEQ_CST)) {
 			__atomic_store_n(&t->kicked, false, __ATOMIC_SEQ_CST);
@@ -756,8 +760,6 @@ static enum vcpu_exit translate_loop(struct translator *t)
 			else
 				sample(t);
 		}
-		if (unlikely(__atomic_load_n(&t->poll_gone, __ATOMIC_SEQ_CST)))
-			poll_restore(t);
 		ev = vcpu_events(v);
 		if (unlikely(ev) && vcpu_event_ready(v, ev))
 			return VCPU_EXIT_EVENT;
