@@ -669,6 +669,56 @@ static void remapped(void)
 	}
 }
 
+/* The whole table is replaced: by one that differs in one page, or in a page that is not
+ * used, or not at all; or the directory says less of the same one. */
+static void another_table(void)
+{
+	static PAGED volatile u64 other[512];
+	volatile u64 *pde = &high_pd[0][511];
+	volatile u64 *at[2] = { pt[0], other };
+
+	if (!begin_with(load))
+		return;
+	for (unsigned i = 0; i < 8; i++)
+		*data_at(OTHER + i) = 1000 + i;
+	map(DATA, OTHER, DATA_BITS);
+	for (unsigned n = 0; n < 200 && !failed(); n++) {
+		volatile u64 *was = at[n & 1], *is = at[~n & 1];
+		unsigned frame = n / 4 % 8;
+
+		run();
+		want_equal(got_vector, UD);
+		for (unsigned i = 0; i < 512; i++)
+			is[i] = was[i];
+		is[DATA] = FRAME(OTHER + frame) | DATA_BITS;
+		is[OTHER] = n % 3 ? 0 : FRAME(OTHER) | DATA_BITS;
+		*pde = (word)is | ALL;
+		if (n % 4 == 0)
+			invlpg((void *)U(DATA));
+		else
+			write_cr3(read_cr3());
+		run();
+		want_equal(got_vector, UD);
+		want_equal(out.r[RAX], 1000 + frame);
+		/* Only there. */
+		was[DATA] = 0;
+		flush_tlb();
+		run();
+		want_equal(got_vector, UD);
+		want_equal(out.r[RAX], 1000 + frame);
+		*pde &= ~(u64)US;
+		write_cr3(read_cr3());
+		run();
+		want_pf(0x15, U(CODE), U(CODE));
+		*pde |= US;
+		flush_tlb();
+	}
+	for (unsigned i = 0; i < 512; i++)
+		pt[0][i] = other[i];
+	*pde = (word)pt[0] | ALL;
+	flush_tlb();
+}
+
 /* Interrupted by the timer, whose handler takes the page away. */
 static bool take_page(struct frame *f)
 {
@@ -1280,6 +1330,7 @@ const struct test_case cases[] = {
 	CASE(large_page, "SDM 3 4.8"),
 	CASE(upper_levels, "SDM 3 4.6"),
 	CASE(remapped, "SDM 3 4.10.4"),
+	CASE(another_table, "SDM 3 4.10.4"),
 	CASE(changed_by_an_interrupt, "SDM 3 4.10.4"),
 	CASE(two_spaces, "SDM 3 4.10.4"),
 	CASE(two_spaces_with_pcid, "SDM 3 4.10.4"),
