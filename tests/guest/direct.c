@@ -692,7 +692,8 @@ static void another_table(void)
 			is[i] = was[i];
 		is[DATA] = FRAME(OTHER + frame) | DATA_BITS;
 		is[OTHER] = n % 3 ? 0 : FRAME(OTHER) | DATA_BITS;
-		*pde = (word)is | ALL;
+		/* As if it had been walked, or it would be looked at for that. */
+		*pde = (word)is | ALL | A;
 		if (n % 4 == 0)
 			invlpg((void *)U(DATA));
 		else
