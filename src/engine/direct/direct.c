@@ -26,6 +26,7 @@
 #include "mem/phys.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
+#include "x86/profile.h"
 #include "x86/seg.h"
 #include "x86/stats.h"
 #include "x86/xsave.h"
@@ -81,6 +82,7 @@ struct place {
 	struct shadow s;
 	u64 used;        /* higher is later */
 	clockid_t clock; /* of the process */
+	u64 counted;     /* of its time */
 	/* The vector state as the process has it, and as v->xsave had it then. */
 	bool vec_there;
 	bool id; /* RFLAGS.ID, which the VMM cannot write there */
@@ -121,6 +123,21 @@ static u64 clock_ns(clockid_t id)
 	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
 }
 
+/* CPU time of the process, for the profile, that was not counted yet. */
+static void count_time(struct place *a, struct vcpu *v)
+{
+	u64 t;
+
+	if (!v || !v->profile || !a->clock)
+		return;
+	t = clock_ns(a->clock);
+	/* A process that is gone has none. */
+	if (t <= a->counted)
+		return;
+	v->profile->direct_ns += t - a->counted;
+	a->counted = t;
+}
+
 /* ---- policy ---- */
 
 static struct space *space_of(struct direct *d)
@@ -144,6 +161,8 @@ void direct_sample(struct direct *d, bool user)
 	struct space *s = space_of(d);
 
 	vcpu_park(d->v);
+	for (unsigned i = 0; i < PLACES; i++)
+		count_time(&d->place[i], d->v);
 	t = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 	spent = t - d->sampled_at;
 	d->sampled_at = t;
@@ -283,11 +302,14 @@ static void place_free(struct place *a)
 {
 	if (!a->p)
 		return;
+	count_time(a, a->s.v);
 	shadow_fini(&a->s);
 	process_free(a->p);
 	a->p = NULL;
 	a->vec_there = a->id = false;
 	a->s = (struct shadow){ 0 };
+	a->clock = 0;
+	a->counted = 0;
 }
 
 /* Find the place of this address space, or the one that was used last longest ago. */
