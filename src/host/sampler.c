@@ -2,14 +2,13 @@
  * A timer of a thread's CPU time that signals that thread: timer_create(2) with
  * SIGEV_THREAD_ID.
  *
- * Of the clocks there are only this one counts no time that the thread sleeps and does
- * not wake it; its signals come on the host's tick. Reading a clock wherever the thread
- * begins something else would be exact, and cost a tenth of the time of code that does so
- * a million times a second.
+ * Of the clocks there are only this one counts no time that the thread sleeps, and does
+ * not wake it; its signals come on the host's tick. docs/profile.md says why no clock is
+ * read instead.
  *
- * A signal is blocked and handled by nobody but its thread, so there is no lock. The
- * disposition of SIGPROF stays: a signal that was on its way when its timer was deleted
- * must not kill the process. It is not ours then and is ignored.
+ * A sampler is seen by its thread alone, so there is no lock. The disposition of SIGPROF
+ * stays: a signal that was on its way when its timer was deleted must not kill the
+ * process, and is ignored.
  */
 #include "host/sampler.h"
 
