@@ -202,7 +202,6 @@ enum step step_block(struct vcpu *v, struct block *b)
 	const struct insn *in = b->insn;
 	enum op_result r;
 
-	profile_doing(v, DOING_INTERPRET);
 	if (unlikely(v->debug != NULL))
 		r = run_watched(v, &in);
 	else

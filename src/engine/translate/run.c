@@ -673,6 +673,13 @@ static bool run_direct(struct translator *t, enum step *s)
 	return true;
 }
 
+/* The interpreter alone says it once, and not for each block. */
+static enum step interpret(struct vcpu *v, struct block *b)
+{
+	profile_doing(v, DOING_INTERPRET);
+	return step_block(v, b);
+}
+
 static enum step run_one(struct translator *t)
 {
 	struct tr_link *link = t->f->link;
@@ -704,18 +711,18 @@ static enum step run_one(struct translator *t)
 	if (unlikely(t->lone)) {
 		t->lone = false;
 		t->strayed = true;
-		return step_block(v, b);
+		return interpret(v, b);
 	}
 	if (!translatable(v)) {
 		t->strayed = true;
 		if (v->code_size != 8 && v->rip + b->bytes - 1 > v->seg[CS].limit)
 			return step_one(v, &t->cache);
-		return step_block(v, b);
+		return interpret(v, b);
 	}
 	code = code_of(t, b);
 	if (!code) {
 		t->strayed = true;
-		return step_block(v, b);
+		return interpret(v, b);
 	}
 	if (unlikely(t->options.run_block)) {
 		/* Look-ups are hit as ever, but all lead out. */
