@@ -44,6 +44,7 @@ static void show_status(struct session *s, bool all)
 		.cpus = vm_cpus(pc_vm(s->pc)),
 		.ram_size = s->o.ram_size,
 		.elapsed_ns = clock_now(s->clock),
+		.vm = pc_vm(s->pc),
 	};
 	struct vcpu_stats sum = { 0 };
 	char line[256], *text = NULL;

@@ -632,21 +632,59 @@ static int set_stats(struct run_options *o, const char *val, struct error *err)
 	return 0;
 }
 
-static int set_name(struct run_options *o, const char *val, struct error *err)
-{
-	if (strchr(val, ',') || strchr(val, '='))
-		return error_set(err, -EINVAL, "-name %s: only a plain name is supported",
-				 val);
-	o->name = val;
-	return 0;
-}
-
 static int set_path(const char **path, const char *name, const char *val,
 		    struct error *err)
 {
 	if (!*val)
 		return error_set(err, -EINVAL, "-%s: an empty file name", name);
 	*path = val;
+	return 0;
+}
+
+static int set_profile(struct run_options *o, const char *val, struct error *err)
+{
+	return set_path(&o->profile, "profile", val, err);
+}
+
+/* FILE, or FILE,offset=N: the file's name may have commas. */
+static int set_symbols(struct run_options *o, const char *val, struct error *err)
+{
+	static const char key[] = ",offset=";
+	const char *at = strstr(val, key);
+	char *end;
+
+	o->symbols = val;
+	o->symbols_len = at ? (size_t)(at - val) : strlen(val);
+	o->symbols_moved = at != NULL;
+	if (at) {
+		const char *number = at + sizeof(key) - 1;
+
+		errno = 0;
+		o->symbols_offset = strtoull(number, &end, 0);
+		if (!isdigit((unsigned char)*number) || *end || errno)
+			return error_set(err, -EINVAL,
+					 "-symbols %s: offset is a number of bytes, like "
+					 "0x1c00000",
+					 val);
+	}
+	return o->symbols_len ? 0
+			      : error_set(err, -EINVAL, "-symbols: an empty file name");
+}
+
+static int set_perfmap(struct run_options *o, const char *val, struct error *err)
+{
+	(void)val;
+	(void)err;
+	o->perfmap = true;
+	return 0;
+}
+
+static int set_name(struct run_options *o, const char *val, struct error *err)
+{
+	if (strchr(val, ',') || strchr(val, '='))
+		return error_set(err, -EINVAL, "-name %s: only a plain name is supported",
+				 val);
+	o->name = val;
 	return 0;
 }
 
@@ -778,6 +816,9 @@ static const struct option options[] = {
 	{ "S",         VALUE_NONE,   NULL, "stop before the first instruction, for gdb", set_hold },
 	{ "name",      VALUE_NEEDED, "NAME", "name shown in messages", set_name },
 	{ "stats",     VALUE_MAYBE,  "text|json", "statistics on standard error at the end", set_stats },
+	{ "profile",   VALUE_NEEDED, "FILE", "write to FILE which functions of the guest take time", set_profile },
+	{ "symbols",   VALUE_NEEDED, "FILE", "their names: System.map, kallsyms, or vmlinux; then ,offset=N", set_symbols },
+	{ "perfmap",   VALUE_NONE,   NULL, "tell perf the names of code, in /tmp/perf-PID.map", set_perfmap },
 	{ "verbose",   VALUE_NONE,   NULL, "say more; with a command, show the guest's console", set_verbose },
 	{ "help",      VALUE_NONE,   NULL, "this text", set_help },
 	{ "h",         VALUE_NONE,   NULL, NULL, set_help },
@@ -955,6 +996,9 @@ static int check(struct run_options *o, struct error *err)
 		stdio += o->serial[i].backend == BACKEND_STDIO;
 	if (stdio > 1)
 		return error_set(err, -EINVAL, "stdio can be used for only one device");
+	if (o->symbols && !o->profile && !o->perfmap)
+		return error_set(err, -EINVAL,
+				 "-symbols: only -profile and -perfmap show them");
 	if (o->hold && !o->gdb)
 		return error_set(err, -EINVAL,
 				 "-S: nobody could let the machine go; -s or -gdb is "

@@ -78,6 +78,11 @@ struct run_options {
 	bool no_reboot, verbose;
 	bool hold; /* before the first instruction */
 	enum stats_format stats;
+	const char *profile, *symbols; /* NULL: not given */
+	size_t symbols_len;            /* of the path in it */
+	bool symbols_moved;            /* the guest's kernel is not where they say */
+	u64 symbols_offset;            /* by so much */
+	bool perfmap;
 	char **command; /* what is behind "--", ends with NULL; NULL: none */
 };
 

@@ -84,6 +84,8 @@ static void print_stats(struct session *s, enum vm_end end)
 		.cpus = vm_cpus(pc_vm(s->pc)),
 		.ram_size = s->o.ram_size,
 		.elapsed_ns = clock_now(s->clock),
+		.vm = pc_vm(s->pc),
+		.profiling = &s->profiling,
 	};
 	struct vcpu_stats sum = { 0 };
 
@@ -207,6 +209,8 @@ static int run(struct session *s)
 	gdb_close(s->gdb);
 	s->gdb = NULL;
 	print_stats(s, end);
+	if (!profiling_close(&s->profiling, pc_vm(s->pc)) && !status)
+		status = STATUS_FAILED;
 	if (s->signal)
 		term_die(s->signal);
 	session_fini(s);

@@ -247,6 +247,7 @@ static int make_pc(struct session *s, struct error *err)
 		.mouse = !s->o.no_i8042,
 	};
 
+	cfg.profile = profiling_config(&s->profiling);
 	cfg.clock = s->clock = clock_new();
 	if (s->o.rtc_base == RTC_BASE_DATE)
 		clock_set_epoch_ns(s->clock, s->o.rtc_date * NSEC_PER_SEC);
@@ -292,7 +293,8 @@ int session_init(struct session *s, struct error *err)
 		return STATUS_USAGE;
 	look_at_terminal(s);
 	if (guest_find(&s->guest, &s->o, &s->terminal, err) ||
-	    fwfiles_load(&s->files, s->o.fw_cfg, s->o.fw_cfgs, err))
+	    fwfiles_load(&s->files, s->o.fw_cfg, s->o.fw_cfgs, err) ||
+	    profiling_init(&s->profiling, &s->o, err))
 		return STATUS_USAGE;
 	make_writers(s);
 	if (s->o.command && make_agent(s, err))
@@ -411,8 +413,12 @@ static void introduce(const struct session *s)
 
 int session_open(struct session *s, struct error *err)
 {
-	if (open_files(s, err))
+	if (profiling_open(&s->profiling, err))
 		return STATUS_USAGE;
+	if (open_files(s, err)) {
+		profiling_undo(&s->profiling);
+		return STATUS_USAGE;
+	}
 	introduce(s);
 	if (events_open(s, err) || start_writers(s, err))
 		return STATUS_FAILED;
@@ -461,6 +467,7 @@ void session_fini(struct session *s)
 			close(s->fd[i]);
 	}
 	pc_free(s->pc);
+	profiling_fini(&s->profiling);
 	devices_pci_fini(&s->devices);
 	clock_free(s->clock);
 	agent_free(s->agent);

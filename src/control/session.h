@@ -6,6 +6,7 @@
 
 #include "control/guest.h"
 #include "control/options.h"
+#include "control/profile.h"
 #include "x86/cpuid.h"
 
 struct agent;
@@ -42,6 +43,7 @@ struct session {
 	struct clock *clock;
 	struct devices_pci devices;
 	struct pc *pc;
+	struct profiling profiling;
 	struct writer *out, *err; /* standard output and error; may be the same */
 	struct console
 		*console[PC_SERIALS]; /* of each port that is connected, and COM1 */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/bits.h"
+#include "control/profileprint.h"
 #include "time/clock.h"
 #include "x86/regs.h"
 
@@ -146,6 +147,8 @@ void stats_print(FILE *out, const struct vcpu_stats *s, const struct stats_conte
 		if (first == i)
 			print_group(out, s, table[i].group);
 	}
+	times_print(out, c->vm);
+	rates_print(out, s, c->vm);
 	print_vectors(out, "interrupts", s->interrupt, 256, interrupt_name);
 	print_vectors(out, "exceptions", s->exception, 32, exception_name);
 }
@@ -192,6 +195,10 @@ void stats_print_json(FILE *out, const struct vcpu_stats *s,
 		}
 		fputc('}', out);
 	}
+	times_json(out, c->vm);
+	rates_json(out, s, c->vm);
+	if (c->profiling)
+		profile_json(out, c->profiling, c->vm);
 	json_vectors(out, "interrupts", s->interrupt, 256);
 	json_vectors(out, "exceptions", s->exception, 32);
 	fputs("}\n", out);

@@ -5,13 +5,18 @@
 
 #include "x86/stats.h"
 
+struct profiling;
+struct vm;
+
 /* What is known beside the counters. */
 struct stats_context {
 	const char *engine;
 	const char *end; /* why the machine ended, or "running" */
 	unsigned cpus;
 	u64 ram_size;
-	i64 elapsed_ns; /* virtual time since power-on */
+	i64 elapsed_ns;                    /* virtual time since power-on */
+	struct vm *vm;                     /* for what its threads did */
+	const struct profiling *profiling; /* for the guest's functions; NULL: without */
 };
 
 /* Several lines, grouped; counters that are 0 are left out. */

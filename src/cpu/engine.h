@@ -31,4 +31,10 @@ struct engine {
 					 v->events is looked at anyway */
 	void (*pull)(struct vcpu *v); /* engine's cached state -> v */
 	void (*push)(struct vcpu *v); /* v was written from outside -> engine */
+	/*
+	 * In a signal handler on the vCPU thread, which was at this host address: is that
+	 * guest code made into host code? Then *lin becomes the linear address it was
+	 * made of, ~0 if that is not known. May be NULL.
+	 */
+	bool (*locate)(struct vcpu *v, u64 host, u64 *lin);
 };

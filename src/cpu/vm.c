@@ -51,6 +51,7 @@ struct cpu {
 	struct lapic *lapic;
 	struct tsc tsc;
 	struct vcpu_stats stats;
+	struct sampling *sampling; /* NULL: not wanted */
 	pthread_t thread;
 	bool started, opened;
 	pthread_mutex_t wake_lock;
@@ -172,6 +173,7 @@ static void cpu_free(struct cpu *c)
 	if (c->opened)
 		c->vm->cfg.engine->vcpu_close(&c->v);
 	msrmap_detach(&c->v);
+	sampling_free(c->sampling);
 	pthread_cond_destroy(&c->answer);
 	pthread_cond_destroy(&c->wake);
 	pthread_mutex_destroy(&c->wake_lock);
@@ -209,6 +211,7 @@ static int cpu_new(struct vm *vm, unsigned index, struct error *err)
 	v->phys = vm->cfg.phys;
 	v->ports = vm->cfg.ports;
 	v->stats = &c->stats;
+	c->sampling = sampling_new(v, vm->cfg.engine, &vm->cfg.profile);
 	if (vm->cpus > 1) {
 		v->guard_others = guard_others;
 		v->relax = relax;
@@ -493,8 +496,10 @@ static void wait_event(struct cpu *c)
 	answer(c);
 	c->quiet = true;
 	__atomic_store_n(&c->asleep, true, __ATOMIC_SEQ_CST);
+	profile_doing(v, DOING_WAIT);
 	while (!vcpu_event_ready(v, vcpu_events(v)))
 		pthread_cond_wait(&c->wake, &c->wake_lock);
+	profile_doing(v, DOING_LOOP);
 	__atomic_store_n(&c->asleep, false, __ATOMIC_SEQ_CST);
 	c->quiet = false;
 	pthread_mutex_unlock(&c->wake_lock);
@@ -506,6 +511,7 @@ static void *cpu_thread(void *arg)
 	struct vm *vm = c->vm;
 	struct clock *clk = vm->cfg.clock;
 
+	sampling_begin(c->sampling);
 	leave_quiet(c);
 	while (vm_why(vm) == VM_RUNNING) {
 		vns_t start;
@@ -530,12 +536,14 @@ static void *cpu_thread(void *arg)
 		case VCPU_EXIT_DEBUG: debug_hit(vm->debug, &c->v); continue;
 		default: vm_end(vm, VM_FAILED); break;
 		}
+		profile_doing(&c->v, DOING_LOOP);
 		c->stats.ns_run += (u64)(clock_now(clk) - start);
 		take_events(c);
 	}
 	if (vm->debug)
 		debug_left(vm->debug, &c->v);
 	enter_quiet(c);
+	sampling_end(c->sampling);
 	if (!__atomic_sub_fetch(&vm->running, 1, __ATOMIC_SEQ_CST) && vm->ended)
 		vm->ended(vm->end_opaque);
 	return NULL;
@@ -618,4 +626,9 @@ void vm_stats(struct vm *vm, struct vcpu_stats *sum)
 		for (size_t n = 0; n < sizeof(*sum) / sizeof(u64); n++)
 			to[n] += from[n];
 	}
+}
+
+const struct profile *vm_profile(struct vm *vm, unsigned index)
+{
+	return vm->cpu[index]->v.profile;
 }

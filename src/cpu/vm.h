@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "cpu/engine.h"
+#include "cpu/profile.h"
 #include "time/clock.h"
 #include "x86/stats.h"
 
@@ -39,6 +40,7 @@ struct vm_config {
 	struct io_ports *ports;
 	struct clock *clock;
 	u64 tsc_khz;
+	struct profile_config profile;
 };
 
 /* Machine stopped. */
@@ -89,3 +91,5 @@ void vcpu_apic_base_changed(struct vcpu *v);
 
 /* Sums over all vCPUs. Exact when stopped, approximate while running. */
 void vm_stats(struct vm *vm, struct vcpu_stats *sum);
+/* Of one vCPU; NULL: nothing was wanted. The same. */
+const struct profile *vm_profile(struct vm *vm, unsigned index);

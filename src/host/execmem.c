@@ -1,5 +1,6 @@
 /*
- * Memory for code made at run time: one memfd, mapped writable and executable.
+ * Memory for code made at run time: one memfd, mapped writable and executable; or shared
+ * memory without a file, of which mremap(2) makes the second view.
  *
  * The two views are reserved with PROT_NONE and filled chunk by chunk, so the cost of an
  * engine that makes little code is little. Newly written code has never been executed at
@@ -25,7 +26,7 @@
 #endif
 
 struct execmem {
-	int fd;
+	int fd; /* -1: no file */
 	u8 *exec, *write;
 	size_t max;   /* reserved */
 	size_t avail; /* mapped so far */
@@ -42,27 +43,35 @@ static int memfd_open(void)
 	return fd;
 }
 
-static u8 *reserve(size_t size)
+static u8 *reserve(size_t size, int kind)
 {
-	void *p = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-		       -1, 0);
+	void *p =
+		mmap(NULL, size, PROT_NONE, kind | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
 }
 
-struct execmem *execmem_new(size_t max, struct error *err)
+/* A second view of what is shared. */
+static u8 *again(u8 *shared, size_t size)
+{
+	void *p = shared ? mremap(shared, 0, size, MREMAP_MAYMOVE) : MAP_FAILED;
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static struct execmem *make(size_t max, bool anonymous, struct error *err)
 {
 	struct execmem *m = xzalloc(sizeof(*m));
 
 	m->max = align_up(max, CHUNK);
-	m->fd = memfd_open();
-	if (m->fd < 0) {
+	m->fd = anonymous ? -1 : memfd_open();
+	if (m->fd < 0 && !anonymous) {
 		error_set(err, -errno, "memory for code: memfd_create: %s",
 			  strerror(errno));
 		goto free_m;
 	}
-	m->exec = reserve(m->max);
-	m->write = reserve(m->max);
+	m->exec = reserve(m->max, anonymous ? MAP_SHARED : MAP_PRIVATE);
+	m->write = anonymous ? again(m->exec, m->max) : reserve(m->max, MAP_PRIVATE);
 	if (!m->exec || !m->write) {
 		error_set(err, -ENOMEM, "memory for code: no address space for %zu bytes",
 			  m->max);
@@ -80,6 +89,16 @@ struct execmem *execmem_new(size_t max, struct error *err)
 free_m:
 	execmem_free(m);
 	return NULL;
+}
+
+struct execmem *execmem_new(size_t max, struct error *err)
+{
+	return make(max, false, err);
+}
+
+struct execmem *execmem_new_anonymous(size_t max, struct error *err)
+{
+	return make(max, true, err);
 }
 
 void execmem_free(struct execmem *m)
@@ -100,6 +119,13 @@ static bool grow(struct execmem *m, size_t need)
 	size_t size = align_up(need, CHUNK), len = size - m->avail;
 	off_t off = (off_t)m->avail;
 
+	if (m->fd < 0) {
+		if (mprotect(m->write + off, len, PROT_READ | PROT_WRITE) ||
+		    mprotect(m->exec + off, len, PROT_READ | PROT_EXEC))
+			return false;
+		m->avail = size;
+		return true;
+	}
 	if (ftruncate(m->fd, (off_t)size) < 0)
 		return false;
 	if (mmap(m->write + off, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,

@@ -1,8 +1,8 @@
 /*
  * Memory for code made at run time.
  *
- * One memfd is mapped twice: a view to write and a view to execute, so that no page is
- * ever both (W^X). Addresses are reserved at once and memory is added in chunks,
+ * One piece of memory is mapped twice: a view to write and a view to execute, so that no
+ * page is ever both (W^X). Addresses are reserved at once and memory is added in chunks,
  * so pointers stay valid until execmem_free().
  *
  * Thread: one at a time; who executes the code needs no lock.
@@ -16,6 +16,9 @@ struct execmem;
 
 /* At most 'max' bytes, rounded up to whole chunks. NULL: the reason is in *err. */
 struct execmem *execmem_new(size_t max, struct error *err);
+/* The same without a name: perf(1) looks the names of functions up in its map file only
+ * for such memory. */
+struct execmem *execmem_new_anonymous(size_t max, struct error *err);
 void execmem_free(struct execmem *m);
 
 /*

@@ -533,6 +533,7 @@ static int pc_build(struct pc *pc, struct error *err)
 		.cpus = cfg->cpus,
 		.cpuid = cfg->cpuid,
 		.tsc_khz = cfg->cpuid->tsc_khz,
+		.profile = cfg->profile,
 	};
 	struct ioapic_config ioapic = { .version = IOAPIC_VERSION, .id = IOAPIC_ID };
 	struct acpi_pm_outputs pm_out = { .sleep = on_sleep,

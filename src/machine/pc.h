@@ -53,7 +53,8 @@ struct pc_config {
 	bool no_pit, no_hpet, no_i8042; /* chips to leave out */
 	i64 utc_offset; /* seconds that the real-time clock is ahead of UTC */
 	bool mouse; /* on the keyboard controller; probing for one takes a guest time */
-	bool no_reboot;      /* a guest's reset ends the run with VM_RESET */
+	bool no_reboot; /* a guest's reset ends the run with VM_RESET */
+	struct profile_config profile;
 	struct clock *clock; /* borrowed; NULL: a new one that follows the host's time */
 };
 

@@ -11,6 +11,7 @@
 #include "mem/phys.h"
 #include "x86/cr.h"
 #include "x86/debugger.h"
+#include "x86/profile.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
 #include "x86/trial.h"
@@ -134,15 +135,22 @@ static bool translate_span(struct vcpu *v, gva_t lin, unsigned len, enum access 
 /* One access to what is not RAM. */
 static u64 bus_load(struct vcpu *v, gpa_t gpa, unsigned size)
 {
+	u64 val;
+	u8 was;
+
 	if (unlikely(v->trial)) {
 		v->trial->impure = true;
 		return 0;
 	}
 	vcpu_park(v);
 	v->stats->mmio_reads++;
+	was = profile_doing(v, DOING_DEVICES);
 	if ((gpa & PAGE_MASK) == v->apic_page && v->apic_ops)
-		return io_read(v->apic_ops, v->apic, gpa & ~PAGE_MASK, size);
-	return phys_load(v->phys, gpa, size);
+		val = io_read(v->apic_ops, v->apic, gpa & ~PAGE_MASK, size);
+	else
+		val = phys_load(v->phys, gpa, size);
+	profile_doing(v, was);
+	return val;
 }
 
 /* RAM comes here too, when a read-modify-write crosses pages. */
@@ -159,16 +167,20 @@ static void trial_store(struct vcpu *v, gpa_t gpa, u64 val, unsigned size)
 
 static void bus_store(struct vcpu *v, gpa_t gpa, u64 val, unsigned size)
 {
+	u8 was;
+
 	if (unlikely(v->trial)) {
 		trial_store(v, gpa, val, size);
 		return;
 	}
 	vcpu_park(v);
 	v->stats->mmio_writes++;
+	was = profile_doing(v, DOING_DEVICES);
 	if ((gpa & PAGE_MASK) == v->apic_page && v->apic_ops)
 		io_write(v->apic_ops, v->apic, gpa & ~PAGE_MASK, val, size);
 	else
 		phys_store(v->phys, gpa, val, size);
+	profile_doing(v, was);
 }
 
 /* The largest naturally aligned access at gpa within len bytes. */

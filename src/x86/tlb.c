@@ -11,6 +11,7 @@
 #include "mem/phys.h"
 #include "x86/access.h"
 #include "x86/cr.h"
+#include "x86/profile.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
 #include "x86/trial.h"
@@ -60,8 +61,8 @@ static void drop_copies(struct vcpu *v, struct tlb_info *i)
 		v->tlb_dropped(v, i);
 }
 
-bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
-	      struct tlb_hit *hit)
+static bool fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
+		 struct tlb_hit *hit)
 {
 	unsigned slot = tlb_slot(lin);
 	struct tlb_way *t = &v->tlb.way[idx];
@@ -71,9 +72,6 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	struct walk w;
 	u8 *flags;
 
-	if (unlikely(v->trial))
-		return trial_fill(v, lin, acc, idx, hit);
-	v->stats->tlb_misses++;
 	if (!walk(v, lin, acc, idx, &w)) {
 		v->fault = (struct fault){ .vector = VEC_PF,
 					   .has_error = true,
@@ -113,6 +111,21 @@ bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 	    r->kind == PHYS_RAM && (acc == ACC_WRITE || phys_page_writer(flags)))
 		e->write = tlb_tag(page);
 	return true;
+}
+
+bool tlb_fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
+	      struct tlb_hit *hit)
+{
+	u8 was;
+	bool ok;
+
+	if (unlikely(v->trial))
+		return trial_fill(v, lin, acc, idx, hit);
+	v->stats->tlb_misses++;
+	was = profile_doing(v, DOING_FILL);
+	ok = fill(v, lin, acc, idx, hit);
+	profile_doing(v, was);
+	return ok;
 }
 
 /* A stand-in has nothing to flush, but stops looking at the TLB of the other. */

@@ -84,6 +84,7 @@ struct io_ops;
 struct io_ports;
 struct cpuid_table;
 struct vcpu_stats;
+struct profile;
 struct native;
 struct trial;
 struct vcpu_debug;
@@ -160,7 +161,10 @@ struct vcpu {
 	const struct cpuid_table *cpuid; /* what CPUID answers; shared, immutable */
 	u32 features[FEATURE_WORDS];     /* the same as bits: cpu_has() */
 	struct vcpu_stats *stats;
-	void *engine; /* the engine's own */
+	struct profile
+		*profile; /* NULL, or more than counters is wanted (x86/profile.h) */
+	u8 doing;         /* enum doing */
+	void *engine;     /* the engine's own */
 	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May
 	 * be NULL. */
 	void (*tlb_flushed)(struct vcpu *v, u64 page);

@@ -150,6 +150,29 @@ refuses kernel_cut "$tmp/cut" run -kernel "$tmp/cut"
 refuses kernel_newline 'a?b' run -kernel "$tmp/a
 b"
 
+refuses profile_directory "-profile $tmp/directory: Is a directory" run -profile "$tmp/directory"
+refuses profile_nowhere '-profile /nosuch/x: No such file' run -profile /nosuch/x
+refuses symbols_missing '-symbols /nosuch: No such file' run -profile "$new/p" -symbols /nosuch
+refuses symbols_text "-symbols $tmp/text: line 1 is not ADDRESS TYPE NAME" \
+	run -profile "$new/p" -symbols "$tmp/text"
+refuses symbols_fifo 'not a regular file' run -profile "$new/p" -symbols "$tmp/fifo"
+refuses symbols_empty 'there are no functions in it' run -profile "$new/p" -symbols "$tmp/empty"
+refuses symbols_alone '-symbols: only -profile and -perfmap show them' run -symbols "$tmp/text"
+refuses symbols_offset 'offset is a number' run -profile "$new/p" -symbols "$tmp/text,offset=x"
+# What was created before something else could not be is gone again.
+refuses profile_undone '-serial file:/nosuch/x' run -profile "$new/p" -serial file:/nosuch/x
+# The map has its place: here it is taken by a directory.
+status=0
+sh -c 'mkdir "/tmp/perf-$$.map"; echo "/tmp/perf-$$.map" >"$0"; exec "$@"' "$tmp/name" \
+	"$umbra" run -perfmap -profile "$new/p" >"$tmp/out" 2>"$tmp/err" </dev/null || status=$?
+map=$(cat "$tmp/name")
+if [ "$status" -eq 2 ] && [ "$(cat "$tmp/err")" = "umbra: -perfmap: $map: Is a directory" ] &&
+	[ -z "$(ls "$new")" ]; then
+	case_ok perfmap_taken
+else
+	case_bad perfmap_taken "status $status"
+fi
+rmdir "$map"
 refuses serial_word '-serial tty' run -serial tty
 refuses serial_no_path 'a path is needed behind file:' run -serial file:
 refuses serial_fifth 'only 4 serial ports' run -serial null -serial null -serial null \

@@ -206,6 +206,30 @@ static void stats_take_a_format_only_with_equal_sign(void **state)
 	parse_bad("'json' is not an option", WORDS(W("--stats") W("json")));
 }
 
+static void symbols_may_have_moved(void **state)
+{
+	struct run_options o;
+
+	(void)state;
+	parse_ok(&o, WORDS(W("-profile") W("p") W("-symbols") W("a,b")));
+	assert_string_equal(o.profile, "p");
+	assert_int_equal(o.symbols_len, 3);
+	assert_false(o.symbols_moved);
+	parse_ok(&o, WORDS(W("-perfmap") W("-symbols") W("a,offset=0x1c00000")));
+	assert_int_equal(o.symbols_len, 1);
+	assert_true(o.symbols_moved && o.perfmap);
+	assert_int_equal(o.symbols_offset, 0x1c00000);
+	parse_bad("offset is a number", WORDS(W("-profile=p") W("-symbols=a,offset=")));
+	parse_bad("offset is a number", WORDS(W("-profile=p") W("-symbols=a,offset=-1")));
+	parse_bad("offset is a number", WORDS(W("-profile=p") W("-symbols=a,offset=1x")));
+	parse_bad("offset is a number",
+		  WORDS(W("-profile=p") W("-symbols=a,offset=0x10000000000000000")));
+	parse_bad("an empty file name", WORDS(W("-profile=p") W("-symbols=,offset=1")));
+	parse_bad("an empty file name", WORDS(W("-profile=")));
+	parse_bad("only -profile and -perfmap", WORDS(W("-symbols=a")));
+	parse_bad("takes no value", WORDS(W("-perfmap=x")));
+}
+
 static void qemus_other_options_are_known_by_name(void **state)
 {
 	struct run_options o;
@@ -348,6 +372,7 @@ int main(void)
 		cmocka_unit_test(serial_ports_fill_up_in_order),
 		cmocka_unit_test(dates_exist),
 		cmocka_unit_test(stats_take_a_format_only_with_equal_sign),
+		cmocka_unit_test(symbols_may_have_moved),
 		cmocka_unit_test(qemus_other_options_are_known_by_name),
 		cmocka_unit_test(typing_errors_get_a_suggestion),
 		cmocka_unit_test(help_wins_over_what_comes_after),

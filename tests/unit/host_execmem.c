@@ -36,6 +36,37 @@ static void code_written_in_one_view_executes_in_the_other(void **state)
 	execmem_free(m);
 }
 
+/* As with a file: two views, never both writable and executable, to its limit. */
+static void memory_without_a_file_does_the_same(void **state)
+{
+	static const u8 ret7[] = { 0xb8, 7, 0, 0, 0, 0xc3 };
+	struct execmem *m = execmem_new_anonymous(200000, NULL);
+	unsigned n = 0, views = 0;
+	char line[512];
+	FILE *maps;
+	fn *f;
+
+	(void)state;
+	assert_non_null(m);
+	for (u8 *w; execmem_left(m) > 2000; n++)
+		assert_non_null(execmem_alloc(m, 1000, 1, &w));
+	f = code_make(m, ret7, sizeof(ret7));
+	assert_int_equal(f(), 7);
+	assert_true(n > 180);
+	maps = fopen("/proc/self/maps", "r");
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps)) {
+		/* What perf takes for memory without a file. */
+		if (!strstr(line, "/dev/zero"))
+			continue;
+		assert_true(strstr(line, "r-xs") || strstr(line, "rw-s"));
+		views++;
+	}
+	fclose(maps);
+	assert_int_equal(views, 2);
+	execmem_free(m);
+}
+
 static void memory_grows_to_its_limit_and_no_further(void **state)
 {
 	struct execmem *m = execmem_new(200000, NULL);
@@ -137,6 +168,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(code_written_in_one_view_executes_in_the_other),
+		cmocka_unit_test(memory_without_a_file_does_the_same),
 		cmocka_unit_test(memory_grows_to_its_limit_and_no_further),
 		cmocka_unit_test(no_page_is_writable_and_executable),
 		cmocka_unit_test(fault_in_a_range_goes_to_its_handler),

@@ -65,6 +65,7 @@ static int slow_open(struct vcpu *v, struct error *err)
 		.run = translate_run,                                                    \
 		.kick = translate_kick,                                                  \
 		.push = translate_push,                                                  \
+		.locate = translate_locate,                                              \
 	}
 
 VARIANT(direct, "translate-direct", direct_open);

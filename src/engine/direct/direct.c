@@ -25,6 +25,7 @@
 #include "mem/phys.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
+#include "x86/profile.h"
 #include "x86/seg.h"
 #include "x86/stats.h"
 #include "x86/xsave.h"
@@ -57,6 +58,7 @@ struct place {
 	u64 used;        /* higher is later */
 	clockid_t clock; /* of its CPU time */
 	u64 trap;        /* what one costs of that, in nanoseconds */
+	u64 counted;     /* of its time, for the profile */
 	/* The vector state as the process has it, and as v->xsave had it then. */
 	bool vec_there;
 	bool id; /* RFLAGS.ID, which the VMM cannot write there */
@@ -91,6 +93,21 @@ static u64 clock_ns(clockid_t id)
 	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
 }
 
+/* CPU time of the process, for the profile, that was not counted yet. */
+static void count_time(struct place *a, struct vcpu *v)
+{
+	u64 t;
+
+	if (!v || !v->profile || !a->clock)
+		return;
+	t = clock_ns(a->clock);
+	/* A process that is gone has none. */
+	if (t <= a->counted)
+		return;
+	v->profile->direct_ns += t - a->counted;
+	a->counted = t;
+}
+
 void direct_user_begins(struct direct *d)
 {
 	if (!d->unavailable)
@@ -106,6 +123,9 @@ void direct_sample(struct direct *d, bool user)
 {
 	if (!d->unavailable)
 		policy_sample(d->policy, user);
+	vcpu_park(d->v);
+	for (unsigned i = 0; i < PLACES; i++)
+		count_time(&d->place[i], d->v);
 	for (unsigned i = 0; i < PLACES; i++)
 		d->place[i].s.armings = 0;
 }
@@ -201,11 +221,14 @@ static void place_free(struct place *a)
 {
 	if (!a->p)
 		return;
+	count_time(a, a->s.v);
 	shadow_fini(&a->s);
 	process_free(a->p);
 	a->p = NULL;
 	a->vec_there = a->id = false;
 	a->s = (struct shadow){ 0 };
+	a->clock = 0;
+	a->counted = 0;
 }
 
 /* Find the place of this address space, or the one that was used last longest ago. */

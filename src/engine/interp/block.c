@@ -18,6 +18,7 @@
 #include "engine/interp/native.h"
 #include "engine/interp/ops.h"
 #include "x86/debugger.h"
+#include "x86/profile.h"
 #include "x86/stats.h"
 
 #define ARENA_SIZE  MiB(192) /* of address space; memory comes as it is used */
@@ -616,6 +617,7 @@ struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
 	struct vcpu *v = c->v;
 	struct block *b;
 	gpa_t gpa, gpa2;
+	u8 was;
 
 	if (v->code_size != 8 && v->rip > v->seg[CS].limit) {
 		raise_gp0(v);
@@ -638,7 +640,9 @@ struct block *block_find_slow(struct block_cache *c, gva_t lin, u8 mode)
 	if (!b) {
 		/* Zydis may use vector registers. */
 		vcpu_park(v);
+		was = profile_doing(v, DOING_DECODE);
 		b = make_block(c, lin, gpa, mode);
+		profile_doing(v, was);
 		if (!b || b->once)
 			return b;
 	}

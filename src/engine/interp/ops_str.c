@@ -13,6 +13,7 @@
 #include "mem/io.h"
 #include "x86/cr.h"
 #include "x86/debugger.h"
+#include "x86/profile.h"
 #include "x86/stats.h"
 
 /* Elements before a look at events. */
@@ -121,12 +122,15 @@ static bool ins_one(struct vcpu *v, const struct insn *in)
 {
 	unsigned size = in->opsize, ad = in->adsize;
 	u64 off = index_get(v, RDI, ad), val;
+	u8 was;
 
 	if (!mem_probe_write(v, ES, off, size))
 		return false;
 	vcpu_park(v);
 	v->stats->port_reads++;
+	was = profile_doing(v, DOING_DEVICES);
 	val = io_ports_read(v->ports, (u16)v->gpr[RDX], size);
+	profile_doing(v, was);
 	v->pending_db |= debug_match_io(v, (u16)v->gpr[RDX], size);
 	if (!mem_write(v, ES, off, size, val))
 		return false;
@@ -138,12 +142,15 @@ static bool outs_one(struct vcpu *v, const struct insn *in)
 {
 	unsigned size = in->opsize, ad = in->adsize;
 	u64 val;
+	u8 was;
 
 	if (!mem_read(v, in->seg, index_get(v, RSI, ad), size, &val))
 		return false;
 	vcpu_park(v);
 	v->stats->port_writes++;
+	was = profile_doing(v, DOING_DEVICES);
 	io_ports_write(v->ports, (u16)v->gpr[RDX], val, size);
+	profile_doing(v, was);
 	v->pending_db |= debug_match_io(v, (u16)v->gpr[RDX], size);
 	index_add(v, RSI, ad, step_of(v, size));
 	return true;

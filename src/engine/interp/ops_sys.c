@@ -12,6 +12,7 @@
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
+#include "x86/profile.h"
 #include "x86/seg.h"
 #include "x86/stats.h"
 
@@ -405,12 +406,15 @@ enum op_result op_in(struct vcpu *v, const struct insn *in)
 {
 	u16 port = io_port(v, in);
 	u64 val;
+	u8 was;
 
 	if (!io_allowed(v, port, in->opsize))
 		return OP_FAULT;
 	v->stats->port_reads++;
 	vcpu_park(v);
+	was = profile_doing(v, DOING_DEVICES);
 	val = io_ports_read(v->ports, port, in->opsize);
+	profile_doing(v, was);
 	v->pending_db |= debug_match_io(v, port, in->opsize);
 	if (in->opsize == 1)
 		reg8_set(v, 0, val);
@@ -422,12 +426,15 @@ enum op_result op_in(struct vcpu *v, const struct insn *in)
 enum op_result op_out(struct vcpu *v, const struct insn *in)
 {
 	u16 port = io_port(v, in);
+	u8 was;
 
 	if (!io_allowed(v, port, in->opsize))
 		return OP_FAULT;
 	v->stats->port_writes++;
 	vcpu_park(v);
+	was = profile_doing(v, DOING_DEVICES);
 	io_ports_write(v->ports, port, v->gpr[RAX] & size_mask(in->opsize), in->opsize);
+	profile_doing(v, was);
 	v->pending_db |= debug_match_io(v, port, in->opsize);
 	/* A write may have reset the machine or changed the map: look at events at once.
 	 */

@@ -14,6 +14,7 @@
 #include "engine/interp/interp.h"
 #include "engine/interp/native.h"
 #include "engine/interp/step.h"
+#include "x86/profile.h"
 
 static inline struct block_cache *cache_of(const struct vcpu *v)
 {
@@ -61,6 +62,7 @@ static enum vcpu_exit interp_run(struct vcpu *v)
 	enum vcpu_exit why;
 
 	__atomic_store_n(&c->owner, pthread_self(), __ATOMIC_RELAXED);
+	profile_doing(v, DOING_INTERPRET);
 	why = interp_loop(v, c);
 	vcpu_park(v);
 	return why;

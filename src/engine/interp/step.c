@@ -14,6 +14,7 @@
 #include "x86/debugger.h"
 #include "x86/except.h"
 #include "x86/msr.h"
+#include "x86/profile.h"
 #include "x86/stats.h"
 
 bool step_deliver(struct vcpu *v)
@@ -171,6 +172,7 @@ enum step step_one(struct vcpu *v, struct block_cache *c)
 {
 	bool again;
 
+	profile_doing(v, DOING_INTERPRET);
 	return unlikely(v->debug != NULL) ? step_debugged(v, c) : execute(v, c, &again);
 }
 

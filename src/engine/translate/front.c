@@ -12,6 +12,7 @@
 
 #include "host/execmem.h"
 #include "x86/access.h"
+#include "x86/stats.h"
 
 /* Times a block must have been found to be made part of a trace. */
 #define TRACE_COUNT 4
@@ -312,6 +313,7 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	struct front *f;
 	struct tr_code *code;
 	const struct plan *last;
+	struct vcpu_stats *stats = t->v->stats;
 	struct emit hot;
 
 	if (t->arena_size - t->arena_used < sizeof(*code) + KiB(16) ||
@@ -354,6 +356,10 @@ struct tr_code *front_translate(struct translator *t, struct block *b)
 	} else {
 		t->hot = hot;
 		t->cold = f->e;
+		stats->insns_translated += f->insns;
+		stats->guest_bytes += b->span;
+		stats->code_bytes += code->size + code->cold_size;
+		stats->cold_bytes += code->cold_size;
 	}
 	free(f);
 	return code;

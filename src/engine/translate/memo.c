@@ -197,6 +197,8 @@ void translate_memo_fill(struct vcpu *v, u64 memo)
 	u64 page = t->f->addr & PAGE_MASK;
 
 	t->f->flags_in = cc_to_ax(t->f->flags_out & RFLAGS_STATUS);
+	t->v->stats->memo_misses +=
+		i->state == MEMO_PROBE ? 1 : MAX(i->patience, PATIENCE);
 	if (i->state == MEMO_ROAMS)
 		retire(t, i);
 	if (i->state == MEMO_PROBE)

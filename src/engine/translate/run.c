@@ -31,6 +31,7 @@
 #include "x86/cr.h"
 #include "x86/debugger.h"
 #include "x86/except.h"
+#include "x86/profile.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
 
@@ -306,6 +307,7 @@ static void forget_code(struct translator *t)
 	block_cache_flush(&t->cache);
 	execmem_reset(t->mem);
 	t->sites[0].count = t->sites[1].count = 0;
+	locate_reset(t);
 	memos_reset(t);
 	t->arena_used = 0;
 	for (unsigned m = 0; m < CODE_MODES; m++) {
@@ -379,6 +381,8 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	enum op_result r;
 
 	v->stats->call_outs++;
+	profile_doing(v, DOING_INTERPRET);
+	profile_note(v, this_ip(v, in), SPOT_CALL_OUT);
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
 	do
@@ -514,6 +518,7 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 		(g->base == GPR_RIP ? f->page_lin : v->gpr[g->base]) + (u64)(i64)g->disp;
 
 	v->stats->group_misses++;
+	profile_doing(v, DOING_FILL);
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
 	if (tr_mode_is_narrow(t->mode))
@@ -636,8 +641,12 @@ static struct tr_code *code_of(struct translator *t, struct block *b)
 	    b->page2 != GPA_NONE || t->full)
 		return b->code;
 	vcpu_park(t->v);
+	profile_doing(t->v, DOING_TRANSLATE);
 	b->code = front_translate(t, b);
 	t->v->stats->blocks_translated += b->code != NULL;
+	if (b->code)
+		locate_add(t, b->code);
+	profile_doing(t->v, DOING_LOOP);
 	return b->code;
 }
 
@@ -652,12 +661,23 @@ static bool run_direct(struct translator *t, enum step *s)
 	t->was_user = user;
 	if (!user || !direct_wanted(t->direct))
 		return false;
+	profile_doing(v, DOING_DIRECT);
 	switch (direct_run(t->direct, &t->kicked)) {
 	case DIRECT_ON: *s = STEP_ON; break;
-	case DIRECT_STEP: *s = step_one(v, &t->cache); break;
+	case DIRECT_STEP:
+		profile_note(v, v->rip, SPOT_TRAP);
+		*s = step_one(v, &t->cache);
+		break;
 	default: *s = STEP_FAILED; break;
 	}
 	return true;
+}
+
+/* The interpreter alone says it once, and not for each block. */
+static enum step interpret(struct vcpu *v, struct block *b)
+{
+	profile_doing(v, DOING_INTERPRET);
+	return step_block(v, b);
 }
 
 static enum step run_one(struct translator *t)
@@ -669,6 +689,7 @@ static enum step run_one(struct translator *t)
 	enum step s;
 
 	t->f->link = NULL;
+	profile_doing(v, DOING_LOOP);
 	if (t->direct && run_direct(t, &s))
 		return s;
 	if (unlikely(v->shadow || v->step_check || v->pending_db ||
@@ -676,6 +697,7 @@ static enum step run_one(struct translator *t)
 		t->strayed = true;
 		return step_one(v, &t->cache);
 	}
+	profile_note(v, linear_rip(v), SPOT_LOOP);
 	b = block_find(&t->cache, v);
 	if (unlikely(!b)) {
 		t->strayed = true;
@@ -689,18 +711,18 @@ static enum step run_one(struct translator *t)
 	if (unlikely(t->lone || (t->direct && direct_aside(t->direct)))) {
 		t->lone = false;
 		t->strayed = true;
-		return step_block(v, b);
+		return interpret(v, b);
 	}
 	if (!translatable(v)) {
 		t->strayed = true;
 		if (v->code_size != 8 && v->rip + b->bytes - 1 > v->seg[CS].limit)
 			return step_one(v, &t->cache);
-		return step_block(v, b);
+		return interpret(v, b);
 	}
 	code = code_of(t, b);
 	if (!code) {
 		t->strayed = true;
-		return step_block(v, b);
+		return interpret(v, b);
 	}
 	if (unlikely(t->options.run_block)) {
 		/* Look-ups are hit as ever, but all lead out. */
@@ -875,6 +897,7 @@ static void translator_free(struct translator *t)
 		if (t->sites[i].site)
 			munmap(t->sites[i].site, SITES_MAX * sizeof(*t->sites[i].site));
 	memos_fini(t);
+	locate_fini(t);
 	lowmem_free(t->low, LOW_SIZE);
 	lowmem_free(t->f, sizeof(*t->f));
 	if (t->arena)
@@ -922,7 +945,9 @@ static int translator_new(struct translator **out, struct vcpu *v,
 		t->sites[i].site = map_lazily(SITES_MAX * sizeof(*t->sites[i].site));
 	}
 	t->arena = map_lazily(ARENA_SIZE);
-	t->mem = execmem_new(o->code_size ? o->code_size : CODE_SIZE, err);
+	t->mem = (v->profile && v->profile->code_made
+			  ? execmem_new_anonymous
+			  : execmem_new)(o->code_size ? o->code_size : CODE_SIZE, err);
 	if (!t->mem || !t->sites[0].site || !t->sites[1].site || !t->arena ||
 	    !pieces_emit(t)) {
 		translator_free(t);
@@ -1015,4 +1040,5 @@ const struct engine engine_translate = {
 	.run = translate_run,
 	.kick = translate_kick,
 	.push = translate_push,
+	.locate = translate_locate,
 };

@@ -20,7 +20,6 @@ _Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "the code shifts b
 #define PIECE_SIZE 384
 
 /* What frame.save holds. */
-enum { SAVE_RAX, SAVE_R10, SAVE_R11, SAVE_FLAGS };
 
 static i32 save_slot(const struct translator *t, unsigned i)
 {

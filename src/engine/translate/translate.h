@@ -170,6 +170,9 @@ struct tr_memos {
 
 #define TR_GROUPS 24 /* at most in one piece of code */
 
+/* R10 is where the code that calls begins in its page. */
+enum { SAVE_RAX, SAVE_R10, SAVE_R11, SAVE_FLAGS, SAVES };
+
 /* What translated code reaches besides struct vcpu. */
 struct frame {
 	u64 host_rsp;
@@ -190,7 +193,7 @@ struct frame {
 	u64 left_by_call; /* code was left by a call out: *v is complete */
 	u64 vec_parked;   /* 0: vector instructions may run */
 	u64 group[TR_GROUPS]; /* addends */
-	u64 save[4];          /* of string.c */
+	u64 save[SAVES];      /* of string.c */
 	struct tr_jumps jumps[CODE_MODES];
 };
 
@@ -222,6 +225,12 @@ struct tr_site {
 struct tr_sites {
 	struct tr_site *site;
 	u32 count, cap;
+};
+
+/* Where code begins, ascending (locate.c). */
+struct tr_starts {
+	struct tr_start *start; /* NULL: nobody asks */
+	u32 count;
 };
 
 struct direct;
@@ -256,8 +265,9 @@ struct translator {
 	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
 	u64 string[TR_STRING_OPS][4][2]; /* by operation, operand size, 32-bit code */
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
-	struct direct *direct;    /* NULL: without */
-	bool was_user;            /* the CPL was 3 when the loop last came by */
+	struct tr_starts starts[2]; /* the same */
+	struct direct *direct;      /* NULL: without */
+	bool was_user;              /* the CPL was 3 when the loop last came by */
 	struct tr_memos memos;
 	struct tr_taken taken[CODE_MODES];
 	bool jumps_ready[CODE_MODES];
@@ -354,6 +364,16 @@ void translate_memo_fill(struct vcpu *v, u64 memo);
 
 /* Emit the common pieces. False: no memory for code. */
 bool pieces_emit(struct translator *t);
+
+/* ---- locate.c ---- */
+
+/* Code was made of the block at RIP. Vectors parked. */
+void locate_add(struct translator *t, const struct tr_code *code);
+/* All code is gone. */
+void locate_reset(struct translator *t);
+void locate_fini(struct translator *t);
+/* For engine.locate. */
+bool translate_locate(struct vcpu *v, u64 host, u64 *lin);
 
 /* ---- string.c ---- */
 
