@@ -53,11 +53,25 @@ static u32 mxcsr(const struct vcpu *v)
 
 /* ---- the parked state ---- */
 
-/* XINUSE as XSAVE and XSAVEOPT see it. */
+/* But for its pointers. */
+static bool x87_initial(const struct vcpu *v)
+{
+	u64 bits = (get(v, XSAVE_FCW, 2) ^ FCW_INIT) | get(v, XSAVE_FSW, 2) |
+		   get(v, XSAVE_FTW, 1);
+
+	for (unsigned i = 0; i < 128; i += 8)
+		bits |= get(v, XSAVE_ST + i, 8);
+	return !bits;
+}
+
+/* XINUSE as XSAVE and XSAVEOPT see it. Of x87 it goes by the contents: processors may
+ * track that or not, but we may not change our mind when state has been live between. */
 static u64 inuse(const struct vcpu *v)
 {
 	u64 bv = get(v, XSAVE_XSTATE_BV, 8) & VECTOR_BITS;
 
+	if ((bv & XCR0_X87) && x87_initial(v))
+		bv &= ~XCR0_X87;
 	if (v->fip | v->fdp | v->fcs | v->fds | v->fop)
 		bv |= XCR0_X87;
 	if (v->pkru)

@@ -557,6 +557,31 @@ static void pkru_is_a_component(void **state)
 	assert_false(xsave_inuse(v) & XCR0_PKRU);
 }
 
+/* FNSTENV does not bring it into use, as FXRSTOR or FLDENV of what is initial do not: it
+ * would depend on whether the state has been in the host's registers meanwhile. */
+static void initial_x87_state_is_not_in_use(void **state)
+{
+	u8 img[XSAVE_LEGACY_SIZE] = { 0 };
+
+	(void)state;
+	le_store(img + XSAVE_FCW, 0x37f, 2);
+	le_store(img + XSAVE_MXCSR, MXCSR_INIT, 4);
+	memcpy(ram + IMAGE, img, sizeof(img));
+	assert_true(fxrstor(v, DS, IMAGE, true));
+	assert_false(xsave_inuse(v) & XCR0_X87);
+	assert_true(fnstenv(v, DS, IMAGE + AREA, 4));
+	assert_false(xsave_inuse(v) & XCR0_X87);
+	assert_true(fldenv(v, DS, IMAGE + AREA, 4));
+	assert_false(xsave_inuse(v) & XCR0_X87);
+	memset(ram + IMAGE, 0x74, XSAVE_LEGACY_SIZE);
+	assert_true(xsave_save(v, DS, IMAGE, XSAVE_XSAVEOPT, XCR0_X87, true));
+	assert_int_equal(ram[IMAGE], 0x74);
+	le_store(img + XSAVE_ST + 16, 1, 2);
+	memcpy(ram + IMAGE, img, sizeof(img));
+	assert_true(fxrstor(v, DS, IMAGE, true));
+	assert_true(xsave_inuse(v) & XCR0_X87);
+}
+
 static void xrstors_takes_the_compacted_format_only(void **state)
 {
 	(void)state;
@@ -887,6 +912,7 @@ int main(void)
 		TEST(xgetbv_1_says_what_the_host_says),
 		TEST(xsaves_round_trips_and_is_compacted),
 		TEST(pkru_is_a_component),
+		TEST(initial_x87_state_is_not_in_use),
 		TEST(xrstors_takes_the_compacted_format_only),
 		TEST(state_bits_disable_instructions),
 		TEST(images_are_aligned),
