@@ -352,6 +352,37 @@ static void kmov_from_esp(struct test *t)
 	memcpy(k, t->host.xsave + (k - t->guest.xsave), 4);
 }
 
+/* CMPS, neither of whose operands can be read: Intel's processors and AMD's Zen 5 find
+ * out about DS:SI first, Zen 4 about ES:DI. */
+static void cmps_order(struct test *t)
+{
+	struct state *g = &t->guest, *h = &t->host;
+
+	switch (t->d.zi.mnemonic) {
+	case ZYDIS_MNEMONIC_CMPSB:
+	case ZYDIS_MNEMONIC_CMPSW:
+	case ZYDIS_MNEMONIC_CMPSD:
+	case ZYDIS_MNEMONIC_CMPSQ: break;
+	default: return;
+	}
+	if (!host_is_amd() || !memory_fault(g) || !memory_fault(h))
+		return;
+	g->vector = h->vector;
+	g->error = h->error;
+	g->cr2 = h->cr2;
+}
+
+/* Whether what VCOMPRESS and its relatives store has to be aligned under EFLAGS.AC: on
+ * Zen 5, not on Zen 4. */
+static void compress_alignment(struct test *t)
+{
+	if (!host_is_amd() || t->d.zi.meta.category != ZYDIS_CATEGORY_COMPRESS ||
+	    t->guest.vector != VEC_AC || t->host.vector != VEC_BP)
+		return;
+	t->guest = t->host;
+	t->memory = false;
+}
+
 /* XRSTOR that faults has loaded some components or none: SDM 1 section 13.8. */
 static void xrstor_state(struct test *t)
 {
@@ -400,6 +431,8 @@ void test_compare(struct box *b, struct test *t)
 	retf_carry(t);
 	xrstor_state(t);
 	int1_address(t);
+	cmps_order(t);
+	compress_alignment(t);
 	kmov_from_esp(t);
 	if (t->own && t->guest.vector == t->host.vector)
 		copy_own_results(t);
