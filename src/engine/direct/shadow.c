@@ -23,7 +23,7 @@
 
 #define REGION_SHIFT 21
 #define REGION_PAGES 512
-#define SLOT_BITS    13
+#define SLOT_BITS    12
 #define SLOTS        (1u << SLOT_BITS)
 #define REGIONS_MAX  (SLOTS / 4 * 3)
 /* The host's limit, vm.max_map_count, is usually 65530. */
