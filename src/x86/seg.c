@@ -140,6 +140,29 @@ struct seg seg_v86(u16 sel)
 			     .sel = sel };
 }
 
+/* Where linear addresses would wrap it is not so simple. */
+static struct seg_reach reach_of(const struct seg *s, bool ok)
+{
+	bool fits = ok && s->base + s->limit <= 0xffffffff;
+	struct seg_reach r = { .room = fits ? (i64)s->limit + 1 : -1 };
+
+	r.end = s->base + (u64)r.room;
+	ok = ok && s->limit >= 0xffff && s->base <= 0xffff0000;
+	r.low = ok ? s->base : SEG_BARRED;
+	return r;
+}
+
+/* Is it as a load in real or virtual-8086 mode leaves it? */
+static bool is_plain(const struct vcpu *v, const struct seg *s)
+{
+	struct seg after;
+
+	if (!in_real_or_v86(v) || s->limit != 0xffff || s->base > 0xfffff)
+		return false;
+	after = in_v86(v) ? seg_v86(s->sel) : seg_real(s->sel, s);
+	return after.attr == s->attr && after.limit == s->limit;
+}
+
 void seg_update_ok(struct vcpu *v, unsigned sreg)
 {
 	const struct seg *s = &v->seg[sreg];
@@ -163,6 +186,9 @@ void seg_update_ok(struct vcpu *v, unsigned sreg)
 	v->seg_bar[sreg] = (ok & SEG_R_OK) && (ok & SEG_W_OK) && s->limit == 0xffffffff
 				   ? 0
 				   : SEG_BARRED;
+	v->reach[0][sreg] = reach_of(s, ok & SEG_R_OK);
+	v->reach[1][sreg] = reach_of(s, ok & SEG_W_OK);
+	v->seg_plain[sreg] = !((ok & SEG_R_OK) && (ok & SEG_W_OK) && is_plain(v, s));
 }
 
 void seg_changed(struct vcpu *v, unsigned sreg)

@@ -27,6 +27,16 @@ struct seg {
 	u16 pad[3];
 };
 
+/*
+ * How far an access of a segment reaches, in the form that generated code adds and
+ * compares: see SEG_BARRED.
+ */
+struct seg_reach {
+	u64 low;  /* the base, barred unless every offset of 16 bits may be accessed */
+	i64 room; /* bytes that may be accessed from offset 0 on; -1: not so simple */
+	u64 end;  /* base + room */
+};
+
 struct dtr {
 	u64 base;
 	u16 limit;
@@ -140,6 +150,9 @@ struct vcpu {
 	/* 0: every 32-bit offset may be read and written. Else SEG_BARRED, which no
 	 * linear address has: added to one it makes it one that is found nowhere. */
 	u64 seg_bar[SREG_COUNT];
+	struct seg_reach reach[2][SREG_COUNT]; /* for reads, for writes */
+	/* 0: a load sets its selector and base, and the limit is and stays 64 KiB. */
+	u32 seg_plain[SREG_COUNT];
 
 	struct fault fault;
 	u32 events;    /* enum vcpu_event; atomic */

@@ -2,12 +2,14 @@
  * Random programs on two engines: sequences of all instruction forms with branches
  * between them, in one block and many, compared at each exception and at the end.
  *
- *   lockstep ENGINE [--bits 64|32] [--against NAME] [--seed N] [--programs N] [--verbose]
+ *   lockstep ENGINE [--bits 64|32|16] [--against NAME] [--seed N] [--programs N]
+ * [--verbose]
  *
  * Where tests/insn tries each form by itself, here instructions follow each other: what a
  * translator keeps from one to the next is what is tested. RBX, R10 (EBP in 32-bit code)
  * and RSI place operands in memory and stay as they are. Of 32-bit programs some have
- * segments that are not flat. An instruction that faults is stepped over.
+ * segments that are not flat; 16-bit ones have any, some of which end among the data, and
+ * operands at the end of 64 KiB. An instruction that faults is stepped over.
  * Each program runs three times, with other registers.
  */
 #include <stdio.h>
@@ -48,6 +50,13 @@ struct both {
 static unsigned second_base(const struct both *b)
 {
 	return b->mode == MODE64 ? R10 : RBP;
+}
+
+/* What is added to an offset in the data segment: those of 16-bit programs begin at DATA.
+ */
+static u64 data_base(const struct both *b)
+{
+	return b->mode == MODE16 ? DATA : 0;
 }
 
 /* ---- making programs ---- */
@@ -110,6 +119,34 @@ static void put32(u8 *at, u32 val)
 	memcpy(at, &val, 4);
 }
 
+/* Of 16-bit addresses: [bx + disp], [bp + si + disp] and so on; at times at 64 KiB. */
+static void place16(struct rng *rng, struct enc *e)
+{
+	static const u8 rms[] = { 0, 2, 4, 6, 7 };
+	u8 reg = e->tail[0] & 0x38, rm = rms[rng_below(rng, sizeof(rms))];
+	u8 disp = (u8)rng64(rng);
+
+	if (rng_below(rng, 4))
+		disp &= 0xf0;
+	if (rng_one_in(rng, 8)) {
+		u32 at = (u32)(BASE_RBX - DATA) + disp;
+
+		e->tail[0] = reg | 6; /* [disp16] */
+		if (rng_one_in(rng, 4))
+			at = 0xfff0 | (disp & 15);
+		e->tail[1] = (u8)at;
+		e->tail[2] = (u8)(at >> 8);
+	} else if (rng_one_in(rng, 8)) {
+		/* Its sum with the base wraps. */
+		e->tail[0] = 0x80 | reg | rm;
+		e->tail[1] = disp;
+		e->tail[2] = (u8)(rng_one_in(rng, 2) ? 0xff : 0xb0 + rng_below(rng, 16));
+	} else {
+		e->tail[0] = 0x40 | reg | rm;
+		e->tail[1] = disp;
+	}
+}
+
 /* A memory operand near one of the bases: [base + disp8], or with RSI as index. In 32-bit
  * code also [address]. */
 static void place(const struct both *b, struct rng *rng, struct enc *e)
@@ -118,6 +155,12 @@ static void place(const struct both *b, struct rng *rng, struct enc *e)
 	bool second = rng64(rng) & 1;
 	u8 base = second ? second_base(b) & 7 : RBX;
 
+	if (b->mode == MODE16 && rng_below(rng, 5)) {
+		place16(rng, e);
+		return;
+	}
+	if (b->mode == MODE16 && e->prefixes < sizeof(e->prefix))
+		e->prefix[e->prefixes++] = 0x67;
 	if (rng_below(rng, 4))
 		disp &= 0xf0;
 	e->b = second && b->mode == MODE64;
@@ -137,7 +180,8 @@ static void place(const struct both *b, struct rng *rng, struct enc *e)
 
 static void vary(const struct both *b, struct rng *rng, struct enc *e)
 {
-	static const u8 segs[] = { 0x64, 0x65, 0x2e, 0x3e };
+	static const u8 segs[] = { 0x64, 0x65, 0x2e, 0x3e, 0x26, 0x36 };
+	unsigned some = b->mode == MODE16 ? 6 : 4;
 	bool mem = e->tail[0] < 0xc0;
 
 	rng_fill(rng, e->tail + 1, sizeof(e->tail) - 1);
@@ -146,7 +190,7 @@ static void vary(const struct both *b, struct rng *rng, struct enc *e)
 	if (e->kind == ENC_LEGACY) {
 		e->rex = rng_one_in(rng, 4) && b->mode == MODE64;
 		if (e->prefixes < sizeof(e->prefix) && rng_one_in(rng, 12))
-			e->prefix[e->prefixes++] = segs[rng_below(rng, sizeof(segs))];
+			e->prefix[e->prefixes++] = segs[rng_below(rng, some)];
 	} else {
 		e->vvvv = rng_below(rng, 3) ? (u8)rng_below(rng, 16) : 0;
 		e->r2 = rng64(rng) & 1;
@@ -158,9 +202,9 @@ static void vary(const struct both *b, struct rng *rng, struct enc *e)
 	}
 	if (rng64(rng) & 1)
 		e->tail[0] = (u8)((e->tail[0] & 0xc7) | (rng64(rng) & 0x38));
-	if (b->mode == MODE32 && e->kind == ENC_LEGACY && !e->map &&
+	if (b->mode != MODE64 && e->kind == ENC_LEGACY && !e->map &&
 	    (e->opcode & 0xfc) == 0xa0)
-		put32(e->tail, (u32)BASE_RBX + rng_below(rng, 64)); /* moffs */
+		put32(e->tail, (u32)(BASE_RBX - data_base(b)) + rng_below(rng, 64));
 	else if (mem)
 		place(b, rng, e);
 	else
@@ -235,6 +279,8 @@ static void make_program(struct both *b, struct program *p)
 
 			if (rng64(&b->rng) & 1)
 				append(p, (u8[]){ 0x70 | cond, (u8)n }, 2);
+			else if (b->mode == MODE16)
+				append(p, (u8[]){ 0x0f, 0x80 | cond, (u8)n, 0 }, 4);
 			else
 				append(p, (u8[]){ 0x0f, 0x80 | cond, (u8)n, 0, 0, 0 }, 6);
 		}
@@ -257,7 +303,10 @@ static void print_program(const struct both *b, const struct program *p)
 		char text[128];
 		unsigned end = i + 1 < p->count ? p->at[i + 1] : p->len;
 
-		disassemble(p->code + p->at[i], end - p->at[i], b->mode == MODE64 ? 8 : 4,
+		disassemble(p->code + p->at[i], end - p->at[i],
+			    b->mode == MODE64   ? 8
+			    : b->mode == MODE32 ? 4
+						: 2,
 			    p->lin + p->at[i], text, sizeof(text));
 		printf("  %llx: %-40s", (unsigned long long)(p->lin + p->at[i]), text);
 		for (unsigned n = p->at[i]; n < end; n++)
@@ -296,11 +345,11 @@ static void differ(struct both *b, const struct program *p, const char *what, u6
 }
 
 /* The start of the instruction behind the one at this address, 0: there is none. */
-static u64 behind(const struct program *p, u64 rip)
+static u64 behind(const struct program *p, u64 base, u64 rip)
 {
 	for (unsigned i = 0; i + 1 < p->count; i++)
-		if (p->lin + p->at[i] == rip)
-			return p->lin + p->at[i + 1];
+		if (p->lin + p->at[i] == rip + base)
+			return p->lin + p->at[i + 1] - base;
 	return 0;
 }
 
@@ -331,7 +380,7 @@ static void run_program(struct both *b, const struct program *p,
 		if (s[0].vector == VEC_BP)
 			return;
 		b->faults++;
-		next = behind(p, s[0].rip);
+		next = behind(p, sel_base(s[0].sel[CS]), s[0].rip);
 		if (!next)
 			return;
 		s[0].rip = next;
@@ -343,12 +392,16 @@ static void run_program(struct both *b, const struct program *p,
 
 /* Mostly flat with bases in FS and GS; or anything. Upper halves of registers may be
  * anything, as after 64-bit code. */
-static void gen_segments(struct both *b, struct state *s)
+static void gen_segments(struct both *b, struct state *s, const struct program *p)
 {
 	static const u16 some[] = { SEL_DS,        SEL_DS,     SEL_LDT_DS32, SEL_LDT_DOWN,
 				    SEL_LDT_SHORT, SEL_LDT_RO, SEL_LDT_DS16, 0 };
 
 	s->sel[CS] = SEL_CS32;
+	if (rng_one_in(&b->rng, 4)) {
+		s->sel[CS] = SEL_LDT_CS32;
+		s->rip = p->lin - ARENA;
+	}
 	for (unsigned i = 0; i < 6; i++)
 		if (i != CS)
 			s->sel[i] = SEL_DS;
@@ -365,6 +418,36 @@ static void gen_segments(struct both *b, struct state *s)
 	for (unsigned i = RBX; i <= RSI; i++)
 		if (rng_one_in(&b->rng, 8))
 			s->gpr[i] |= BIT(32 + rng_below(&b->rng, 32));
+}
+
+/* Segments of 64 KiB, or anything; registers with anything in what 16-bit code does not
+ * use of them. */
+static void gen_segments16(struct both *b, struct state *s, const struct program *p)
+{
+	static const u16 some[] = { SEL_DS,        SEL_LDT_DS16,
+				    SEL_LDT_DS32,  SEL_LDT_DOWN,
+				    SEL_LDT_SHORT, SEL_LDT_RO,
+				    SEL_LDT_DS16,  0 };
+
+	s->sel[CS] = SEL_LDT_CS16;
+	s->rip = p->lin - ARENA;
+	for (unsigned i = 0; i < 6; i++)
+		if (i != CS)
+			s->sel[i] = SEL_LDT_DS16;
+	for (unsigned i = DS; i <= GS; i++)
+		if (rng_one_in(&b->rng, 4))
+			s->sel[i] = some[rng_below(&b->rng, ARRAY_SIZE(some))];
+	if (rng_one_in(&b->rng, 4))
+		s->sel[ES] = some[rng_below(&b->rng, ARRAY_SIZE(some))];
+	s->gpr[RBX] -= DATA;
+	s->gpr[RBP] -= DATA;
+	s->gpr[RDI] -= DATA;
+	s->gpr[RSP] -= DATA;
+	if (rng_one_in(&b->rng, 4))
+		s->gpr[RSP] = rng_below(&b->rng, 8);
+	for (unsigned i = 0; i < 8; i++)
+		if (rng_one_in(&b->rng, 4))
+			s->gpr[i] |= rng64(&b->rng) << 16;
 }
 
 static void gen_start(struct both *b, struct state *s, const struct program *p)
@@ -391,7 +474,9 @@ static void gen_start(struct both *b, struct state *s, const struct program *p)
 	s->sel[CS] = SEL_CS64;
 	s->sel[SS] = SEL_DS;
 	if (b->mode == MODE32)
-		gen_segments(b, s);
+		gen_segments(b, s, p);
+	if (b->mode == MODE16)
+		gen_segments16(b, s, p);
 	/* All vector state, masks among it, at random; x87 as after FNINIT, or with
 	 * values in its registers and errors that are not masked. */
 	rng_fill(&b->rng, s->xsave + XSAVE_XMM, STATE_XSAVE - XSAVE_XMM);
@@ -432,10 +517,15 @@ static void try_program(struct both *b)
 
 static int usage(void)
 {
-	fputs("usage: lockstep ENGINE [--bits 64|32] [--against NAME] [--seed N] "
+	fputs("usage: lockstep ENGINE [--bits 64|32|16] [--against NAME] [--seed N] "
 	      "[--programs N] [--verbose]\n",
 	      stderr);
 	return 2;
+}
+
+static enum mode mode_of_bits(const char *bits)
+{
+	return !strcmp(bits, "32") ? MODE32 : !strcmp(bits, "16") ? MODE16 : MODE64;
 }
 
 int main(int argc, char **argv)
@@ -453,7 +543,7 @@ int main(int argc, char **argv)
 		if (i + 1 == argc)
 			return usage();
 		if (!strcmp(argv[i], "--bits"))
-			b.mode = strcmp(argv[++i], "32") ? MODE64 : MODE32;
+			b.mode = mode_of_bits(argv[++i]);
 		else if (!strcmp(argv[i], "--against"))
 			against = engine_by_name(argv[++i]);
 		else if (!strcmp(argv[i], "--seed"))
@@ -478,8 +568,11 @@ int main(int argc, char **argv)
 	printf("# %u programs, %u instructions, %u faults, %u differences\n", programs,
 	       b.insns, b.faults, b.differences);
 	printf("%sok random programs of %u bits end alike on %s and %s\n",
-	       b.differences ? "not " : "", b.mode == MODE64 ? 64 : 32, b.name[0],
-	       b.name[1]);
+	       b.differences ? "not " : "",
+	       b.mode == MODE64   ? 64
+	       : b.mode == MODE32 ? 32
+				  : 16,
+	       b.name[0], b.name[1]);
 	form_free(&b.forms);
 	guest_close(b.g[0]);
 	guest_close(b.g[1]);

@@ -54,8 +54,10 @@ static bool must_leave(const struct vcpu *v)
 	       v->ac_check || v->pending_db;
 }
 
-/* Execute from 'in' to where the block is left; v->rip is where it begins. */
-static enum left interpret(struct vcpu *v, const struct insn *in, struct ended *e)
+/* Execute from 'in' to where the block is left, whose code is of this mode; v->rip is
+ * where it begins. */
+static enum left interpret(struct vcpu *v, unsigned mode, const struct insn *in,
+			   struct ended *e)
 {
 	enum op_result r;
 
@@ -66,6 +68,8 @@ static enum left interpret(struct vcpu *v, const struct insn *in, struct ended *
 			r = in->fn(v, in);
 		if (v->trial && v->trial->impure)
 			return LEFT_ON;
+		if (r == OP_END && translate_stays(mode, in))
+			r = OP_NEXT;
 		if (r == OP_NEXT && must_leave(v))
 			r = OP_END;
 		if (r != OP_NEXT)
@@ -92,13 +96,13 @@ static enum left interpret(struct vcpu *v, const struct insn *in, struct ended *
 /* ---- the translation's run ---- */
 
 /* Left in the middle, not where the trial was left: the interpreter does the rest. */
-static void finish(struct check *c, const struct insn *resume, u64 pc)
+static void finish(struct check *c, unsigned mode, const struct insn *resume, u64 pc)
 {
 	struct ended e;
 
 	if (resume && resume != c->ended.last + 1) {
 		c->v->rip = pc;
-		c->left[1] = interpret(c->v, resume, &e);
+		c->left[1] = interpret(c->v, mode, resume, &e);
 	}
 	/* Set when an event is waiting (step_repeats()), of which the stand-in knows
 	 * nothing. */
@@ -159,7 +163,7 @@ bool check_run_block(struct translator *t, struct block *b)
 	t->strayed = false;
 	t->lone = false;
 	trial_begin(&c->trial, b->gpa, b->bytes);
-	c->left[0] = interpret(s, b->insn, &c->ended);
+	c->left[0] = interpret(s, code->mode, b->insn, &c->ended);
 	vectors = s->vec_live;
 	vcpu_park(s);
 	trial_undo(&c->trial);
@@ -171,7 +175,7 @@ bool check_run_block(struct translator *t, struct block *b)
 		t->strayed = true;
 		return true;
 	}
-	finish(c, t->resume, pc);
+	finish(c, code->mode, t->resume, pc);
 	live = v->vec_live;
 	vectors |= live;
 	if (vectors)

@@ -71,7 +71,7 @@ static void report_registers(const char *who, const struct vcpu *v)
 }
 
 static void report_code(const char *what, const u8 *bytes, u64 len, u64 address,
-			bool narrow)
+			unsigned code_size)
 {
 	log_error("check: %s at %llx:", what, (unsigned long long)address);
 	for (u64 at = 0; at < len;) {
@@ -79,8 +79,9 @@ static void report_code(const char *what, const u8 *bytes, u64 len, u64 address,
 		char hex[64] = "";
 
 		if (ZYAN_FAILED(ZydisDisassembleIntel(
-			    narrow ? ZYDIS_MACHINE_MODE_LEGACY_32
-				   : ZYDIS_MACHINE_MODE_LONG_64,
+			    code_size == 2   ? ZYDIS_MACHINE_MODE_LEGACY_16
+			    : code_size == 4 ? ZYDIS_MACHINE_MODE_LEGACY_32
+					     : ZYDIS_MACHINE_MODE_LONG_64,
 			    address + at, bytes + at, len - at, &d))) {
 			log_error("check:   %llx: %02x ?",
 				  (unsigned long long)(address + at), bytes[at]);
@@ -128,9 +129,9 @@ void check_report(const struct check *c, const struct block *b,
 	report_registers("translator", c->v);
 	report_fields(c->s, c->v);
 	report_memory(c);
-	report_code("guest code", b->text, b->bytes, pc, (b->mode & 15) == 4);
+	report_code("guest code", b->text, b->bytes, pc, b->mode & 15);
 	report_code("host code", (const u8 *)(uintptr_t)code->entry, code->size,
-		    code->entry, false);
+		    code->entry, 8);
 	report_code("host code, seldom run", (const u8 *)(uintptr_t)code->cold,
-		    code->cold_size, code->cold, false);
+		    code->cold_size, code->cold, 8);
 }

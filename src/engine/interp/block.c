@@ -583,6 +583,7 @@ __attribute__((noinline)) static struct block *make_block(struct block_cache *c,
 	b->once = !bytes;
 	b->stop = debugger_cuts(v, gpa);
 	b->count = 0;
+	b->switched = 0;
 	b->span = 0;
 	b->lone = false;
 	b->roams = 0;

@@ -35,8 +35,8 @@
 #define BLOCK_DEAD      0xff
 #define BLOCK_MAX_INSNS 48
 #define GPA_NONE        (~UINT64_C(0))
-/* 64-bit and 32-bit code, for CPL < 3 and for CPL 3. */
-#define CODE_MODES      4
+/* 64-bit code, 32-bit code in flat segments, and any other; for CPL < 3 and for CPL 3. */
+#define CODE_MODES      6
 
 struct block {
 	gpa_t gpa;   /* of the first byte */
@@ -51,8 +51,9 @@ struct block {
 	bool once; /* not from RAM: not kept */
 	bool stop; /* a debugger may have a breakpoint here: one instruction, to be
 		      executed by step_one(), never translated */
-	u16 count; /* times it was found, for an engine that translates what is hot */
-	u64 roams; /* for it: instructions, by bit, whose accesses change pages often */
+	u8 switched; /* times its code was for other segments than it had to be */
+	u16 count;   /* times it was found, for an engine that translates what is hot */
+	u64 roams;   /* for it: instructions, by bit, whose accesses change pages often */
 	struct code_page *home; /* of the first byte */
 	struct tr_code *code;   /* that engine's translation, or NULL */
 	const u8 *text;         /* the bytes as they were decoded; not of 'once' */

@@ -5,6 +5,10 @@
  * the target is looked up in struct tr_jumps by code that changes no flags. The address
  * of a branch is checked by the interpreter's function when the look-up misses, so a
  * target that is not canonical faults at the branch.
+ *
+ * In based code (T2b) T_ADDR holds a key for the look-up, not the address: RIP and
+ * frame.cs_key. The same is on the shadow stack. A target beyond the limit of the segment
+ * has not been executed, so it is not found.
  */
 #include "engine/translate/front.h"
 
@@ -23,21 +27,49 @@ static struct tr_link *link_new(struct translator *t)
 	return l;
 }
 
-/* reg = linear address of an offset from the page. */
+/* reg = address of an offset from the page. */
 static void load_lin(struct front *f, unsigned reg, i64 off)
 {
 	emit_load(&f->e, reg, FRAME(f->t, page_lin));
 	emit_lea(&f->e, !f->narrow, reg, reg, (i32)off);
 }
 
-static void move_sp(struct front *f, i32 by)
+void move_sp(struct front *f, i32 by)
 {
-	emit_lea(&f->e, !f->narrow, H_R8, H_R8, by);
+	if (f->low)
+		emit_lea16(&f->e, H_R8, H_R8, by);
+	else
+		emit_lea(&f->e, !f->narrow, H_R8, H_R8, by);
 }
 
-static bool same_page(i64 target)
+/* reg, an address, becomes the key that it is looked up by. */
+static void make_key(struct front *f, unsigned reg, unsigned scratch)
 {
-	return target >= 0 && target < (i64)PAGE_SIZE;
+	if (!f->based)
+		return;
+	emit_load(&f->e, scratch, FRAME(f->t, cs_key));
+	emit_lea_sib(&f->e, true, reg, reg, scratch, 0, 0);
+	f->in_slot = -1;
+}
+
+/* The target, an offset from the page, in T_ADDR: a jump's is cut to the operand size. */
+static void load_far(struct front *f, i64 target, bool cut)
+{
+	load_lin(f, T_ADDR, target);
+	if (cut)
+		emit_movzx16(&f->e, T_ADDR, T_ADDR);
+	make_key(f, T_ADDR, T_SLOT);
+}
+
+static bool cuts_ip(const struct plan *p)
+{
+	return p->low && p->in->opsize == 2;
+}
+
+/* In based code: in the part of it that is known to be in the segment. */
+static bool same_page(const struct front *f, i64 target)
+{
+	return target >= f->lo && target < f->hi;
 }
 
 /* A link at this rel32, which leads to what is emitted next until the dispatcher links
@@ -50,6 +82,9 @@ static struct tr_link *link_at(struct front *f, u8 *at, gpa_t target)
 		*l = (struct tr_link){ .at = at,
 				       .exit = (i32)(f->e.p - (at + 4)),
 				       .mode = (u8)f->mode,
+				       .block_mode = f->b->mode,
+				       .lo = f->lo,
+				       .hi = f->hi,
 				       .target = target };
 	return l;
 }
@@ -107,13 +142,13 @@ static void far_exit(struct front *f, const struct cold *c)
 	ask_for_link(f, link_at(f, c->from, GPA_NONE));
 	move_page(f, -(c->target & (i64)PAGE_MASK));
 	if (c->call)
-		move_sp(f, slot_size(c->in));
+		move_sp(f, slot_size(c->p));
 	emit_call_out(f, c->in, c->start);
 }
 
 /*
- * The target's linear address is in T_ADDR: look it up. On a miss, 'miss' is called out
- * for, or the code is left if it is NULL; on a hit RSP += pop.
+ * The target's address is in T_ADDR, or its key: look it up. On a miss, 'miss' is called
+ * out for, or the code is left if it is NULL; on a hit RSP += pop.
  */
 static void branch_lookup(struct front *f, const struct plan *p, const struct insn *miss,
 			  unsigned pop)
@@ -163,7 +198,12 @@ static bool is_backward(const struct plan *p, i64 target)
 
 void branch_to(struct front *f, const struct plan *p, const struct insn *miss, i64 target)
 {
-	if (!same_page(target)) {
+	if (!same_page(f, target) && f->based) {
+		load_far(f, target, miss == p->in && cuts_ip(p));
+		branch_lookup(f, p, miss, 0);
+		return;
+	}
+	if (!same_page(f, target)) {
 		emit_poll(f, p, miss);
 		far_link(f, p, miss, target, false);
 		return;
@@ -182,11 +222,18 @@ void branch_cold(struct front *f, struct cold *c)
 		load_lin(f, T_ADDR, c->target);
 		emit_jmp(&f->e, f->t->leave_at);
 		break;
-	case COLD_FAR: far_link(f, c->p, c->in, c->target, false); break;
+	case COLD_FAR:
+		if (f->based) {
+			load_far(f, c->target, cuts_ip(c->p));
+			branch_lookup(f, c->p, c->in, 0);
+			break;
+		}
+		far_link(f, c->p, c->in, c->target, false);
+		break;
 	case COLD_FAR_EXIT: far_exit(f, c); break;
 	case COLD_LEAVE:
 		emit_mov_rr(&f->e, H_RCX, T_KEEP);
-		emit_jmp(&f->e, f->t->leave_at);
+		emit_jmp(&f->e, f->based ? f->t->leave_key : f->t->leave_at);
 		break;
 	default:
 		/* COLD_LOOKUP */
@@ -220,10 +267,10 @@ static void jcc(struct front *f, const struct plan *p)
 	struct cold *c;
 	u8 *at;
 
-	if (!same_page(target) || is_backward(p, target))
+	if (same_page(f, target) ? is_backward(p, target) : !f->based)
 		emit_poll(f, p, p->in);
 	at = emit_jcc(&f->e, p->in->opcode & 15);
-	if (same_page(target)) {
+	if (same_page(f, target)) {
 		near_link(f, p, at, target);
 		return;
 	}
@@ -232,7 +279,35 @@ static void jcc(struct front *f, const struct plan *p)
 	c->target = target;
 }
 
-/* LOOP and JRCXZ, or JECXZ, within the page; the others are seldom. */
+/* With the counter in CX: over the jump, or to it. */
+static void count_cx(struct front *f, const struct plan *p, i64 target)
+{
+	struct emit *e = &f->e;
+	bool loop = p->in->opcode == 0xe2;
+	u8 *zero, *other;
+
+	if (loop)
+		emit_lea16(e, H_RCX, H_RCX, -1);
+	emit_mov_rr(e, T_KEEP, H_RCX);
+	emit_movzx16(e, H_RCX, H_RCX);
+	e8(e, 0xe3); /* jrcxz */
+	zero = e->p;
+	e8(e, 0);
+	emit_mov_rr(e, H_RCX, T_KEEP);
+	if (loop) {
+		near_link(f, p, emit_jmp(e, 0), target);
+		emit_patch_short(e, zero);
+		emit_mov_rr(e, H_RCX, T_KEEP);
+		return;
+	}
+	other = emit_jmp_short(e);
+	emit_patch_short(e, zero);
+	emit_mov_rr(e, H_RCX, T_KEEP);
+	near_link(f, p, emit_jmp(e, 0), target);
+	emit_patch_short(e, other);
+}
+
+/* LOOP and JRCXZ, JECXZ or JCXZ, within the page; the others are seldom. */
 static void count_branch(struct front *f, const struct plan *p)
 {
 	i64 target = target_of(p);
@@ -241,6 +316,10 @@ static void count_branch(struct front *f, const struct plan *p)
 
 	if (is_backward(p, target))
 		emit_poll(f, p, p->in);
+	if (p->in->adsize == 2) {
+		count_cx(f, p, target);
+		return;
+	}
 	if (loop)
 		emit_lea(e, !f->narrow, H_RCX, H_RCX, -1);
 	if (f->narrow)
@@ -254,24 +333,39 @@ static void count_branch(struct front *f, const struct plan *p)
 	near_link(f, p, emit_jmp(e, 0), target);
 }
 
-/* mov reg, [operand] or the other way round. */
-static void move_operand(struct front *f, unsigned opcode, unsigned reg, struct operand o)
+/* mov reg, [operand] or the other way round, of a stack slot's size. */
+static void move_operand(struct front *f, const struct plan *p, unsigned opcode,
+			 unsigned reg, struct operand o)
 {
 	struct emit *e = &f->e;
 
+	if (slot_size(p) == 2)
+		e8(e, 0x66);
 	e8(e, (f->narrow ? 0x40 : 0x48) | (reg >> 3) << 2 | memop_rex(o));
 	e8(e, opcode);
 	memop_emit(e, reg, o, false);
 }
 
-static void load_operand(struct front *f, unsigned reg, struct operand o)
+/* Zero-extended. */
+static void load_operand(struct front *f, const struct plan *p, unsigned reg,
+			 struct operand o)
 {
-	move_operand(f, 0x8b, reg, o);
+	struct emit *e = &f->e;
+
+	if (slot_size(p) != 2) {
+		move_operand(f, p, 0x8b, reg, o);
+		return;
+	}
+	e8(e, 0x40 | (reg >> 3) << 2 | memop_rex(o)); /* movzx reg, word [operand] */
+	e8(e, 0x0f);
+	e8(e, 0xb7);
+	memop_emit(e, reg, o, false);
 }
 
-static void store_operand(struct front *f, unsigned reg, struct operand o)
+static void store_operand(struct front *f, const struct plan *p, unsigned reg,
+			  struct operand o)
 {
-	move_operand(f, 0x89, reg, o);
+	move_operand(f, p, 0x89, reg, o);
 }
 
 static void push_reg(struct front *f, const struct plan *p)
@@ -281,8 +375,8 @@ static void push_reg(struct front *f, const struct plan *p)
 
 	if (in_memory(reg))
 		emit_load(&f->e, T_KEEP, gpr_slot(&f->e, reg));
-	store_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
-	move_sp(f, -slot_size(p->in));
+	store_operand(f, p, in_memory(reg) ? T_KEEP : home(reg), o);
+	move_sp(f, -slot_size(p));
 }
 
 static void push_imm(struct front *f, const struct plan *p)
@@ -290,12 +384,36 @@ static void push_imm(struct front *f, const struct plan *p)
 	struct operand o = memop(f, p, &p->acc);
 	struct emit *e = &f->e;
 
-	/* mov [operand], imm32 */
-	e8(e, (f->narrow ? 0x40 : 0x48) | memop_rex(o));
-	e8(e, 0xc7);
-	memop_emit(e, 0, o, false);
-	e32(e, (u32)p->in->imm);
-	move_sp(f, -slot_size(p->in));
+	move_operand(f, p, 0xc7, 0, o); /* mov [operand], imm */
+	for (i32 i = 0; i < MIN(slot_size(p), 4); i++)
+		e8(e, p->in->imm >> (8 * i) & 0xff);
+	move_sp(f, -slot_size(p));
+}
+
+/* ES, CS, SS, DS; in the two-byte map FS and GS. */
+static unsigned pushed_sreg(const struct insn *in)
+{
+	return in->opcode < 0xa0 ? in->opcode >> 3 & 3u : in->opcode == 0xa0 ? FS : GS;
+}
+
+static bool pushes_sreg(const struct insn *in)
+{
+	return in->opcode < 0x20 || in->opcode == 0xa0 || in->opcode == 0xa8;
+}
+
+static void push_sreg(struct front *f, const struct plan *p)
+{
+	struct operand o = memop(f, p, &p->acc);
+	struct emit *e = &f->e;
+
+	e8(e, 0x44); /* movzx r11d, word [sel] */
+	e8(e, 0x0f);
+	e8(e, 0xb7);
+	emit_at(e, T_KEEP & 7,
+		VCPU(f->t, seg) + (i32)(pushed_sreg(p->in) * sizeof(struct seg) +
+					offsetof(struct seg, sel)));
+	store_operand(f, p, T_KEEP, o);
+	move_sp(f, -slot_size(p));
 }
 
 static void push_mem(struct front *f, const struct plan *p)
@@ -303,12 +421,12 @@ static void push_mem(struct front *f, const struct plan *p)
 	struct emit *e = &f->e;
 	struct operand o;
 
-	load_operand(f, T_KEEP, memop(f, p, &p->acc));
+	load_operand(f, p, T_KEEP, memop(f, p, &p->acc));
 	emit_store(e, T_KEEP, FRAME(f->t, tmp));
 	o = memop(f, p, &p->acc2);
 	emit_load(e, T_KEEP, FRAME(f->t, tmp));
-	store_operand(f, T_KEEP, o);
-	move_sp(f, -slot_size(p->in));
+	store_operand(f, p, T_KEEP, o);
+	move_sp(f, -slot_size(p));
 }
 
 static void pop_reg(struct front *f, const struct plan *p)
@@ -316,18 +434,24 @@ static void pop_reg(struct front *f, const struct plan *p)
 	struct operand o = memop(f, p, &p->acc);
 	unsigned reg = p->in->rm;
 
-	load_operand(f, in_memory(reg) ? T_KEEP : home(reg), o);
+	/* Of 16 bits the others stay. */
+	move_operand(f, p, 0x8b, in_memory(reg) ? T_KEEP : home(reg), o);
 	if (in_memory(reg))
 		emit_store(&f->e, T_KEEP, gpr_slot(&f->e, reg));
-	move_sp(f, slot_size(p->in));
+	move_sp(f, slot_size(p));
 }
 
 static void leave(struct front *f, const struct plan *p)
 {
 	struct operand o = memop(f, p, &p->acc);
 
-	load_operand(f, T_KEEP, o);
-	emit_lea(&f->e, !f->narrow, H_R8, H_RBP, slot_size(p->in));
+	load_operand(f, p, T_KEEP, o);
+	if (f->low) {
+		emit_lea16(&f->e, H_R8, H_RBP, slot_size(p));
+		emit_mov_sized(&f->e, p->in->opsize, H_RBP, T_KEEP);
+		return;
+	}
+	emit_lea(&f->e, !f->narrow, H_R8, H_RBP, slot_size(p));
 	emit_mov_rr(&f->e, H_RBP, T_KEEP);
 }
 
@@ -336,9 +460,17 @@ static enum op_result call_pushed(struct vcpu *v, const struct insn *in)
 {
 	const struct translator *t = v->engine;
 
-	/* There is no target that 32-bit code in a flat segment may not have. */
 	if (is_narrow(in)) {
-		v->gpr[RSP] = (u32)(v->gpr[RSP] - 4);
+		if (t->f->tmp > v->seg[CS].limit) {
+			/* As above: AMD. */
+			if (cpu_is_amd(v))
+				mem_write(v, SS,
+					  (v->gpr[RSP] - in->opsize) &
+						  size_mask(v->stack_size),
+					  in->opsize, t->f->under);
+			return op_gp0(v);
+		}
+		sp_set(v, v->gpr[RSP] - in->opsize);
 		v->rip = t->f->tmp;
 		return OP_JUMP;
 	}
@@ -376,11 +508,11 @@ static void push_return(struct front *f, const struct plan *p, const struct mem_
 	struct operand o = memop(f, p, a);
 
 	if (keep) {
-		load_operand(f, T_KEEP, o);
+		load_operand(f, p, T_KEEP, o);
 		emit_store(&f->e, T_KEEP, FRAME(f->t, under));
 	}
 	load_lin(f, T_KEEP, behind(p));
-	store_operand(f, T_KEEP, o);
+	store_operand(f, p, T_KEEP, o);
 }
 
 /* T5: what RET compares with; a host call comes next. */
@@ -388,9 +520,8 @@ static void shadow_push(struct front *f)
 {
 	struct emit *e = &f->e;
 
-	e8(e, 0x49); /* not r11 */
-	e8(e, 0xf7);
-	e8(e, 0xd3);
+	make_key(f, T_KEEP, T_SLOT);
+	emit_not(e, T_KEEP);
 	e8(e, 0x41); /* push r11 */
 	e8(e, 0x53);
 }
@@ -403,24 +534,58 @@ static void shadow_return(struct front *f, const struct plan *p)
 	emit_lea_rsp(&f->e, H_RSP, 8);
 	f->in_slot = -1;
 	/* Behind a call at the very end of the page lies the next one. */
-	if (!same_page(to)) {
+	if (!same_page(f, to)) {
 		branch_lookup(f, p, NULL, 0);
 		return;
+	}
+	if (f->based) {
+		emit_load(&f->e, T_SLOT, FRAME(f->t, cs_neg));
+		emit_lea_sib(&f->e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
 	}
 	emit_lea(&f->e, true, T_ADDR, T_ADDR, -(i32)to);
 	emit_store(&f->e, T_ADDR, FRAME(f->t, page_lin));
 	near_link(f, p, emit_jmp(&f->e, 0), to);
 }
 
+/* The target is in T_ADDR, or its key; all is pushed. */
+static void call_lookup(struct front *f, const struct plan *p, const struct insn *miss)
+{
+	struct cold *c = cold_add(f, p, emit_call(&f->e, 0), false);
+
+	c->kind = COLD_LOOKUP;
+	c->in = miss;
+	c->target = -slot_size(p);
+	shadow_return(f, p);
+}
+
+/* To another page of based code: as through a register. */
+static void call_far_page(struct front *f, const struct plan *p, i64 target)
+{
+	bool amd = cpu_is_amd(f->t->v);
+
+	push_return(f, p, &p->acc, amd);
+	shadow_push(f);
+	load_lin(f, T_ADDR, target);
+	if (cuts_ip(p))
+		emit_movzx16(&f->e, T_ADDR, T_ADDR);
+	emit_store(&f->e, T_ADDR, FRAME(f->t, tmp));
+	make_key(f, T_ADDR, T_SLOT);
+	call_lookup(f, p, amd ? insn_new(f->t, p->in, call_pushed) : p->in);
+}
+
 static void call_rel(struct front *f, const struct plan *p)
 {
 	i64 target = target_of(p);
 
+	if (f->based && !same_page(f, target)) {
+		call_far_page(f, p, target);
+		return;
+	}
 	emit_poll(f, p, p->in);
 	push_return(f, p, &p->acc, false);
 	shadow_push(f);
-	move_sp(f, -slot_size(p->in));
-	if (same_page(target))
+	move_sp(f, -slot_size(p));
+	if (same_page(f, target))
 		near_link(f, p, emit_call(&f->e, 0), target);
 	else
 		far_link(f, p, p->in, target, true);
@@ -431,7 +596,9 @@ static void call_rel(struct front *f, const struct plan *p)
 static void load_target(struct front *f, const struct plan *p)
 {
 	if (p->in->flags & INSN_MEM)
-		load_operand(f, T_ADDR, memop(f, p, &p->acc));
+		load_operand(f, p, T_ADDR, memop(f, p, &p->acc));
+	else if (slot_size(p) == 2)
+		emit_movzx16(&f->e, T_ADDR, home(p->in->rm));
 	else if (f->narrow)
 		emit_lea(&f->e, false, T_ADDR, home(p->in->rm), 0);
 	else
@@ -440,31 +607,29 @@ static void load_target(struct front *f, const struct plan *p)
 
 static void call_rm(struct front *f, const struct plan *p)
 {
-	struct mem_access push = plan_stack(p->in, -1, true);
-	struct cold *c;
+	struct mem_access push = plan_stack(f, p, -1, true);
+	bool amd = cpu_is_amd(f->t->v);
 
 	load_target(f, p);
 	emit_store(&f->e, T_ADDR, FRAME(f->t, tmp));
-	push_return(f, p, &push, cpu_is_amd(f->t->v) && !f->narrow);
+	push_return(f, p, &push, amd && (!f->narrow || f->based));
 	emit_load(&f->e, T_ADDR, FRAME(f->t, tmp));
 	shadow_push(f);
-	c = cold_add(f, p, emit_call(&f->e, 0), false);
-	c->kind = COLD_LOOKUP;
-	c->in = p->in->flags & INSN_MEM || cpu_is_amd(f->t->v)
-			? insn_new(f->t, p->in, call_pushed)
-			: p->in;
-	c->target = -slot_size(p->in);
-	shadow_return(f, p);
+	make_key(f, T_ADDR, T_SLOT);
+	call_lookup(f, p,
+		    p->in->flags & INSN_MEM || amd ? insn_new(f->t, p->in, call_pushed)
+						   : p->in);
 }
 
 static void ret(struct front *f, const struct plan *p)
 {
 	struct operand o = memop(f, p, &p->acc);
-	i32 pop = slot_size(p->in) + (p->in->opcode == 0xc2 ? (u16)p->in->imm : 0);
+	i32 pop = slot_size(p) + (p->in->opcode == 0xc2 ? (u16)p->in->imm : 0);
 	struct emit *e = &f->e;
 	struct cold *c;
 
-	load_operand(f, T_ADDR, o);
+	load_operand(f, p, T_ADDR, o);
+	make_key(f, T_ADDR, T_SLOT);
 	emit_mov_rr(e, T_KEEP, H_RCX);
 	emit_load_rsp8(e, H_RCX);
 	emit_lea_sib(e, true, H_RCX, H_RCX, T_ADDR, 0, 1); /* 0 for its complement */
@@ -480,16 +645,16 @@ static void ret(struct front *f, const struct plan *p)
 
 /* ---- planning ---- */
 
-static bool plan_stack_access(struct plan *p, i32 slot, bool write)
+static bool plan_stack_access(const struct front *f, struct plan *p, i32 slot, bool write)
 {
 	p->mem = true;
-	p->acc = plan_stack(p->in, slot, write);
+	p->acc = plan_stack(f, p, slot, write);
 	p->written |= 1u << RSP;
 	return true;
 }
 
 /* JMP and CALL through ModRM. */
-static bool plan_indirect(struct plan *p, unsigned group)
+static bool plan_indirect(const struct front *f, struct plan *p, unsigned group)
 {
 	const struct insn *in = p->in;
 
@@ -498,44 +663,55 @@ static bool plan_indirect(struct plan *p, unsigned group)
 	if (!(in->flags & INSN_MEM))
 		return true;
 	p->mem = true;
-	p->acc.size = (u8)slot_size(in);
-	return plan_operand(p);
+	p->acc.size = (u8)slot_size(p);
+	return plan_operand(f, p);
 }
 
-static bool plan_count_branch(struct plan *p)
+static bool plan_count_branch(const struct front *f, struct plan *p)
 {
 	const struct insn *in = p->in;
 
 	p->flags = FLAGS_READ;
 	p->written = in->opcode == 0xe2 ? 1u << RCX : 0;
 	return (in->opcode == 0xe2 || in->opcode == 0xe3) &&
-	       in->adsize == slot_size(in) && same_page(target_of(p));
+	       (in->adsize == 2 ? f->based : in->adsize == (f->narrow ? 4 : 8)) &&
+	       same_page(f, target_of(p));
 }
 
-static bool plan_push(struct plan *p)
+static bool plan_push(const struct front *f, struct plan *p)
 {
 	const struct insn *in = p->in;
 
 	p->flags = FLAGS_ALONE;
 	if (in->opcode == 0xff) {
 		p->mem2 = true;
-		p->acc2 = plan_stack(in, -1, true);
+		p->acc2 = plan_stack(f, p, -1, true);
 		p->written = 1u << RSP;
-		return (in->flags & INSN_MEM) && plan_indirect(p, 6);
+		return (in->flags & INSN_MEM) && plan_indirect(f, p, 6);
 	}
-	return (in->opcode == 0x68 || in->opcode == 0x6a ||
+	/* Of 32 bits it writes as many or 16, by the vendor. */
+	if (pushes_sreg(in) && !(p->low && in->opsize == 2))
+		return false;
+	return (in->opcode == 0x68 || in->opcode == 0x6a || pushes_sreg(in) ||
 		(in->opcode >= 0x50 && in->opcode <= 0x57)) &&
-	       plan_stack_access(p, -1, true);
+	       plan_stack_access(f, p, -1, true);
 }
 
-bool branch_plan(struct plan *p)
+/* Calls and jumps through a register or memory, of 32 bits in 16-bit code, are seldom. */
+static bool plan_jump(const struct front *f, struct plan *p, unsigned group)
+{
+	return is_slot(p) && (!p->low || p->in->opsize == 2) &&
+	       plan_indirect(f, p, group);
+}
+
+bool branch_plan(const struct front *f, struct plan *p)
 {
 	const struct insn *in = p->in;
-	bool natural = in->opsize == slot_size(in);
+	bool natural = is_slot(p);
 
 	p->flags = FLAGS_USED;
-	/* Near branches of AMD that cut RIP to 16 bits. */
-	if (in->opsize == 2)
+	/* Near branches that cut RIP to 16 bits. */
+	if (in->opsize == 2 && !p->low)
 		return false;
 	if (block_insn_is_jcc(in)) {
 		p->flags = FLAGS_READ;
@@ -544,34 +720,32 @@ bool branch_plan(struct plan *p)
 	switch (in->mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
 		if (in->opcode == 0xff)
-			return natural && plan_indirect(p, 4);
+			return plan_jump(f, p, 4);
 		return in->opcode != 0xea && near_enough(target_of(p));
 	case ZYDIS_MNEMONIC_LOOP:
 	case ZYDIS_MNEMONIC_JECXZ:
-	case ZYDIS_MNEMONIC_JRCXZ: return plan_count_branch(p);
+	case ZYDIS_MNEMONIC_JRCXZ: return plan_count_branch(f, p);
 	case ZYDIS_MNEMONIC_CALL:
-		if (!natural)
-			return false;
 		if (in->opcode == 0xff)
-			return plan_indirect(p, 2);
-		return in->opcode == 0xe8 && near_enough(target_of(p)) &&
-		       plan_stack_access(p, -1, true);
+			return plan_jump(f, p, 2);
+		return natural && in->opcode == 0xe8 && near_enough(target_of(p)) &&
+		       plan_stack_access(f, p, -1, true);
 	case ZYDIS_MNEMONIC_RET:
 		return (in->opcode == 0xc2 || in->opcode == 0xc3) && natural &&
-		       plan_stack_access(p, 0, false);
-	case ZYDIS_MNEMONIC_PUSH: return natural && plan_push(p);
+		       plan_stack_access(f, p, 0, false);
+	case ZYDIS_MNEMONIC_PUSH: return natural && plan_push(f, p);
 	case ZYDIS_MNEMONIC_POP:
 		if (!natural || in->opcode < 0x58 || in->opcode > 0x5f || in->rm == RSP)
 			return false;
 		p->flags = FLAGS_ALONE;
 		p->written = (u16)(1u << in->rm);
-		return plan_stack_access(p, 0, false);
+		return plan_stack_access(f, p, 0, false);
 	case ZYDIS_MNEMONIC_LEAVE:
 		if (!natural)
 			return false;
 		p->flags = FLAGS_ALONE;
 		p->written = 1u << RBP;
-		plan_stack_access(p, 0, false);
+		plan_stack_access(f, p, 0, false);
 		p->acc.base = RBP;
 		return true;
 	default: return false;
@@ -593,6 +767,7 @@ void branch_insn(struct front *f, const struct plan *p)
 			return;
 		}
 		load_target(f, p);
+		make_key(f, T_ADDR, T_SLOT);
 		branch_lookup(f, p, in, 0);
 		return;
 	case ZYDIS_MNEMONIC_LOOP:
@@ -610,6 +785,8 @@ void branch_insn(struct front *f, const struct plan *p)
 			push_mem(f, p);
 		else if (in->opcode == 0x68 || in->opcode == 0x6a)
 			push_imm(f, p);
+		else if (pushes_sreg(in))
+			push_sreg(f, p);
 		else
 			push_reg(f, p);
 		return;

@@ -90,9 +90,11 @@ static void emit_legacy(struct emit *e, const struct plan *p, const struct field
 {
 	unsigned at = plan_prefixes(p->bytes), rex = 0, last;
 
+	if (p->size66)
+		e8(e, 0x66);
 	for (unsigned i = 0; i < at; i++)
-		if (p->bytes[i] == 0x66 || p->bytes[i] == 0xf2 || p->bytes[i] == 0xf3 ||
-		    p->bytes[i] == 0xf0)
+		if ((p->bytes[i] == 0x66 && !p->low) || p->bytes[i] == 0xf2 ||
+		    p->bytes[i] == 0xf3 || p->bytes[i] == 0xf0)
 			e8(e, p->bytes[i]);
 	/* Also one without bits: it makes SPL, BPL, SIL and DIL what they are. */
 	if (!is_narrow(p->in) && (p->bytes[at] & 0xf0) == 0x40)

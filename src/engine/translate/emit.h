@@ -170,6 +170,41 @@ static inline void emit_lea(struct emit *e, bool wide, unsigned reg, unsigned ba
 	emit_disp(e, mod, disp);
 }
 
+/* The same of 16 bits: the upper ones stay. */
+static inline void emit_lea16(struct emit *e, unsigned reg, unsigned base, i32 disp)
+{
+	e8(e, 0x66);
+	emit_lea(e, false, reg, base, disp);
+}
+
+/* movzx reg, 16 bits of reg */
+static inline void emit_movzx16(struct emit *e, unsigned dst, unsigned src)
+{
+	e8(e, 0x40 | (dst >> 3) << 2 | src >> 3);
+	e8(e, 0x0f);
+	e8(e, 0xb7);
+	e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+}
+
+/* mov reg, reg of 2 or 4 bytes. */
+static inline void emit_mov_sized(struct emit *e, unsigned size, unsigned dst,
+				  unsigned src)
+{
+	if (size == 2)
+		e8(e, 0x66);
+	e8(e, 0x40 | (dst >> 3) << 2 | src >> 3);
+	e8(e, 0x8b);
+	e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+}
+
+/* not reg */
+static inline void emit_not(struct emit *e, unsigned reg)
+{
+	e8(e, 0x48 | reg >> 3);
+	e8(e, 0xf7);
+	e8(e, 0xd0 | (reg & 7));
+}
+
 /* lea reg, [rsp + disp8] */
 static inline void emit_lea_rsp(struct emit *e, unsigned reg, i8 disp)
 {

@@ -120,13 +120,18 @@ static void emit_lea_insn(struct front *f, const struct plan *p)
 	struct emit *e = &f->e;
 	unsigned dst = in_memory(in->reg) ? T_ADDR : home(in->reg);
 
+	if (f->based) {
+		memop_offset(f, a);
+		emit_mov_sized(e, in->opsize, dst, T_ADDR);
+		return;
+	}
 	if (a->base < 16 && !in_memory(a->base) && a->index == GPR_ZERO) {
 		emit_lea(e, a->wide && in->opsize == 8, dst, home(a->base), a->disp);
 	} else if (f->narrow && a->index != GPR_ZERO) {
 		emit_lea_sib(e, false, dst, a->base == GPR_ZERO ? NO_REG : home(a->base),
 			     a->index, a->scale, a->disp);
 	} else {
-		memop_address(f, a);
+		memop_offset(f, a);
 		if (in->opsize == 4) {
 			/* mov r32, r9d */
 			e8(e, 0x41 | (dst >> 3) << 2);
@@ -148,8 +153,9 @@ static void translate_insn(struct front *f, const struct plan *p)
 	if (p->flags >= FLAGS_READ ||
 	    (p->flags == FLAGS_ALONE && (p->written & f->recipe.uses)))
 		eflags_need(f);
-	/* Code is left by them. */
-	if (p->kind == PLAN_BRANCH || p->kind == PLAN_CALL_OUT || p->kind == PLAN_STRING)
+	/* Code is left by them, or another segment loaded. */
+	if (p->kind == PLAN_BRANCH || p->kind == PLAN_CALL_OUT ||
+	    p->kind == PLAN_STRING || p->loads_segment)
 		x87_need(f);
 	switch (p->kind) {
 	case PLAN_NOTHING: return;
@@ -158,6 +164,7 @@ static void translate_insn(struct front *f, const struct plan *p)
 	case PLAN_BRANCH: branch_insn(f, p); break;
 	case PLAN_SYSTEM: system_insn(f, p); break;
 	case PLAN_STRING: string_insn(f, p); break;
+	case PLAN_SEGMENT: segment_insn(f, p); break;
 	default:
 		f->call_outs++;
 		emit_call_out(f, p->in, p->start);
@@ -242,7 +249,8 @@ static struct block *falls_into(const struct front *f, const struct block *b)
 	    ((next ^ b->gpa) & PAGE_MASK))
 		return NULL;
 	n = block_at(&f->t->cache, next, b->mode);
-	if (!n || n->once || n->page2 != GPA_NONE || n->lone || n->stop ||
+	if (!n || (next & ~PAGE_MASK) + n->bytes > f->hi || n->once ||
+	    n->page2 != GPA_NONE || n->lone || n->stop ||
 	    (!f->t->options.eager && n->count < TRACE_COUNT) ||
 	    f->insns + n->insns > TRACE_MAX)
 		return NULL;
@@ -285,8 +293,12 @@ static struct front *front_new(struct translator *t, struct block *b)
 	f->t = t;
 	f->e = t->hot;
 	f->b = b;
-	f->mode = tr_mode(t->v);
+	f->mode = t->make_mode;
 	f->narrow = tr_mode_is_narrow(f->mode);
+	f->based = tr_mode_is_based(f->mode);
+	f->low = t->v->code_size == 2;
+	f->lo = t->clip_lo;
+	f->hi = t->clip_hi;
 	f->idx = t->v->cpl == 3 ? MMU_USER : MMU_KERNEL;
 	f->seldom = false;
 	f->vec_checked = false;
@@ -304,7 +316,11 @@ static struct tr_code *code_new(struct translator *t, struct block *b)
 	struct tr_code *code = (struct tr_code *)(void *)(t->arena + t->arena_used);
 
 	t->arena_used += align_up(sizeof(*code), 16);
-	*code = (struct tr_code){ .entry = emit_exec(&t->hot), .block = b };
+	*code = (struct tr_code){ .entry = emit_exec(&t->hot),
+				  .block = b,
+				  .lo = t->clip_lo,
+				  .hi = t->clip_hi,
+				  .mode = (u8)t->make_mode };
 	return code;
 }
 

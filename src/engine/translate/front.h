@@ -22,10 +22,11 @@ enum plan_kind {
 	PLAN_CALL_OUT, /* the interpreter's function executes it */
 	PLAN_NOTHING,
 	PLAN_LEA,
-	PLAN_COPY,   /* re-encoded */
-	PLAN_BRANCH, /* branch or stack operation */
-	PLAN_SYSTEM, /* of system.c */
-	PLAN_STRING, /* of string.c */
+	PLAN_COPY,    /* re-encoded */
+	PLAN_BRANCH,  /* branch or stack operation */
+	PLAN_SYSTEM,  /* of system.c */
+	PLAN_STRING,  /* of string.c */
+	PLAN_SEGMENT, /* of segment.c */
 };
 
 /* What an instruction does to the status flags. */
@@ -40,7 +41,9 @@ enum flag_use {
 struct mem_access {
 	u8 base, index; /* enum gpr */
 	u8 scale, seg;
+	u8 reach;  /* enum tr_reach */
 	bool wide; /* 64-bit address */
+	bool low;  /* 16-bit address */
 	bool write;
 	u8 size;
 	i8 group;    /* shares the check of this group; -1: has its own */
@@ -55,6 +58,7 @@ struct plan {
 	const u8 *bytes;
 	u32 start; /* offset of its block from the page */
 	u8 kind;
+	bool low;    /* of 16-bit code */
 	u8 flags;    /* enum flag_use */
 	u16 written; /* general registers, by bit */
 	struct mem_access acc;
@@ -67,6 +71,7 @@ struct plan {
 	u8 recoded, digit; /* opcode and ModRM.reg instead of a form that 64-bit mode
 			    * has not; 0: its own */
 	bool modrm;
+	bool size66;                   /* 16-bit code: on the host it has a 66 prefix */
 	bool reg_gpr, rm_gpr, opc_gpr; /* the field names a general register */
 	bool reg_wide; /* and not 8 bits of it, whatever the other one is: MOVZX, CRC32 */
 	bool reg_written, rm_written;
@@ -74,7 +79,8 @@ struct plan {
 	bool byte_reg;
 	bool vector;    /* touches vector registers */
 	bool can_fault; /* on the host, for other reasons than the address */
-	bool dead;      /* the flags before it are overwritten unread */
+	bool loads_segment;
+	bool dead; /* the flags before it are overwritten unread */
 };
 
 /* Accesses off one register that one check covers (group.c). */
@@ -82,6 +88,7 @@ struct group {
 	i32 lo, hi; /* bytes, counted from the register where the group began */
 	bool write;
 	bool rip; /* off RIP: counted from the page of the code */
+	u8 seg;
 	u8 members;
 	u8 slot; /* of frame.group */
 };
@@ -143,7 +150,10 @@ struct front {
 	struct tr_code *code;
 	struct block *b; /* the first of the trace */
 	unsigned mode;   /* tr_mode() */
-	bool narrow;     /* 32-bit code: addresses and stack slots have 32 bits */
+	bool narrow;     /* not 64-bit code */
+	bool based;      /* T2b */
+	bool low;        /* 16-bit code */
+	u16 lo, hi;      /* the part of the page that it is made for */
 	bool seldom;     /* emit_cold() runs */
 	enum mmu_idx idx;
 	bool vec_checked;
@@ -160,16 +170,23 @@ struct front {
 	struct cold *access; /* of the last memop(): its slow stub, NULL: it has none */
 };
 
-/* 32-bit code. */
+/* Not 64-bit code. */
 static inline bool is_narrow(const struct insn *in)
 {
 	return !(in->flags & INSN_MODE64);
 }
 
-/* Bytes of a stack slot. */
-static inline i32 slot_size(const struct insn *in)
+/* Bytes of a stack slot, in 16-bit code by the operand size. */
+static inline i32 slot_size(const struct plan *p)
 {
-	return is_narrow(in) ? 4 : 8;
+	return p->low ? p->in->opsize : is_narrow(p->in) ? 4 : 8;
+}
+
+/* Its operand is a stack slot of the size that the mode has. */
+static inline bool is_slot(const struct plan *p)
+{
+	return p->low ? p->in->opsize == 2 || p->in->opsize == 4
+		      : p->in->opsize == slot_size(p);
 }
 
 /* A guest register that lives in memory. */
@@ -195,19 +212,21 @@ static inline i32 gpr_slot(const struct emit *e, unsigned guest)
 void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
 	       const u8 *bytes, u32 start);
 /* The place of the operand of ModRM in p->acc. False: not a form that is translated. */
-bool plan_operand(struct plan *p);
+bool plan_operand(const struct front *f, struct plan *p);
+/* How an access gets to its linear address: the fastest that the segment allows now. */
+u8 plan_reach(const struct front *f, unsigned seg, bool low);
 /* The access to a slot of the stack, counted from RSP. */
-struct mem_access plan_stack(const struct insn *in, i32 slot, bool write);
+struct mem_access plan_stack(const struct front *f, const struct plan *p, i32 slot,
+			     bool write);
 /* How many legacy prefixes an instruction begins with. */
 unsigned plan_prefixes(const u8 *bytes);
 
 /* ---- narrow.c ---- */
 
-/* Forms of 32-bit code that 64-bit mode encodes otherwise. */
-bool narrow_plan(struct plan *p);
-/* Decode an instruction of 32-bit code. False: in 64-bit mode its bytes are another. */
-bool narrow_decode(const struct plan *p, ZydisDecodedInstruction *zi,
-		   ZydisDecodedOperand *op);
+/* Forms of 32-bit and 16-bit code that 64-bit mode encodes otherwise. */
+bool narrow_plan(const struct front *f, struct plan *p);
+/* Decode an instruction of such code. False: in 64-bit mode its bytes are another. */
+bool narrow_decode(struct plan *p, ZydisDecodedInstruction *zi, ZydisDecodedOperand *op);
 /* VZEROUPPER of the 8 registers that 32-bit code has. */
 void narrow_vzeroupper(struct emit *e);
 void narrow_push_flags(struct front *f, const struct plan *p);
@@ -239,6 +258,8 @@ struct operand {
 
 /* The access's linear address in T_ADDR; uses T_SLOT. */
 void memop_address(struct front *f, const struct mem_access *a);
+/* Its offset in the segment. */
+void memop_offset(struct front *f, const struct mem_access *a);
 /*
  * Check the access, so that it can be made at the operand; on a miss the slow stub of
  * this instruction runs, or that of its group. Uses all scratch registers; f->access is
@@ -263,13 +284,15 @@ void copy_insn(struct front *f, const struct plan *p);
 /* ---- branch.c ---- */
 
 /* Is it one of the branches, calls, returns, pushes and pops that are translated? */
-bool branch_plan(struct plan *p);
+bool branch_plan(const struct front *f, struct plan *p);
 void branch_insn(struct front *f, const struct plan *p);
 /* Go on at this offset from the page. The instruction 'miss' does it where the look-up of
  * another page misses. */
 void branch_to(struct front *f, const struct plan *p, const struct insn *miss,
 	       i64 target);
 void branch_cold(struct front *f, struct cold *c);
+/* RSP += by, as wide as the mode's stack is. */
+void move_sp(struct front *f, i32 by);
 
 /* ---- system.c ---- */
 
@@ -282,6 +305,12 @@ void system_insn(struct front *f, const struct plan *p);
 /* Is it one of the string instructions that are translated? */
 bool string_plan(const struct front *f, struct plan *p);
 void string_insn(struct front *f, const struct plan *p);
+
+/* ---- segment.c ---- */
+
+/* Is it one of the moves from and to segment registers that are translated? */
+bool segment_plan(const struct front *f, struct plan *p);
+void segment_insn(struct front *f, const struct plan *p);
 
 /* ---- x87.c ---- */
 

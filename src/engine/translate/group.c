@@ -10,7 +10,8 @@
  *
  * Operands off RIP, in 32-bit code off nothing, stay where they are while the trace runs,
  * so all of one page are one group, loads and stores apart: a store may be beyond a
- * branch, and its page write-protected. Thread: the owner of the vCPU.
+ * branch, and its page write-protected. In based code they are off a register that is
+ * always 0, and each group is in one segment. Thread: the owner of the vCPU.
  */
 #include "engine/translate/front.h"
 
@@ -19,27 +20,43 @@
 #define SPAN_STACK 128
 #define DRIFT_MAX  (1 << 20)
 
+/* The general registers, and none at all. */
+#define NO_BASE 16u
+#define REGS    (NO_BASE + 1)
+
 /* What is known of each register while the trace is walked. */
 struct walk_state {
-	i32 added[16]; /* since its last untracked change */
-	i8 open[16];   /* group, or -1 */
-	unsigned rip;  /* groups off RIP from this number on are open */
+	i32 added[REGS]; /* since its last untracked change */
+	i8 open[REGS];   /* group, or -1 */
+	unsigned rip;    /* groups off RIP from this number on are open */
 };
+
+/* The number of a base register here. */
+static unsigned reg_of(const struct mem_access *a)
+{
+	return MIN(a->base, NO_BASE);
+}
+
+/* In 16-bit code groups have addresses of 16 bits. */
+static bool is_wide_enough(const struct plan *p, unsigned size)
+{
+	return p->low ? size >= 2 : size == (is_narrow(p->in) ? 4 : 8);
+}
 
 /* ADD, SUB, INC, DEC and LEA that add a constant to a register as wide as addresses are;
  * the implied ones of the stack. */
 static bool adds_constant(const struct plan *p, unsigned *reg, i64 *n)
 {
 	const struct insn *in = p->in;
-	unsigned width = is_narrow(in) ? 4 : 8;
 
 	if (p->kind == PLAN_LEA) {
 		*reg = in->reg;
 		*n = p->acc.disp;
 		return in->base == in->reg && in->index == GPR_ZERO &&
-		       in->opsize == width && in->adsize == width;
+		       is_wide_enough(p, in->opsize) && is_wide_enough(p, in->adsize);
 	}
-	if (p->kind != PLAN_COPY || p->mem || in->opsize != width || !p->rm_gpr)
+	if (p->kind != PLAN_COPY || p->mem || !is_wide_enough(p, in->opsize) ||
+	    !p->rm_gpr)
 		return false;
 	*reg = in->rm;
 	switch (in->mnemonic) {
@@ -84,14 +101,21 @@ static void note_writes(const struct front *f, struct walk_state *s, const struc
 		return;
 	}
 	if (p->kind != PLAN_CALL_OUT && (p->in->mnemonic == ZYDIS_MNEMONIC_PUSH ||
+					 p->in->mnemonic == ZYDIS_MNEMONIC_PUSHF ||
 					 p->in->mnemonic == ZYDIS_MNEMONIC_PUSHFQ ||
 					 p->in->mnemonic == ZYDIS_MNEMONIC_PUSHFD ||
 					 p->in->mnemonic == ZYDIS_MNEMONIC_POP)) {
-		i32 slot = slot_size(p->in);
+		i32 slot = slot_size(p);
 
 		move(s, RSP, p->in->mnemonic == ZYDIS_MNEMONIC_POP ? slot : -slot);
 		written &= (u16) ~(1u << RSP);
 	}
+	/* It may load a segment register, or does. */
+	if (p->kind == PLAN_CALL_OUT)
+		s->open[NO_BASE] = -1;
+	for (reg = 0; reg < REGS && p->loads_segment; reg++)
+		if (reg != RSP)
+			s->open[reg] = -1;
 	for (reg = 0; reg < 16; reg++) {
 		if (written >> reg & 1) {
 			s->open[reg] = -1;
@@ -103,19 +127,21 @@ static void note_writes(const struct front *f, struct walk_state *s, const struc
 /* The address is as wide as the mode has it. */
 static bool is_natural(const struct front *f, const struct mem_access *a)
 {
-	return a->wide != f->narrow;
+	return a->wide != f->narrow && a->low == f->low;
 }
 
 static bool groupable(const struct front *f, const struct mem_access *a)
 {
-	return is_natural(f, a) && a->seg < FS && a->base < 16 && a->index == GPR_ZERO &&
-	       a->size <= SPAN && a->disp > -DRIFT_MAX && a->disp < DRIFT_MAX;
+	if (f->based ? a->base == GPR_RIP : a->seg >= FS || a->base >= 16)
+		return false;
+	return is_natural(f, a) && a->index == GPR_ZERO && a->size <= SPAN &&
+	       a->disp > -DRIFT_MAX && a->disp < DRIFT_MAX;
 }
 
 /* In 32-bit code, without any register. */
 static bool groupable_rip(const struct front *f, const struct mem_access *a)
 {
-	return is_natural(f, a) && a->seg < FS &&
+	return is_natural(f, a) && !f->based && a->seg < FS &&
 	       a->base == (f->narrow ? GPR_ZERO : GPR_RIP) && a->index == GPR_ZERO &&
 	       (a->disp & (i32)(PAGE_SIZE - 1)) + a->size <= (i32)PAGE_SIZE;
 }
@@ -155,12 +181,13 @@ static void join_rip(struct front *f, const struct walk_state *s, struct mem_acc
 /* 'lead': it may begin a group. */
 static void join(struct front *f, struct walk_state *s, struct mem_access *a, bool lead)
 {
-	i32 lo = s->added[a->base] + a->disp, hi = lo + a->size;
-	i32 span = a->base == RSP ? SPAN_STACK : SPAN;
-	int i = s->open[a->base];
+	unsigned reg = reg_of(a);
+	i32 lo = s->added[reg] + a->disp, hi = lo + a->size;
+	i32 span = reg == RSP ? SPAN_STACK : SPAN;
+	int i = s->open[reg];
 	struct group *g;
 
-	if (i >= 0) {
+	if (i >= 0 && (!f->based || f->group[i].seg == a->seg)) {
 		g = &f->group[i];
 		if (MAX(hi, g->hi) - MIN(lo, g->lo) <= span) {
 			g->lo = MIN(lo, g->lo);
@@ -175,10 +202,13 @@ static void join(struct front *f, struct walk_state *s, struct mem_access *a, bo
 	if (f->groups == GROUP_MAX || !lead)
 		return;
 	i = (int)f->groups++;
-	f->group[i] = (struct group){
-		.lo = lo, .hi = hi, .write = a->write, .members = 1, .slot = (u8)i
-	};
-	s->open[a->base] = (i8)i;
+	f->group[i] = (struct group){ .lo = lo,
+				      .hi = hi,
+				      .write = a->write,
+				      .seg = a->seg,
+				      .members = 1,
+				      .slot = (u8)i };
+	s->open[reg] = (i8)i;
 	a->group = (i8)i;
 	a->from_lo = lo;
 	a->leader = true;
@@ -200,18 +230,20 @@ static void find_groups(struct front *f)
 	struct walk_state s = { 0 };
 	bool vectors = false;
 
-	for (unsigned i = 0; i < 16; i++)
+	for (unsigned i = 0; i < REGS; i++)
 		s.open[i] = -1;
 	for (unsigned i = 0; i < f->insns; i++) {
 		struct plan *p = &f->plan[i];
 
 		/* The first vector instruction may be left to the interpreter as it is
-		 * (copy.c), and a check with it. */
-		if (p->vector && !vectors)
-			vectors = true;
-		else if (p->mem && p->kind != PLAN_LEA && groupable(f, &p->acc))
+		 * (copy.c), and a check with it; so may a load of a segment. */
+		bool lone = p->loads_segment || (p->vector && !vectors);
+
+		vectors |= p->vector;
+		if (!lone && p->mem && p->kind != PLAN_LEA && groupable(f, &p->acc))
 			join(f, &s, &p->acc, true);
-		else if (p->mem && p->kind != PLAN_LEA && groupable_rip(f, &p->acc))
+		else if (!lone && p->mem && p->kind != PLAN_LEA &&
+			 groupable_rip(f, &p->acc))
 			join_rip(f, &s, &p->acc);
 		/* The slow stub of the first access does both. */
 		if (p->mem2)

@@ -94,16 +94,20 @@ bool translate_locate(struct vcpu *v, u64 host, u64 *lin)
 	const struct translator *t = v->engine;
 	u64 at = host - (u64)t->base;
 	const struct tr_start *hot, *cold;
+	u64 page = t->f->page_lin;
 
+	/* Of based code it is an offset; the low half of a key is the base of CS. */
+	if (tr_mode_is_based(t->mode))
+		page += (u32)t->f->cs_key;
 	if (at >= execmem_size(t->mem))
 		return false;
 	hot = last_before(&t->starts[0], (u32)at);
 	cold = last_before(&t->starts[1], (u32)at);
 	if (hot)
-		*lin = t->f->page_lin + (cold && cold->at > hot->at ? cold : hot)->off;
+		*lin = page + (cold && cold->at > hot->at ? cold : hot)->off;
 	/* The common pieces are in front of all code. Those for strings run long. */
 	else if (host >= t->string[0][0][0])
-		*lin = t->f->page_lin + t->f->save[SAVE_R10];
+		*lin = page + t->f->save[SAVE_R10];
 	else
 		*lin = ~UINT64_C(0);
 	return true;

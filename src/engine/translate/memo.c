@@ -27,7 +27,7 @@
 #include "x86/stats.h"
 
 /* So many that 64 CPUs find room in the GiB of lowmem.h: 24 bytes each there. */
-#define MEMOS        (1u << 18)
+#define MEMOS        (7u << 15)
 /* Executions before the first fill, and how many of them must be in the page of the one
  * before. */
 #define PROBES       8

@@ -56,12 +56,81 @@ static bool is_simple(const struct mem_access *a)
 	       !in_memory(a->base);
 }
 
-void memop_address(struct front *f, const struct mem_access *a)
+static i32 reach_off(const struct front *f, const struct mem_access *a, size_t field)
+{
+	return VCPU(f->t, reach[0][0]) +
+	       (i32)((SREG_COUNT * a->write + a->seg) * sizeof(struct seg_reach) + field);
+}
+
+/*
+ * From the offset in T_ADDR to the linear address of based code; uses T_SLOT.
+ *
+ * REACH_LOW: the last byte's offset has its bit 16 set where it is beyond FFFFh.
+ * REACH_ROOM: what is left behind the access is negative where it does not fit; that from
+ * the end of the segment is the address again.
+ */
+static void to_linear(struct front *f, const struct mem_access *a)
+{
+	struct emit *e = &f->e;
+	i32 rest = a->size - 1;
+
+	switch (a->reach) {
+	case REACH_LOW:
+		if (rest) {
+			emit_lea(e, true, T_ADDR, T_ADDR, rest);
+			emit_pdep(e, T_ADDR, T_ADDR, FRAME(f->t, low_mask));
+		}
+		emit_load(e, T_SLOT, reach_off(f, a, offsetof(struct seg_reach, low)));
+		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, -rest);
+		break;
+	case REACH_ROOM:
+		emit_load(e, T_SLOT, reach_off(f, a, offsetof(struct seg_reach, room)));
+		emit_not(e, T_ADDR);
+		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, -rest);
+		emit_pext(e, T_SLOT, T_ADDR, FRAME(f->t, sign_mask));
+		emit_not(e, T_ADDR);
+		emit_rorx(e, T_SLOT, T_SLOT, 2); /* SEG_BARRED */
+		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, -rest);
+		emit_load(e, T_SLOT, reach_off(f, a, offsetof(struct seg_reach, end)));
+		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
+		break;
+	default:
+		emit_load(e, T_SLOT,
+			  VCPU(f->t, seg) + (i32)(a->seg * sizeof(struct seg)));
+		emit_lea_sib(e, false, T_ADDR, T_ADDR, T_SLOT, 0, 0);
+		emit_load(e, T_SLOT, VCPU(f->t, seg_bar) + 8 * (i32)a->seg);
+		emit_lea_sib(e, true, T_ADDR, T_ADDR, T_SLOT, 0, 0);
+		break;
+	}
+}
+
+static void low_offset(struct front *f, const struct mem_access *a)
+{
+	struct emit *e = &f->e;
+	unsigned base = home(a->base);
+
+	if (a->base == GPR_ZERO) {
+		emit_mov_imm(e, T_ADDR, (u16)a->disp);
+		return;
+	}
+	if (a->index != GPR_ZERO)
+		emit_lea_sib(e, false, base = T_ADDR, home(a->base), a->index, 0,
+			     a->disp);
+	else if (a->disp)
+		emit_lea(e, false, base = T_ADDR, home(a->base), a->disp);
+	emit_movzx16(e, T_ADDR, base);
+}
+
+void memop_offset(struct front *f, const struct mem_access *a)
 {
 	struct emit *e = &f->e;
 	unsigned base = NO_REG, index = NO_REG;
 
 	f->in_slot = -1;
+	if (a->low) {
+		low_offset(f, a);
+		return;
+	}
 	if (a->base == GPR_RIP) {
 		emit_load(e, T_ADDR, FRAME(f->t, page_lin));
 		base = T_ADDR;
@@ -81,6 +150,17 @@ void memop_address(struct front *f, const struct mem_access *a)
 		emit_mov_imm(e, T_ADDR, (u64)(i64)a->disp & size_mask(a->wide ? 8 : 4));
 	else if (base != T_ADDR || a->disp || !a->wide)
 		emit_lea(e, a->wide, T_ADDR, base, a->disp);
+}
+
+void memop_address(struct front *f, const struct mem_access *a)
+{
+	struct emit *e = &f->e;
+
+	memop_offset(f, a);
+	if (f->based) {
+		to_linear(f, a);
+		return;
+	}
 	if (a->seg >= FS) {
 		emit_load(e, T_SLOT,
 			  VCPU(f->t, seg) + (i32)(a->seg * sizeof(struct seg)));
@@ -95,8 +175,8 @@ void memop_address(struct front *f, const struct mem_access *a)
 /* 32-bit code: the address is the instruction's own, and so is the TLB's slot. */
 static bool is_fixed(const struct front *f, const struct mem_access *a)
 {
-	return f->narrow && a->base == GPR_ZERO && a->index == GPR_ZERO && a->seg < FS &&
-	       ((u32)a->disp & ~(u32)PAGE_MASK) + a->size <= PAGE_SIZE;
+	return f->narrow && !f->based && a->base == GPR_ZERO && a->index == GPR_ZERO &&
+	       a->seg < FS && ((u32)a->disp & ~(u32)PAGE_MASK) + a->size <= PAGE_SIZE;
 }
 
 /* The addend for such a one in T_SLOT; T_ADDR is kept. Returns as the others below. */
@@ -349,6 +429,9 @@ static const struct tr_group *group_new(struct front *f, const struct plan *p,
 				.disp = a->disp - a->from_lo,
 				.span = (u16)(g->hi - g->lo),
 				.base = a->base,
+				.seg = a->seg,
+				.reach = a->reach,
+				.low = a->low,
 				.idx = f->idx,
 				.write = g->write,
 				.first_write = a->write };

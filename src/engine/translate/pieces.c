@@ -159,7 +159,7 @@ static u64 emit_memo_piece(struct emit *e, const struct translator *t)
 
 bool pieces_emit(struct translator *t)
 {
-	u8 *start;
+	u8 *start, *flat;
 	u8 *exec = execmem_alloc(t->mem, PIECES_SIZE, 64, &start);
 	struct emit e = { .p = start, .end = start + PIECES_SIZE, .gpr = VCPU(t, gpr) };
 
@@ -185,7 +185,13 @@ bool pieces_emit(struct translator *t)
 	 * pair goes. */
 	t->lost_return = emit_exec(&e);
 	emit_lea_rsp(&e, H_RSP, 8);
+	flat = emit_jmp_short(&e);
+	/* The same with the key of based code in r9. */
+	t->leave_key = emit_exec(&e);
+	emit_load(&e, H_R10, FRAME(t, cs_neg));
+	emit_lea_sib(&e, true, H_R9, H_R9, H_R10, 0, 0);
 	/* Jumped to with RIP in r9. */
+	emit_patch_short(&e, flat);
 	t->leave_at = emit_exec(&e);
 	emit_store(&e, H_R9, VCPU(t, rip));
 	t->leave = emit_exec(&e);

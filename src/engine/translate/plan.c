@@ -285,6 +285,7 @@ static bool plan_extend(struct plan *p)
 	}
 	p->modrm = p->reg_gpr = p->reg_written = true;
 	p->reg_wide = true;
+	p->size66 = p->low && in->opsize == 2;
 	p->written = bit_of(in->reg);
 	if (in->flags & INSN_MEM) {
 		p->mem = true;
@@ -310,6 +311,7 @@ static bool plan_mov_imm(struct plan *p)
 	p->high_byte = byte && is_high(in->rm8);
 	p->written = byte ? bit_of8(in->rm8) : bit_of(in->rm);
 	p->imm_len = byte ? 1 : in->opsize;
+	p->size66 = p->low && in->opsize == 2;
 	return true;
 }
 
@@ -327,6 +329,7 @@ static bool plan_integer(struct plan *p)
 	if (!form)
 		return false;
 	byte = form & F_BYTE;
+	p->size66 = p->low && in->opsize == 2;
 	p->modrm = form & (F_E | F_G);
 	p->byte_reg = byte;
 	if (form & F_G) {
@@ -536,7 +539,7 @@ static bool plan_operands(struct plan *p, const ZydisDecodedInstruction *zi,
 	return true;
 }
 
-static bool decode_operands(const struct plan *p, ZydisDecodedInstruction *zi,
+static bool decode_operands(struct plan *p, ZydisDecodedInstruction *zi,
 			    ZydisDecodedOperand *op)
 {
 	ZydisDecoder d;
@@ -556,7 +559,7 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 	ZydisDecodedInstruction zi;
 	bool native = !bind_insn(p->in);
 
-	if (native ? !x87_allowed(p->in) : !integer_allowed(v, p->in))
+	if (native ? p->low || !x87_allowed(p->in) : !integer_allowed(v, p->in))
 		return false;
 	if (!decode_operands(p, &zi, op))
 		return false;
@@ -605,34 +608,52 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 
 /* ---- memory operands ---- */
 
-bool plan_operand(struct plan *p)
+u8 plan_reach(const struct front *f, unsigned seg, bool low)
+{
+	const struct seg *s = &f->t->v->seg[seg];
+
+	if (!f->based)
+		return REACH_FLAT;
+	if (low)
+		return s->limit >= 0xffff ? REACH_LOW : REACH_ROOM;
+	return s->limit == 0xffffffff ? REACH_ALL : REACH_ROOM;
+}
+
+bool plan_operand(const struct front *f, struct plan *p)
 {
 	const struct insn *in = p->in;
 	i64 disp = in->disp + (in->base == GPR_RIP ? (i64)p->start : 0);
 
 	/* Nearly 2 GiB from RIP, counted from the page: past what LEA reaches. */
-	if (in->adsize == 2 || disp != (i32)disp)
+	if ((in->adsize == 2 && !f->based) || disp != (i32)disp)
 		return false;
 	/* Not written to, and perhaps not read; of no matter to LEA. */
-	if (is_narrow(in) && in->seg == CS && in->mnemonic != ZYDIS_MNEMONIC_LEA)
+	if (f->narrow && !f->based && in->seg == CS && in->mnemonic != ZYDIS_MNEMONIC_LEA)
 		return false;
 	p->acc.base = in->base;
 	p->acc.index = in->index;
 	p->acc.scale = in->scale;
 	p->acc.seg = in->seg;
 	p->acc.wide = in->adsize == 8;
+	p->acc.low = in->adsize == 2;
+	p->acc.reach = plan_reach(f, in->seg, p->acc.low);
 	p->acc.disp = (i32)disp;
+	if (p->acc.low && in->base == GPR_ZERO)
+		p->acc.disp = (u16)disp;
 	return true;
 }
 
-struct mem_access plan_stack(const struct insn *in, i32 slot, bool write)
+struct mem_access plan_stack(const struct front *f, const struct plan *p, i32 slot,
+			     bool write)
 {
 	return (struct mem_access){ .base = RSP,
 				    .index = GPR_ZERO,
 				    .seg = SS,
-				    .wide = !is_narrow(in),
-				    .disp = slot * slot_size(in),
-				    .size = (u8)slot_size(in),
+				    .reach = plan_reach(f, SS, f->low),
+				    .wide = !f->narrow,
+				    .low = f->low,
+				    .disp = slot * slot_size(p),
+				    .size = (u8)slot_size(p),
 				    .write = write,
 				    .group = -1 };
 }
@@ -653,10 +674,10 @@ static bool is_nothing(const struct insn *in)
 	}
 }
 
-static bool plan_lea(struct plan *p)
+static bool plan_lea(const struct front *f, struct plan *p)
 {
-	if (p->in->mnemonic != ZYDIS_MNEMONIC_LEA || p->in->opsize == 2 ||
-	    !plan_operand(p))
+	if (p->in->mnemonic != ZYDIS_MNEMONIC_LEA || (p->in->opsize == 2 && !p->low) ||
+	    !plan_operand(f, p))
 		return false;
 	p->acc.seg = DS; /* a segment override changes nothing */
 	p->written = bit_of(p->in->reg);
@@ -681,13 +702,14 @@ static bool high_byte_fits(const struct plan *p)
 	       !(p->rm_gpr && !p->byte_reg && in->rm == RSP);
 }
 
-static bool plan_copy(const struct vcpu *v, struct plan *p)
+static bool plan_copy(const struct front *f, struct plan *p)
 {
+	const struct vcpu *v = f->t->v;
 	const struct insn *in = p->in;
 
 	p->encoding = ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	p->flags = flags_of(in);
-	if (is_narrow(in) && narrow_plan(p))
+	if (is_narrow(in) && narrow_plan(f, p))
 		return true;
 	if (!is_narrow(in) && rex_ignored(p->bytes))
 		return false;
@@ -701,13 +723,13 @@ static bool plan_copy(const struct vcpu *v, struct plan *p)
 	 * PAUSE. */
 	if (in->mnemonic == ZYDIS_MNEMONIC_XCHG && p->opc_gpr && (in->flags & INSN_REP))
 		return false;
-	return high_byte_fits(p) && (!p->mem || plan_operand(p));
+	return high_byte_fits(p) && (!p->mem || plan_operand(f, p));
 }
 
 void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
 	       const u8 *bytes, u32 start)
 {
-	*p = (struct plan){ .in = in, .bytes = bytes, .start = start };
+	*p = (struct plan){ .in = in, .bytes = bytes, .start = start, .low = f->low };
 	p->acc.group = -1;
 	/* What the guest's CPU does not have must not run because the host's has it. */
 	if (!in->mnemonic || in->fn == op_ud2)
@@ -716,11 +738,11 @@ void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
 		p->kind = PLAN_NOTHING;
 		return;
 	}
-	if (plan_lea(p)) {
+	if (plan_lea(f, p)) {
 		p->kind = PLAN_LEA;
 		return;
 	}
-	if (branch_plan(p)) {
+	if (branch_plan(f, p)) {
 		p->kind = PLAN_BRANCH;
 		return;
 	}
@@ -732,12 +754,20 @@ void plan_insn(const struct front *f, struct plan *p, const struct insn *in,
 		p->kind = PLAN_STRING;
 		return;
 	}
-	if (plan_copy(f->t->v, p)) {
+	p->written = 0;
+	p->mem = false;
+	if (segment_plan(f, p)) {
+		p->kind = PLAN_SEGMENT;
+		return;
+	}
+	p->written = 0;
+	p->mem = p->loads_segment = false;
+	if (plan_copy(f, p)) {
 		p->kind = PLAN_COPY;
 		return;
 	}
 call_out:
-	*p = (struct plan){ .in = in, .bytes = bytes, .start = start };
+	*p = (struct plan){ .in = in, .bytes = bytes, .start = start, .low = f->low };
 	p->acc.group = -1;
 	p->kind = PLAN_CALL_OUT;
 	p->flags = FLAGS_USED;

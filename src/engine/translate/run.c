@@ -3,7 +3,7 @@
  * what is not.
  *
  * The interpreter executes whatever needs a look at every instruction (single-step,
- * shadows, 16-bit code and segments that are not flat, alignment checks), and everything
+ * shadows, alignment checks, code whose stack pointer has another width), and everything
  * until it has been seen HOT times. Thread: the owner of the vCPU; translate_kick() any
  * thread.
  */
@@ -32,25 +32,29 @@
 #include "x86/debugger.h"
 #include "x86/except.h"
 #include "x86/profile.h"
+#include "x86/seg.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
 
 /* All of address space; memory comes as it is used. */
-#define CODE_SIZE    MiB(256)
-#define ARENA_SIZE   MiB(128)
-#define SITES_MAX    (1u << 20)
+#define CODE_SIZE  MiB(256)
+#define ARENA_SIZE MiB(128)
+#define SITES_MAX  (1u << 20)
 /* A shadow stack for each mode between guard pages, and the page of polls. The upper end
  * of a stack is its bottom. */
-#define GUARD        KiB(64)
-#define SHADOW       KiB(256)
-#define BOTTOM       512
-#define LOW_SIZE     (GUARD + CODE_MODES * (SHADOW + GUARD) + PAGE_SIZE)
+#define GUARD      KiB(64)
+#define SHADOW     KiB(256)
+#define BOTTOM     512
+#define LOW_SIZE   (GUARD + CODE_MODES * (SHADOW + GUARD) + PAGE_SIZE)
+_Static_assert(LOW_SIZE + sizeof(struct frame) <= MiB(8), "64 CPUs share a GiB");
 /* Times a block is interpreted before it is translated. */
 #define HOT          6
 /* Times the check of a group may fail before there are no groups. */
 #define GROUP_MISSES 16
 /* So many of so many kicks in a row make a page hot. */
 #define HEAT         5
+/* So often is 32-bit code made anew for other segments. */
+#define SWITCHES     4
 #define WINDOW       64
 
 static struct translator *translator_of(const struct vcpu *v)
@@ -127,9 +131,15 @@ static bool is_global(struct vcpu *v, gva_t lin)
 	return w->entry[slot].exec == tlb_tag(lin & PAGE_MASK) && w->info[slot].global;
 }
 
-static void jumps_add(struct translator *t, gva_t lin, u64 entry)
+/* What frame.page_lin is to be. */
+static u64 page_address(const struct vcpu *v)
 {
-	unsigned m = tr_mode(t->v), i = tr_jump_slot(lin);
+	return v->rip - (linear_rip(v) & ~PAGE_MASK);
+}
+
+static void jumps_add(struct translator *t, unsigned m, gva_t lin, u64 entry)
+{
+	unsigned i = tr_jump_slot(lin);
 	struct tr_jump *j = &t->f->jumps[m].slot[i];
 	struct tr_taken *k = &t->taken[m];
 
@@ -145,6 +155,10 @@ static void jumps_add(struct translator *t, gva_t lin, u64 entry)
 	j->neg_lin = -lin;
 	j->code = entry;
 	j->page = lin & PAGE_MASK;
+	if (tr_mode_is_based(m)) {
+		j->neg_lin = -(t->v->rip + t->f->cs_key);
+		j->page = page_address(t->v);
+	}
 }
 
 /* ---- code ---- */
@@ -265,12 +279,11 @@ static void far_forget(struct translator *t, unsigned mode)
 
 /* The block is about to be executed at this linear page. False: from where it was come
  * from has not been noted, as it has just been forgotten. */
-static bool note_page(struct translator *t, const struct block *b, gva_t lin)
+static bool note_page(struct translator *t, unsigned m, const struct block *b, gva_t lin)
 {
 	bool known = true;
 
 	struct code_page *p = b->home;
-	unsigned m = tr_mode(t->v);
 	gva_t page = lin & PAGE_MASK;
 
 	if (likely(p->epoch[m] == t->epoch[m] && p->lin[m] == page))
@@ -340,6 +353,63 @@ static void link_to(struct translator *t, struct tr_link *l, struct tr_code *cod
 	}
 }
 
+/* ---- the code segment of based code: T2b ---- */
+
+/* The number of the segment in CS goes into keys, above the linear address and what may
+ * be beyond 4 GiB. 0 is none's. */
+#define KEY_SHIFT 40
+
+static void segment_note(struct translator *t)
+{
+	struct tr_segments *s = &t->segments;
+	const struct vcpu *v = t->v;
+	const struct seg *cs = &v->seg[CS];
+	unsigned i = s->now;
+
+	if (likely(i < s->count && s->of[i].base == cs->base &&
+		   s->of[i].limit == cs->limit && s->of[i].size == v->code_size))
+		return;
+	for (i = 0; i < s->count; i++)
+		if (s->of[i].base == cs->base && s->of[i].limit == cs->limit &&
+		    s->of[i].size == v->code_size)
+			break;
+	if (i == TR_SEGMENTS) {
+		for (unsigned m = 0; m < CODE_MODES; m++)
+			if (tr_mode_is_based(m))
+				far_forget(t, m);
+		i = s->count = 0;
+	}
+	if (i == s->count)
+		s->of[s->count++] =
+			(struct tr_segment){ cs->base, cs->limit, v->code_size };
+	s->now = i;
+	t->f->cs_key = ((u64)(i + 1) << KEY_SHIFT) + cs->base;
+	t->f->cs_neg = -t->f->cs_key;
+}
+
+/* 64-bit code gives FS and GS bases and no more. */
+static void segment_refresh(struct translator *t, unsigned sreg)
+{
+	struct vcpu *v = t->v;
+	const struct seg_reach *r = &v->reach[0][sreg];
+
+	if (likely(r->end - (u64)r->room == v->seg[sreg].base))
+		return;
+	seg_update_ok(v, sreg);
+	t->strayed = true;
+}
+
+/* The part of the page of RIP that the code segment has. */
+static void segment_clip(struct translator *t, u16 *lo, u16 *hi)
+{
+	const struct vcpu *v = t->v;
+	u64 page = linear_rip(v) & PAGE_MASK, base = v->seg[CS].base;
+	u64 end = base + tr_last_ip(v) + 1;
+
+	*lo = (u16)(base > page ? base - page : 0);
+	*hi = (u16)MIN(end - page, PAGE_SIZE);
+}
+
 /* ---- call outs ---- */
 
 static u64 leave_with(struct translator *t, int outcome)
@@ -373,6 +443,21 @@ static bool must_leave(struct translator *t)
 	       v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev));
 }
 
+bool translate_stays(unsigned mode, const struct insn *in)
+{
+	if (!tr_mode_is_based(mode))
+		return false;
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV: return in->opcode == 0x8e && in->reg != SS;
+	case ZYDIS_MNEMONIC_POP: return in->opcode != 0x17;
+	case ZYDIS_MNEMONIC_LDS:
+	case ZYDIS_MNEMONIC_LES:
+	case ZYDIS_MNEMONIC_LFS:
+	case ZYDIS_MNEMONIC_LGS: return true;
+	default: return false;
+	}
+}
+
 u64 translate_call_out(struct vcpu *v, const struct insn *in)
 {
 	struct translator *t = translator_of(v);
@@ -392,6 +477,8 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	/* A branch between pages wants to be linked to where it leads. */
 	if (r != OP_JUMP)
 		f->link = NULL;
+	if (r == OP_END && translate_stays(t->mode, in))
+		r = OP_NEXT;
 	switch (r) {
 	case OP_NEXT:
 		if (must_leave(t)) {
@@ -424,6 +511,20 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	}
 }
 
+/* The linear address of a group in a segment. False: its check would fail again. */
+static bool group_linear(const struct vcpu *v, const struct tr_group *g, u64 off,
+			 gva_t *lin)
+{
+	const struct seg_reach *r = &v->reach[g->write][g->seg];
+
+	*lin = (u32)(v->seg[g->seg].base + off);
+	switch (g->reach) {
+	case REACH_LOW: return !(r->low & SEG_BARRED) && off + g->span <= 0x10000;
+	case REACH_ROOM: return (i64)(off + g->span) <= r->room;
+	default: return !v->seg_bar[g->seg];
+	}
+}
+
 /* Nothing between the accesses of a group may take away what its check has found. */
 static bool group_fits(struct vcpu *v, const struct tr_group *g, gva_t lin)
 {
@@ -453,8 +554,11 @@ static void code_ungroup(struct translator *t, struct block *b)
 
 static bool translatable(const struct vcpu *v)
 {
-	return (v->code_size == 8 || (v->code_size == 4 && narrow_flat(v))) &&
-	       !v->ac_check && (v->cpl == 0 || v->cpl == 3);
+	if (v->code_size != 8 && !narrow_flat(v) &&
+	    (v->stack_size != v->code_size ||
+	     v->seg[CS].base + tr_last_ip(v) > 0xffffffff))
+		return false;
+	return !v->ac_check && (v->cpl == 0 || v->cpl == 3);
 }
 
 static void code_retire(struct translator *t, struct tr_code *code)
@@ -485,13 +589,14 @@ static void sample(struct translator *t)
 {
 	const struct vcpu *v = t->v;
 	const struct tlb_way *w = &v->tlb.way[v->mmu_idx];
-	unsigned slot = tlb_slot(v->rip);
+	gva_t lin = linear_rip(v);
+	unsigned slot = tlb_slot(lin);
 	struct code_page *p;
 
 	t->samples++;
 	if (t->direct)
 		direct_sample(t->direct, v->cpl == 3);
-	if (!translatable(v) || w->entry[slot].exec != tlb_tag(v->rip & PAGE_MASK))
+	if (!translatable(v) || w->entry[slot].exec != tlb_tag(lin & PAGE_MASK))
 		return;
 	p = block_page(&t->cache, w->info[slot].gpa);
 	if (!p || p->hot)
@@ -513,7 +618,7 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 {
 	struct translator *t = translator_of(v);
 	struct frame *f = t->f;
-	bool live = !f->vec_parked;
+	bool live = !f->vec_parked, inside = true;
 	gva_t lin =
 		(g->base == GPR_RIP ? f->page_lin : v->gpr[g->base]) + (u64)(i64)g->disp;
 
@@ -522,8 +627,10 @@ u64 translate_group_miss(struct vcpu *v, const struct tr_group *g)
 	v->cc = f->flags_out & RFLAGS_STATUS;
 	f->leave = 0;
 	if (tr_mode_is_narrow(t->mode))
-		lin = (u32)lin;
-	if (!group_fits(v, g, lin)) {
+		lin = g->low ? (u16)lin : (u32)lin;
+	if (tr_mode_is_based(t->mode))
+		inside = group_linear(v, g, lin, &lin);
+	if (!inside || !group_fits(v, g, lin)) {
 		/* The interpreter does it access by access. */
 		v->stats->group_splits++;
 		if (++g->code->misses > GROUP_MISSES && g->code->block->code == g->code)
@@ -599,9 +706,11 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 	struct vcpu *v = t->v;
 	struct frame *f = t->f;
 
-	t->mode = tr_mode(v);
+	t->mode = code->mode;
 	f->shadow_rsp = t->shadow[t->mode];
 	f->page_lin = v->rip & PAGE_MASK;
+	if (unlikely(tr_mode_is_based(t->mode)))
+		f->page_lin = page_address(v);
 	f->flags_in = cc_to_ax(v->cc);
 	f->vec_parked = !vectors_usable(v);
 	f->left_by_call = 0;
@@ -650,6 +759,43 @@ static struct tr_code *code_of(struct translator *t, struct block *b)
 	return b->code;
 }
 
+/*
+ * The same, made anew if it is for other segments than there are now. 32-bit code that
+ * runs in flat ones and in others by turns is based code from some time on, which is for
+ * both.
+ */
+static struct tr_code *code_suited(struct translator *t, struct block *b)
+{
+	unsigned mode = tr_mode(t->v);
+	struct tr_code *code;
+	u16 lo = 0, hi = PAGE_SIZE;
+
+	if (unlikely(b->switched >= SWITCHES))
+		mode |= 4;
+	if (unlikely(tr_mode_is_based(mode))) {
+		mode &= ~2u;
+		segment_note(t);
+		segment_refresh(t, FS);
+		segment_refresh(t, GS);
+		segment_clip(t, &lo, &hi);
+	}
+	t->make_mode = mode;
+	t->clip_lo = lo;
+	t->clip_hi = hi;
+	code = code_of(t, b);
+	if (likely(!code || (code->mode == mode && code->lo >= lo && code->hi <= hi)))
+		return code;
+	if (code->mode == mode) {
+		t->clip_lo = MAX(code->lo, lo);
+		t->clip_hi = MIN(code->hi, hi);
+	} else {
+		b->switched++;
+	}
+	code_retire(t, code);
+	shadows_forget(t);
+	return code_of(t, b);
+}
+
 /* Let user code run directly where that pays. True: it has. */
 static bool run_direct(struct translator *t, enum step *s)
 {
@@ -686,6 +832,7 @@ static enum step run_one(struct translator *t)
 	struct vcpu *v = t->v;
 	struct tr_code *code;
 	struct block *b;
+	unsigned mode;
 	enum step s;
 
 	t->f->link = NULL;
@@ -708,35 +855,39 @@ static enum step run_one(struct translator *t)
 		t->strayed = true;
 		return step_one(v, &t->cache);
 	}
-	if (unlikely(t->lone || (t->direct && direct_aside(t->direct)))) {
+	if (unlikely(v->code_size != 8 && v->rip + b->bytes - 1 > v->seg[CS].limit)) {
+		t->lone = false;
+		t->strayed = true;
+		return step_one(v, &t->cache);
+	}
+	code = NULL;
+	if (likely(!t->lone && !(t->direct && direct_aside(t->direct)) &&
+		   translatable(v) &&
+		   (v->code_size != 2 || v->rip + b->bytes <= 0x10000)))
+		code = code_suited(t, b);
+	if (!code) {
 		t->lone = false;
 		t->strayed = true;
 		return interpret(v, b);
 	}
-	if (!translatable(v)) {
-		t->strayed = true;
-		if (v->code_size != 8 && v->rip + b->bytes - 1 > v->seg[CS].limit)
-			return step_one(v, &t->cache);
-		return interpret(v, b);
-	}
-	code = code_of(t, b);
-	if (!code) {
-		t->strayed = true;
-		return interpret(v, b);
-	}
+	mode = code->mode;
 	if (unlikely(t->options.run_block)) {
 		/* Look-ups are hit as ever, but all lead out. */
-		note_page(t, b, v->rip);
-		jumps_add(t, v->rip, t->leave_at);
+		note_page(t, mode, b, linear_rip(v));
+		jumps_add(t, mode, linear_rip(v),
+			  tr_mode_is_based(mode) ? t->leave_key : t->leave_at);
 		if (!t->options.run_block(t, b))
 			return STEP_FAILED;
 	} else {
-		if (note_page(t, b, v->rip) && link && !link->linked &&
-		    link->mode == tr_mode(v) &&
+		gva_t lin = linear_rip(v);
+
+		if (note_page(t, mode, b, lin) && link && !link->linked &&
+		    link->mode == mode && link->block_mode == b->mode &&
+		    link->lo <= code->lo && link->hi >= code->hi &&
 		    (link->target == b->gpa || link->target == GPA_NONE))
 			link_to(t, link, code);
-		jumps_add(t, v->rip, code->entry);
-		note_slot(code, tr_mode(v), tr_jump_slot(v->rip));
+		jumps_add(t, mode, lin, code->entry);
+		note_slot(code, mode, tr_jump_slot(lin));
 		translate_enter(t, code);
 	}
 	return t->outcome == TR_GO_ON       ? STEP_ON
@@ -898,8 +1049,7 @@ static void translator_free(struct translator *t)
 			munmap(t->sites[i].site, SITES_MAX * sizeof(*t->sites[i].site));
 	memos_fini(t);
 	locate_fini(t);
-	lowmem_free(t->low, LOW_SIZE);
-	lowmem_free(t->f, sizeof(*t->f));
+	lowmem_free(t->low, LOW_SIZE + sizeof(*t->f));
 	if (t->arena)
 		munmap(t->arena, ARENA_SIZE);
 	free(t);
@@ -921,12 +1071,14 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->v = v;
 	t->options = *o;
 	t->sig = -1;
-	t->f = lowmem_new(sizeof(*t->f));
-	t->low = lowmem_new(LOW_SIZE);
-	if (!t->f || !t->low || !memos_init(t)) {
+	/* In one, as Linux aligns each to 2 MiB, and 64 CPUs share a GiB.
+	 */
+	t->low = lowmem_new(LOW_SIZE + sizeof(*t->f));
+	if (!t->low || !memos_init(t)) {
 		translator_free(t);
 		return error_set(err, -ENOMEM, "no memory below 2 GiB");
 	}
+	t->f = (struct frame *)(void *)(t->low + LOW_SIZE);
 	for (unsigned i = 0; i <= CODE_MODES; i++)
 		mprotect(t->low + i * (SHADOW + GUARD), GUARD, PROT_NONE);
 	t->poll = (i32)(uintptr_t)(t->low + LOW_SIZE - PAGE_SIZE);
@@ -938,6 +1090,8 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->f->not_ac = ~(u64)RFLAGS_AC;
 	t->f->not_df = ~(u64)RFLAGS_DF;
 	t->f->status = RFLAGS_STATUS;
+	t->f->low_mask = 0xffff | SEG_BARRED;
+	t->f->sign_mask = BIT(63);
 	t->f->jump_mask = TR_JUMPS - 1;
 	t->arena_size = ARENA_SIZE;
 	for (unsigned i = 0; i < 2; i++) {

@@ -6,8 +6,11 @@
  * in the TLB, and where each lies in one page has the host's instruction do it. Otherwise
  * it goes on as the call out that it was called instead of. Pieces for 32-bit code want
  * registers whose upper halves are 0, as they nearly always are. SDM volume 2, REP. At
- * most a page is moved at a time, so that events need no look in between. Thread: the
- * owner of the vCPU.
+ * most a page is moved at a time, so that events need no look in between.
+ *
+ * With addresses of 16 bits (based code) neither operand may go beyond FFFFh; what is
+ * behind their 16 bits stays in the registers. The source's segment comes in r9. With 32
+ * bits based code has none. Thread: the owner of the vCPU.
  */
 #include "engine/interp/ops.h"
 #include "engine/translate/front.h"
@@ -17,9 +20,7 @@
 #define ENTRY_SHIFT 5
 _Static_assert(sizeof(struct tlb_entry) == 1u << ENTRY_SHIFT, "the code shifts by it");
 
-#define PIECE_SIZE 384
-
-/* What frame.save holds. */
+#define PIECE_SIZE 512
 
 static i32 save_slot(const struct translator *t, unsigned i)
 {
@@ -29,11 +30,11 @@ static i32 save_slot(const struct translator *t, unsigned i)
 struct piece {
 	struct translator *t;
 	struct emit e;
-	u8 *fail[9];
+	u8 *fail[12];
 	unsigned fails;
 	unsigned shift; /* of the operand size */
 	bool rep;
-	bool narrow; /* for 32-bit code */
+	unsigned addr; /* enum tr_string_addr */
 };
 
 /* To the call out unless the condition holds that 'cond' is the opposite of. */
@@ -139,6 +140,83 @@ static void check_narrow(struct piece *p, bool src, bool dst)
 	fail_if(p, COND_NZ);
 }
 
+static const struct {
+	u8 reg, slot;
+} saved[] = { { H_RSI, SAVE_RSI }, { H_RDI, SAVE_RDI }, { H_RCX, SAVE_RCX } };
+
+/* Segments' bases, barred where one has not all of 64 KiB: add or sub. */
+static void source_base(struct piece *p, unsigned opcode)
+{
+	emit_load(&p->e, H_R9, save_slot(p->t, SAVE_SEG));
+	e8(&p->e, 0x49); /* op rsi, [r9] */
+	e8(&p->e, opcode);
+	e8(&p->e, 0x31);
+}
+
+static void destination_base(struct piece *p, unsigned opcode)
+{
+	emit_op_at(&p->e, opcode, H_RDI,
+		   VCPU(p->t, reach[1][ES]) + (i32)offsetof(struct seg_reach, low));
+}
+
+/* The offset's 16 bits, if all of the operand is in them. */
+static void low_offset(struct piece *p, unsigned reg)
+{
+	struct emit *e = &p->e;
+
+	emit_movzx16(e, reg, reg);
+	if (p->rep)
+		emit_lea_sib(e, true, H_RAX, reg, H_RCX, p->shift, 0);
+	else
+		emit_lea(e, true, H_RAX, reg, 1 << p->shift);
+	emit_cmp_imm(e, H_RAX, 0x10000);
+	fail_if(p, COND_A);
+}
+
+static void low_begin(struct piece *p)
+{
+	struct emit *e = &p->e;
+
+	emit_store(e, H_R9, save_slot(p->t, SAVE_SEG));
+	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
+		emit_store(e, saved[i].reg, save_slot(p->t, saved[i].slot));
+	if (p->rep)
+		emit_movzx16(e, H_RCX, H_RCX);
+}
+
+static void low_addresses(struct piece *p, bool src, bool dst)
+{
+	if (src) {
+		low_offset(p, H_RSI);
+		source_base(p, 0x03); /* add */
+	}
+	if (dst) {
+		low_offset(p, H_RDI);
+		destination_base(p, 0x03);
+	}
+}
+
+static void low_end(struct piece *p, bool src, bool dst)
+{
+	struct emit *e = &p->e;
+
+	if (src)
+		source_base(p, 0x2b); /* sub */
+	if (dst)
+		destination_base(p, 0x2b);
+	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++) {
+		emit_load(e, H_R9, save_slot(p->t, saved[i].slot));
+		emit_mov_sized(e, 2, H_R9, saved[i].reg);
+		emit_mov_rr(e, saved[i].reg, H_R9);
+	}
+}
+
+static void low_fail(struct piece *p)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
+		emit_load(&p->e, saved[i].reg, save_slot(p->t, saved[i].slot));
+}
+
 /* The opcodes of their 8-bit forms. */
 static const u8 opcodes[] = {
 	[TR_MOVS] = 0xa4,     [TR_STOS] = 0xaa,     [TR_LODS] = 0xac,
@@ -152,17 +230,21 @@ static void emit_piece(struct piece *p, unsigned op)
 	     dst = op != TR_LODS;
 
 	save(p);
+	if (p->addr == TR_ADDR16)
+		low_begin(p);
 	/* test byte [flags + 1], DF */
 	e8(e, 0xf6);
 	emit_at(e, 0, VCPU(p->t, flags) + 1);
 	e8(e, RFLAGS_DF >> 8);
 	fail_if(p, COND_NZ);
-	if (p->narrow)
+	if (p->addr == TR_ADDR32)
 		check_narrow(p, src, dst);
 	if (p->rep) {
 		emit_cmp_imm(e, H_RCX, (i32)(PAGE_SIZE >> p->shift));
 		fail_if(p, COND_A);
 	}
+	if (p->addr == TR_ADDR16)
+		low_addresses(p, src, dst);
 	load_way(p);
 	if (dst)
 		find(p, H_R10, H_RDI, offsetof(struct tlb_entry, write));
@@ -181,21 +263,25 @@ static void emit_piece(struct piece *p, unsigned op)
 	if (src)
 		emit_rr(e, 0x2b, H_RSI, H_R11);
 	/* From the last page to the first. */
-	if (p->narrow && dst)
+	if (p->addr == TR_ADDR32 && dst)
 		emit_lea(e, false, H_RDI, H_RDI, 0);
-	if (p->narrow && src)
+	if (p->addr == TR_ADDR32 && src)
 		emit_lea(e, false, H_RSI, H_RSI, 0);
+	if (p->addr == TR_ADDR16)
+		low_end(p, src, dst);
 	restore(p);
 	e8(e, 0xc3);
 	for (unsigned i = 0; i < p->fails; i++)
 		emit_patch(p->fail[i], e->p);
+	if (p->addr == TR_ADDR16)
+		low_fail(p);
 	emit_load(e, H_R10, save_slot(p->t, SAVE_R10));
 	emit_load(e, H_R11, save_slot(p->t, SAVE_R11));
 	restore(p);
 	emit_jmp(e, p->t->call_out);
 }
 
-static bool string_piece(struct translator *t, unsigned op, unsigned shift, bool narrow)
+static bool string_piece(struct translator *t, unsigned op, unsigned shift, unsigned addr)
 {
 	u8 *w, *exec = execmem_alloc(t->mem, PIECE_SIZE, 64, &w);
 	struct piece p = { .t = t,
@@ -205,12 +291,12 @@ static bool string_piece(struct translator *t, unsigned op, unsigned shift, bool
 				  .gpr = VCPU(t, gpr) },
 			   .shift = shift,
 			   .rep = op >= TR_REP_MOVS,
-			   .narrow = narrow };
+			   .addr = addr };
 
 	if (!exec)
 		return false;
 	emit_piece(&p, op);
-	t->string[op][shift][narrow] = (u64)(uintptr_t)exec;
+	t->string[op][shift][addr] = (u64)(uintptr_t)exec;
 	return !p.e.full;
 }
 
@@ -218,9 +304,9 @@ bool string_pieces(struct translator *t)
 {
 	for (unsigned op = 0; op < TR_STRING_OPS; op++)
 		for (unsigned shift = 0; shift < 4; shift++)
-			if (!string_piece(t, op, shift, false) ||
-			    (shift < 3 && !string_piece(t, op, shift, true)))
-				return false;
+			for (unsigned addr = 0; addr < (shift < 3 ? 3u : 1u); addr++)
+				if (!string_piece(t, op, shift, addr))
+					return false;
 	return true;
 }
 
@@ -244,9 +330,11 @@ bool string_plan(const struct front *f, struct plan *p)
 
 	bool src = op != TR_STOS && op != TR_REP_STOS;
 
-	if (op < 0 || in->adsize != slot_size(in) || (in->flags & INSN_LOCK) ||
-	    f->t->options.slow || (src && in->seg >= FS) ||
-	    (src && f->narrow && in->seg == CS))
+	if (op < 0 || (in->flags & INSN_LOCK) || f->t->options.slow)
+		return false;
+	if (f->based ? in->adsize != 2
+		     : in->adsize != slot_size(p) || (src && in->seg >= FS) ||
+			       (src && f->narrow && in->seg == CS))
 		return false;
 	p->written = 1u << RAX | 1u << RCX | 1u << RSI | 1u << RDI;
 	/* The call out has to find them. */
@@ -260,6 +348,11 @@ void string_insn(struct front *f, const struct plan *p)
 
 	emit_mov_imm(e, H_R10, p->start);
 	emit_mov_imm(e, H_R11, (u64)p->in);
-	emit_call(e, f->t->string[op_of(p->in)][__builtin_ctz(p->in->opsize)][f->narrow]);
+	if (f->based)
+		emit_mov_imm(e, H_R9, (u64)(uintptr_t)&f->t->v->reach[0][p->in->seg].low);
+	emit_call(e, f->t->string[op_of(p->in)][__builtin_ctz(p->in->opsize)]
+				 [f->based    ? TR_ADDR16
+				  : f->narrow ? TR_ADDR32
+					      : TR_ADDR64]);
 	f->in_slot = -1;
 }

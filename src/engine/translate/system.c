@@ -42,11 +42,15 @@ bool system_plan(const struct front *f, struct plan *p)
 	case ZYDIS_MNEMONIC_STAC:
 		p->flags = FLAGS_ALONE;
 		return kernel && cpu_has(t->v, FEAT_SMAP);
+	case ZYDIS_MNEMONIC_PUSHF:
 	case ZYDIS_MNEMONIC_PUSHFQ:
 	case ZYDIS_MNEMONIC_PUSHFD:
+		/* In virtual-8086 mode it may fault. */
+		if (!is_slot(p) || (p->low && !kernel))
+			return false;
 		p->flags = FLAGS_USED;
 		p->mem = true;
-		p->acc = plan_stack(p->in, -1, true);
+		p->acc = plan_stack(f, p, -1, true);
 		p->written = 1u << RSP;
 		return true;
 	case ZYDIS_MNEMONIC_CLD:

@@ -1,5 +1,5 @@
 /*
- * The translator: 64-bit and 32-bit guest code to host code of the same instruction set.
+ * The translator: guest code of every mode to host code of the same instruction set.
  *
  * Guest registers live in host registers, guest flags in the host's EFLAGS, guest vectors
  * in the host's vector registers. What is not translated is executed by the interpreter's
@@ -23,11 +23,18 @@
  * from the place in the code. So any instruction may be left before it has done anything,
  * for the slow way or a fault.
  *
- * T2 Code is translated for a mode (tr_mode()): CPL 3 or CPL 0, 64-bit or 32-bit code. It
- * is entered only in that mode, and what is found by linear address is kept apart by it.
- * Code of 32 bits has been made for flat segments (narrow_flat()), and entered with such;
- * whatever loads a segment register leaves it (OP_END, OP_JUMP). FS and GS may have a
- * base.
+ * T2 Code is translated for a mode (tr_mode()): CPL 3 or CPL 0, 64-bit code, 32-bit code
+ * in flat segments (narrow_flat()), or based code: 16-bit code, and 32-bit code in other
+ * segments. It is entered only in that mode, and what is found by linear address is kept
+ * apart by it. Whatever loads a segment register leaves flat code (OP_END, OP_JUMP); FS
+ * and GS may have a base there.
+ *
+ * T2b Based code holds for any segments (struct seg_reach), so only a load of CS or SS
+ * leaves it. What is found by linear address is found by that and the segment in CS
+ * (frame.cs_key). A link within a page holds while the offsets in the code segment do not
+ * wrap, and do not pass its limit: so code has been made for a part of its page, and is
+ * entered only where all of that is in the segment (tr_code.lo). There are no links
+ * between pages.
  *
  * T3 A direct link within one page always holds: source and target have the same
  * mapping. One between pages holds while addresses translate as they do, and while its
@@ -65,7 +72,7 @@
 struct tr_jump {
 	u64 neg_lin; /* the address negated; TR_NO_JUMP: none */
 	u64 code;    /* executable address */
-	u64 page;    /* the address's page */
+	u64 page;    /* what frame.page_lin becomes */
 	u64 pad;
 };
 
@@ -90,7 +97,9 @@ struct tr_link {
 	u8 *at;   /* the rel32, in the writable view */
 	i32 exit; /* what it holds while it is not linked */
 	u8 mode;  /* index of tr_jumps */
+	u8 block_mode;
 	bool linked;
+	u16 lo, hi;   /* as those of the code that it is in */
 	gpa_t target; /* of its first byte: a mapping may change meanwhile (T3). GPA_NONE:
 		       * it is in another page */
 	struct tr_link *next, **link; /* others that lead to the same code */
@@ -107,9 +116,21 @@ struct tr_code {
 	u32 size, cold_size;
 	u32 call_outs; /* instructions that are not translated */
 	u32 misses;    /* of its groups, in vain */
+	/* It holds where the code segment has all of [lo, hi) of its page. */
+	u16 lo, hi;
+	u8 mode; /* tr_mode() */
 	/* Where it may be found in struct tr_jumps: numbers of slots, those of each table
 	 * behind those of the one before. More than fit: anywhere. */
 	u32 slots, slot[4];
+};
+
+/* How an access gets from the offset in its segment to a linear address that is found
+ * nowhere if the segment does not allow it. */
+enum tr_reach {
+	REACH_FLAT, /* flat code */
+	REACH_LOW,  /* offsets of 16 bits, all of which the segment has: seg_reach.low */
+	REACH_ROOM, /* the limit is compared with: seg_reach.room */
+	REACH_ALL,  /* offsets of 32 bits, the same: vcpu.seg_bar */
 };
 
 /* Accesses that share one check, for translate_group_miss(). */
@@ -118,8 +139,10 @@ struct tr_group {
 	struct tr_code *code;
 	i32 disp; /* the lowest byte of all, from the register as it is at 'in' */
 	u16 span;
-	u8 base;
+	u8 base, seg;
+	u8 reach;                /* enum tr_reach */
 	u8 idx;                  /* enum mmu_idx */
+	bool low;                /* offsets of 16 bits */
 	bool write, first_write; /* any of them; the first */
 };
 
@@ -171,7 +194,18 @@ struct tr_memos {
 #define TR_GROUPS 24 /* at most in one piece of code */
 
 /* R10 is where the code that calls begins in its page. */
-enum { SAVE_RAX, SAVE_R10, SAVE_R11, SAVE_FLAGS, SAVES };
+enum {
+	SAVE_RAX,
+	SAVE_R10,
+	SAVE_R11,
+	SAVE_FLAGS,
+	/* With addresses of 16 bits. */
+	SAVE_SEG,
+	SAVE_RSI,
+	SAVE_RDI,
+	SAVE_RCX,
+	SAVES
+};
 
 /* What translated code reaches besides struct vcpu. */
 struct frame {
@@ -179,7 +213,10 @@ struct frame {
 	u64 shadow_rsp; /* rsp while C code runs */
 	u64 flags_out;  /* EFLAGS of the guest when code was left */
 	u64 flags_in;   /* LAHF and SETO image to enter with */
-	u64 page_lin;   /* linear address of the page that is executed */
+	u64 page_lin;   /* address of the page that is executed, in the code segment:
+			 * linear but for based code, where it may be below 0 */
+	u64 cs_key;     /* based code: added to RIP for a key of struct tr_jumps */
+	u64 cs_neg;     /* the same negated */
 	u64 tmp;        /* a jump target while the stack is written */
 	u64 addr;       /* while memo_fill runs */
 	u64 under;      /* what an indirect call's return address overwrote, on AMD */
@@ -187,8 +224,10 @@ struct frame {
 	u64 page_mask;
 	u64 single_mask[MEMO_SHIFTS];       /* page number and bits that must be 0 */
 	u64 not_if, not_ac, not_df, status; /* bits of RFLAGS */
-	u64 jump_mask;                      /* TR_JUMPS - 1, or 0 when kicked; atomic */
-	struct tr_link *link;               /* the exit taken, or NULL */
+	u64 low_mask;         /* 16 bits of an offset, and SEG_BARRED for the next one */
+	u64 sign_mask;        /* bit 63 */
+	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
+	struct tr_link *link; /* the exit taken, or NULL */
 	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
 	u64 vec_parked;   /* 0: vector instructions may run */
@@ -204,6 +243,16 @@ struct tr_taken {
 	unsigned count;
 };
 
+/* Code segments of based code: their numbers are part of keys (frame.cs_key). */
+#define TR_SEGMENTS 64u
+struct tr_segments {
+	struct tr_segment {
+		u64 base;
+		u32 limit, size; /* of the code: 2 or 4 */
+	} of[TR_SEGMENTS];
+	unsigned count, now;
+};
+
 /* A set of linear pages, hashed; when it is full it has all of them. */
 #define TR_PAGES 4096u
 struct tr_pages {
@@ -213,7 +262,9 @@ struct tr_pages {
 	bool full;
 };
 
-/* String instructions with pieces of their own (string.c). */
+/* String instructions with pieces of their own (string.c), and how they address: by 64 or
+ * 32 bits in flat segments, or by 16 bits in any. */
+enum tr_string_addr { TR_ADDR64, TR_ADDR32, TR_ADDR16, TR_STRING_ADDRS };
 enum tr_string { TR_MOVS, TR_STOS, TR_LODS, TR_REP_MOVS, TR_REP_STOS, TR_STRING_OPS };
 
 /* A place where the host may fault: the code to go on with instead. */
@@ -262,12 +313,16 @@ struct translator {
 	u64 cr0, cr4, xcr0; /* the bits that code was translated under */
 	int sig;
 	/* Executable addresses of the common pieces. */
-	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, lost_return;
-	u64 string[TR_STRING_OPS][4][2]; /* by operation, operand size, 32-bit code */
+	u64 enter, leave, call_out, group_miss, memo_fill, leave_at, leave_key,
+		lost_return;
+	u64 string[TR_STRING_OPS][4][TR_STRING_ADDRS]; /* by operation, operand size */
 	struct tr_sites sites[2]; /* in the main parts of code, in the seldom-run ones */
 	struct tr_starts starts[2]; /* the same */
-	struct direct *direct;      /* NULL: without */
-	bool was_user;              /* the CPL was 3 when the loop last came by */
+	struct tr_segments segments;
+	unsigned make_mode;    /* what code is made for, */
+	u16 clip_lo, clip_hi;  /* and the part of a page */
+	struct direct *direct; /* NULL: without */
+	bool was_user;         /* the CPL was 3 when the loop last came by */
 	struct tr_memos memos;
 	struct tr_taken taken[CODE_MODES];
 	bool jumps_ready[CODE_MODES];
@@ -301,30 +356,47 @@ struct translator {
 	struct translate_options options;
 };
 
-/* By what code and the ways to it are kept apart: 1 at CPL 3, and 2 for 32-bit code. */
-static inline unsigned tr_mode(const struct vcpu *v)
-{
-	return (v->cpl == 3) | (v->code_size == 4 ? 2u : 0);
-}
-
 /* Of a mode that code is made for. */
 static inline bool tr_mode_is_user(unsigned mode)
 {
 	return mode & 1;
 }
 
+/* Not 64-bit code. */
 static inline bool tr_mode_is_narrow(unsigned mode)
 {
-	return mode & 2;
+	return mode >= 2;
 }
 
-/* The segments that 32-bit code is translated for. */
+static inline bool tr_mode_is_based(unsigned mode)
+{
+	return mode >= 4;
+}
+
+/* The segments that 32-bit code is flat in. */
 static inline bool narrow_flat(const struct vcpu *v)
 {
 	u32 data = v->seg_ok[SS] & v->seg_ok[DS] & v->seg_ok[ES];
 
 	return (data & v->seg_ok[CS] & SEG_FLAT) && (data & SEG_W_OK) &&
 	       v->stack_size == 4 && !in_real_or_v86(v);
+}
+
+/* By what code and the ways to it are kept apart: 1 at CPL 3, 2 for 32-bit code in flat
+ * segments, 4 for based code. */
+static inline unsigned tr_mode(const struct vcpu *v)
+{
+	unsigned user = v->cpl == 3;
+
+	if (likely(v->code_size == 8))
+		return user;
+	return user | (v->code_size == 4 && narrow_flat(v) ? 2u : 4u);
+}
+
+/* The last offset that based code is executed at. */
+static inline u32 tr_last_ip(const struct vcpu *v)
+{
+	return v->code_size == 2 ? MIN(v->seg[CS].limit, 0xffffu) : v->seg[CS].limit;
 }
 
 /* ---- run.c ---- */
@@ -336,6 +408,9 @@ void translate_close(struct vcpu *v);
 enum vcpu_exit translate_run(struct vcpu *v);
 void translate_kick(struct vcpu *v);
 void translate_push(struct vcpu *v);
+/* Does code of this mode go on behind an instruction that ends a block (OP_END)? Based
+ * code depends on no segment but those in CS and SS. */
+bool translate_stays(unsigned mode, const struct insn *in);
 /* For options.run_block: the code of the block at RIP. */
 void translate_enter(struct translator *t, const struct tr_code *code);
 

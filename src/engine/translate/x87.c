@@ -81,12 +81,10 @@ void x87_need(struct front *f)
 /* The offset in the segment, cut to the address size. */
 static void put_operand(struct front *f, const struct plan *p, struct operand at)
 {
-	struct mem_access a = p->acc;
 	struct emit *e = &f->e;
 
-	if (a.seg >= FS || f->narrow) {
-		a.seg = DS;
-		memop_address(f, &a);
+	if (p->acc.seg >= FS || f->narrow) {
+		memop_offset(f, &p->acc);
 	} else if (at.base != T_ADDR || at.disp) {
 		emit_lea(e, true, T_ADDR, at.base, at.disp);
 	}
