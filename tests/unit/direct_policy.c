@@ -123,11 +123,11 @@ static void never_is_never(void **state)
 static void traps_end_it(void **state)
 {
 	struct policy *p = start(*state, false);
-	u64 looked = 0;
+	struct upkeep none = { 0 };
 	unsigned traps = 0;
 
 	earn(p);
-	policy_settled(p, CLOCK_PROCESS_CPUTIME_ID, 0, &looked);
+	policy_settled(p, CLOCK_PROCESS_CPUTIME_ID, 0, &none);
 	while (policy_trap(p) && ++traps < 1000)
 		;
 	assert_true(traps < 1000);

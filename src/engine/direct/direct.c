@@ -273,7 +273,7 @@ static bool settle(struct direct *d)
 	}
 	if (old->s.cr3 != cr3)
 		policy_anew(d->policy, old->s.cr3);
-	policy_settled(d->policy, old->clock, old->trap, &old->s.looked);
+	policy_settled(d->policy, old->clock, old->trap, &old->s.upkeep);
 	old->used = d->uses;
 	d->at = old;
 	d->faulted = ~UINT64_C(0);

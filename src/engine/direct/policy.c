@@ -28,8 +28,10 @@
 #define APART        (2 * COST)
 /* What mapping a page costs in the process. */
 #define FILL         (2 * COST)
-/* What comparing one with the tables costs. */
+/* What comparing one with the tables costs, and what an order of the mapper does: mapping
+ * or unmapping, and having that again. */
 #define LOOK         (COST / 150)
+#define ORDER        (COST / 2)
 /* Traps and faults are looked at in lots. */
 #define LOT          32
 #define FAULT_LOT    256
@@ -97,9 +99,9 @@ struct policy {
 	/* The process, and its traps since the lot began. */
 	clockid_t clock;
 	u64 apart; /* as its clock has it, the trap included */
-	const u64 *looked;
+	const struct upkeep *upkeep;
 	unsigned lot, lot_faults, faults, fault_lots;
-	u64 lot_at, lot_looked, faults_at;
+	u64 lot_at, lot_upkeep, faults_at;
 };
 
 static u64 clock_ns(clockid_t id)
@@ -330,14 +332,20 @@ static void turn_off(struct policy *p)
 	p->v->stats->direct_backoffs++;
 }
 
+static u64 upkeep_ns(const struct policy *p)
+{
+	return p->upkeep->looked * LOOK + p->upkeep->orders * ORDER;
+}
+
 static void lot_begin(struct policy *p, u64 t)
 {
 	p->lot = p->lot_faults = 0;
 	p->lot_at = t;
-	p->lot_looked = *p->looked;
+	p->lot_upkeep = upkeep_ns(p);
 }
 
-void policy_settled(struct policy *p, clockid_t clock, u64 trap, const u64 *looked)
+void policy_settled(struct policy *p, clockid_t clock, u64 trap,
+		    const struct upkeep *upkeep)
 {
 	if (!p->short_translated) {
 		p->short_translated = ticks_of(p, SHORT);
@@ -346,7 +354,7 @@ void policy_settled(struct policy *p, clockid_t clock, u64 trap, const u64 *look
 	space_of(p)->on = true;
 	p->clock = clock;
 	p->apart = COST + MIN(MAX(trap, COST / 2), 5 * COST);
-	p->looked = looked;
+	p->upkeep = upkeep;
 	p->faults = p->fault_lots = 0;
 	p->faults_at = clock_ns(clock);
 	lot_begin(p, p->faults_at);
@@ -362,12 +370,12 @@ void policy_runs(struct policy *p, bool runs)
 bool policy_trap(struct policy *p)
 {
 	struct space *s = space_of(p);
-	u64 t, looked = *p->looked - p->lot_looked;
+	u64 t, upkeep = upkeep_ns(p) - p->lot_upkeep;
 
-	if (++p->lot < LOT && looked * LOOK < LOT * FILL)
+	if (++p->lot < LOT && upkeep < LOT * FILL)
 		return true;
 	t = clock_ns(p->clock);
-	if (t - p->lot_at < LOT * p->apart + p->lot_faults * FILL + looked * LOOK)
+	if (t - p->lot_at < LOT * p->apart + p->lot_faults * FILL + upkeep)
 		turn_off(p);
 	else
 		s->backoff = MAX(s->backoff / 2, BACKOFF_MIN);

@@ -17,6 +17,12 @@
 
 struct policy;
 
+/* What keeping the shadow has taken, ever. */
+struct upkeep {
+	u64 looked; /* pages and tables compared */
+	u64 orders; /* of the mapper */
+};
+
 /* Never NULL. 'always': whatever the cost. 'ask': have translated code left soon; called
  * in signal context. */
 struct policy *policy_new(struct vcpu *v, bool always, void (*ask)(void *opaque),
@@ -45,9 +51,10 @@ void policy_never(struct policy *p);
 
 /*
  * It will run directly, in a process whose clock of CPU time this is, where a trap alone
- * costs so many nanoseconds. *looked counts the pages that were compared with the tables.
+ * costs so many nanoseconds.
  */
-void policy_settled(struct policy *p, clockid_t clock, u64 trap, const u64 *looked);
+void policy_settled(struct policy *p, clockid_t clock, u64 trap,
+		    const struct upkeep *upkeep);
 /* It begins to run, and has stopped. */
 void policy_runs(struct policy *p, bool runs);
 /* It has trapped; false: that is too often, it should not go on. */

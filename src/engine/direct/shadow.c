@@ -168,6 +168,7 @@ static int order(struct shadow *s, const struct mapper_call *c)
 {
 	int ret = 0;
 
+	s->upkeep.orders++;
 	if (!process_order(s->p, c)) {
 		ret = process_map(s->p);
 		process_order(s->p, c);
@@ -292,7 +293,7 @@ static bool holds(struct shadow *s, struct shadow_region *g, unsigned i)
 	int prot = g->prot[i];
 	struct walk w;
 
-	s->looked++;
+	s->upkeep.looked++;
 	if (!look(s, g, i, &w) || prot == REVOKED || w.gpa >> PAGE_SHIFT != g->frame[i] ||
 	    w.key)
 		return false;
@@ -366,7 +367,7 @@ static bool same_region(struct shadow *s, struct shadow_region *g)
 {
 	const u64 *table;
 
-	s->looked++;
+	s->upkeep.looked++;
 	if (!same_way(s, g) || g->revoked)
 		return false;
 	if (g->t.shift > PAGE_SHIFT)

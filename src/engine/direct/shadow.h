@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include "engine/direct/policy.h"
 #include "engine/direct/process.h"
 #include "x86/walk.h"
 
@@ -35,7 +36,7 @@ struct shadow {
 	gva_t change[SHADOW_CHANGES];
 	bool renewed; /* shadow_enter() has found nothing of the code that was there */
 	bool large;   /* pieces of large pages are mapped */
-	u64 looked;   /* pages compared with the tables, ever: what it costs */
+	struct upkeep upkeep;
 	/* Which guest-physical pages may be writable, by hash. */
 	u64 writable[SHADOW_FILTER];
 	/* The page that each breakpoint is in; all sensitive instructions of a page that
