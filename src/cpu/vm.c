@@ -21,6 +21,7 @@
  */
 #include "cpu/vm.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
@@ -42,8 +43,8 @@
 #include "x86/except.h"
 #include "x86/xsave.h"
 
-/* Pages that may wait to be guarded; more cost the whole TLB. */
-#define GUARDS 16
+/* Pages that wait to be guarded: who asks waits for the answer. */
+#define GUARDS VM_MAX_VCPUS
 
 struct cpu {
 	struct vcpu v; /* first: vcpu_kick() finds the cpu by it */
@@ -59,7 +60,7 @@ struct cpu {
 	bool asleep; /* atomic */
 	/* With wake_lock. */
 	bool quiet;
-	unsigned guards; /* asked for and not done; may be above GUARDS */
+	unsigned guards; /* asked for and not done */
 	gpa_t guard[GUARDS];
 	u64 asked, answered;   /* how often */
 	pthread_cond_t answer; /* 'answered' has changed */
@@ -90,9 +91,7 @@ static void answer(struct cpu *c)
 {
 	if (c->answered == c->asked)
 		return;
-	if (c->guards > GUARDS)
-		tlb_flush_all(&c->v);
-	for (unsigned i = 0; i < c->guards && i < GUARDS; i++)
+	for (unsigned i = 0; i < c->guards; i++)
 		tlb_protect_code(&c->v, c->guard[i]);
 	c->guards = 0;
 	c->answered = c->asked;
@@ -124,9 +123,8 @@ static u64 ask(struct cpu *c, gpa_t page)
 	if (c->quiet) {
 		tlb_protect_code(&c->v, page);
 	} else {
-		if (c->guards < GUARDS)
-			c->guard[c->guards] = page;
-		c->guards++;
+		assert(c->guards < GUARDS);
+		c->guard[c->guards++] = page;
 		ticket = ++c->asked;
 	}
 	pthread_mutex_unlock(&c->wake_lock);

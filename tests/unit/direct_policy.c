@@ -124,10 +124,12 @@ static void traps_end_it(void **state)
 {
 	struct policy *p = start(*state, false);
 	struct upkeep none = { 0 };
+	struct tally c;
 	unsigned traps = 0;
 
 	earn(p);
-	policy_settled(p, CLOCK_PROCESS_CPUTIME_ID, 0, &none);
+	policy_tally(&c, CLOCK_PROCESS_CPUTIME_ID, 0, &none);
+	policy_settled(p, &c);
 	while (policy_trap(p) && ++traps < 1000)
 		;
 	assert_true(traps < 1000);

@@ -59,6 +59,7 @@ struct place {
 	clockid_t clock; /* of its CPU time */
 	u64 trap;        /* what one costs of that, in nanoseconds */
 	u64 counted;     /* of its time, for the profile */
+	struct tally tally;
 	/* The vector state as the process has it, and as v->xsave had it then. */
 	bool vec_there;
 	bool id; /* RFLAGS.ID, which the VMM cannot write there */
@@ -231,6 +232,20 @@ static void place_free(struct place *a)
 	a->counted = 0;
 }
 
+/* Of those with a process, where there can be no more of them. NULL: there is none. */
+static struct place *oldest(struct direct *d)
+{
+	struct place *old = NULL;
+
+	for (unsigned i = 0; i < PLACES; i++) {
+		struct place *a = &d->place[i];
+
+		if (a->p && !a->id && (!old || a->used < old->used))
+			old = a;
+	}
+	return old;
+}
+
 /* Find the place of this address space, or the one that was used last longest ago. */
 static bool settle(struct direct *d)
 {
@@ -254,10 +269,8 @@ static bool settle(struct direct *d)
 			old = a;
 			break;
 		}
-		if (!a->p || a->used < old->used)
+		if (old->p && (!a->p || a->used < old->used))
 			old = a;
-		if (!a->p)
-			break;
 	}
 	/* RFLAGS.ID is what guest code has made it there, and cannot be set from here. */
 	if (d->v->flags & RFLAGS_ID)
@@ -265,15 +278,20 @@ static bool settle(struct direct *d)
 	if (old->p && old->id)
 		place_free(old);
 	if (!old->p && place_new(d, old, &err)) {
-		log_info("user code is translated, as it cannot run directly: %s",
-			 err.msg);
 		place_free(old);
-		d->unavailable = true;
-		return false;
+		old = oldest(d);
+		if (!old) {
+			log_info("user code is translated, as it cannot run directly: %s",
+				 err.msg);
+			d->unavailable = true;
+			return false;
+		}
 	}
-	if (old->s.cr3 != cr3)
+	if (old->s.cr3 != cr3) {
 		policy_anew(d->policy, old->s.cr3);
-	policy_settled(d->policy, old->clock, old->trap, &old->s.upkeep);
+		policy_tally(&old->tally, old->clock, old->trap, &old->s.upkeep);
+	}
+	policy_settled(d->policy, &old->tally);
 	old->used = d->uses;
 	d->at = old;
 	d->faulted = ~UINT64_C(0);
@@ -498,8 +516,8 @@ static bool read_tsc(const struct direct *d, struct process_regs *r,
 	u64 t;
 
 	if (!stop->by_cpu || stop->sig != SIGSEGV || r->cs != SEL_CS ||
-	    (v->cr4 & CR4_TSD) || code_byte(d, r->rip) != 0x0f ||
-	    code_byte(d, r->rip + 1) != 0x31)
+	    (v->cr4 & CR4_TSD) || (r->rflags & RFLAGS_TF) || !cpu_has(v, FEAT_TSC) ||
+	    code_byte(d, r->rip) != 0x0f || code_byte(d, r->rip + 1) != 0x31)
 		return false;
 	t = v->platform->tsc(v->platform_opaque);
 	r->rax = (u32)t;

@@ -12,6 +12,7 @@
 #include "engine/direct/policy.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <x86intrin.h>
 
@@ -96,12 +97,7 @@ struct policy {
 	void (*ask)(void *opaque);
 	void *ask_opaque;
 
-	/* The process, and its traps since the lot began. */
-	clockid_t clock;
-	u64 apart; /* as its clock has it, the trap included */
-	const struct upkeep *upkeep;
-	unsigned lot, lot_faults, faults, fault_lots;
-	u64 lot_at, lot_upkeep, faults_at;
+	struct tally *c;
 };
 
 static u64 clock_ns(clockid_t id)
@@ -118,7 +114,7 @@ static struct space *space_by(struct policy *p, u64 cr3)
 {
 	struct space *s = &p->space[(cr3 >> 12) * UINT64_C(0x9e3779b97f4a7c15) >> 54];
 
-	if (s->cr3 != cr3)
+	if (s->cr3 != cr3 || !s->backoff)
 		*s = (struct space){ .cr3 = cr3, .backoff = BACKOFF_MIN };
 	return s;
 }
@@ -150,11 +146,6 @@ void policy_never(struct policy *p)
 bool policy_wants(struct policy *p)
 {
 	return !p->hold && (p->always || (!p->brief && space_of(p)->on));
-}
-
-void policy_hold(struct policy *p)
-{
-	p->hold = true;
 }
 
 /* ---- the alarm ---- */
@@ -191,6 +182,13 @@ static void beat(void *opaque)
 bool policy_asked(struct policy *p)
 {
 	return __atomic_exchange_n(&p->asked, false, __ATOMIC_RELAXED);
+}
+
+/* Until then it is translated, and that should not be long. */
+void policy_hold(struct policy *p)
+{
+	p->hold = p->watch = true;
+	watch(p);
 }
 
 /* ---- stretches ---- */
@@ -314,7 +312,8 @@ void policy_sample(struct policy *p, bool user)
 	}
 	s->score = !user || traps * APART > spent ? 0 : s->score + 1;
 	s->on = s->score >= SCORE && t >= s->not_before;
-	if (user && !s->on)
+	p->watch = user && !s->on;
+	if (p->watch)
 		watch(p);
 }
 
@@ -332,32 +331,35 @@ static void turn_off(struct policy *p)
 	p->v->stats->direct_backoffs++;
 }
 
-static u64 upkeep_ns(const struct policy *p)
+static u64 upkeep_ns(const struct tally *c)
 {
-	return p->upkeep->looked * LOOK + p->upkeep->orders * ORDER;
+	return c->upkeep->looked * LOOK + c->upkeep->orders * ORDER;
 }
 
-static void lot_begin(struct policy *p, u64 t)
+static void lot_begin(struct tally *c, u64 t)
 {
-	p->lot = p->lot_faults = 0;
-	p->lot_at = t;
-	p->lot_upkeep = upkeep_ns(p);
+	c->traps = c->faults = 0;
+	c->at = t;
+	c->upkeep_at = upkeep_ns(c);
 }
 
-void policy_settled(struct policy *p, clockid_t clock, u64 trap,
-		    const struct upkeep *upkeep)
+void policy_tally(struct tally *c, clockid_t clock, u64 trap, const struct upkeep *upkeep)
+{
+	*c = (struct tally){ .clock = clock,
+			     .apart = COST + MIN(MAX(trap, COST / 2), 5 * COST),
+			     .upkeep = upkeep,
+			     .faults_at = clock_ns(clock) };
+	lot_begin(c, c->faults_at);
+}
+
+void policy_settled(struct policy *p, struct tally *c)
 {
 	if (!p->short_translated) {
 		p->short_translated = ticks_of(p, SHORT);
 		p->short_direct = ticks_of(p, SHORT_DIRECT);
 	}
 	space_of(p)->on = true;
-	p->clock = clock;
-	p->apart = COST + MIN(MAX(trap, COST / 2), 5 * COST);
-	p->upkeep = upkeep;
-	p->faults = p->fault_lots = 0;
-	p->faults_at = clock_ns(clock);
-	lot_begin(p, p->faults_at);
+	p->c = c;
 }
 
 void policy_runs(struct policy *p, bool runs)
@@ -370,34 +372,36 @@ void policy_runs(struct policy *p, bool runs)
 bool policy_trap(struct policy *p)
 {
 	struct space *s = space_of(p);
-	u64 t, upkeep = upkeep_ns(p) - p->lot_upkeep;
+	struct tally *c = p->c;
+	u64 t, upkeep = upkeep_ns(c) - c->upkeep_at;
 
-	if (++p->lot < LOT && upkeep < LOT * FILL)
+	if (++c->traps < LOT && upkeep < LOT * FILL)
 		return true;
-	t = clock_ns(p->clock);
-	if (t - p->lot_at < LOT * p->apart + p->lot_faults * FILL + upkeep)
+	t = clock_ns(c->clock);
+	if (t - c->at < LOT * c->apart + c->faults * FILL + upkeep)
 		turn_off(p);
 	else
 		s->backoff = MAX(s->backoff / 2, BACKOFF_MIN);
-	lot_begin(p, t);
+	lot_begin(c, t);
 	return p->always || s->on;
 }
 
 /* It is worth its cost, unless it goes on for ever. */
 void policy_fault(struct policy *p)
 {
+	struct tally *c = p->c;
 	u64 t;
 
-	p->lot_faults++;
-	if (++p->faults < FAULT_LOT)
+	c->faults++;
+	if (++c->all_faults < FAULT_LOT)
 		return;
-	t = clock_ns(p->clock);
-	if (t - p->faults_at > 2 * FAULT_LOT * FILL)
-		p->fault_lots = 0;
-	else if (++p->fault_lots == FAULT_LOTS)
+	t = clock_ns(c->clock);
+	if (t - c->faults_at > 2 * FAULT_LOT * FILL)
+		c->fault_lots = 0;
+	else if (++c->fault_lots == FAULT_LOTS)
 		turn_off(p);
-	p->faults = 0;
-	p->faults_at = t;
+	c->all_faults = 0;
+	c->faults_at = t;
 }
 
 /* ---- set-up ---- */
@@ -416,10 +420,18 @@ struct policy *policy_new(struct vcpu *v, bool always, void (*ask)(void *opaque)
 	return p;
 }
 
+/* Times are of a thread, and the machine may have been reset. */
 void policy_reset(struct policy *p)
 {
 	alarm_fini(&p->alarm);
-	p->no_alarm = false;
+	memset(p->space, 0, sizeof(p->space));
+	memset(p->stretch, 0, sizeof(p->stretch));
+	p->now = NULL;
+	p->c = NULL;
+	p->hold = p->brief = p->watch = p->asked = p->no_alarm = false;
+	p->phase = 0;
+	p->sampled_at = 0;
+	p->traps_sampled = p->traps;
 }
 
 void policy_free(struct policy *p)

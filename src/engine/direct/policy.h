@@ -23,6 +23,15 @@ struct upkeep {
 	u64 orders; /* of the mapper */
 };
 
+/* The process that an address space runs in, and its traps since the lot began. */
+struct tally {
+	clockid_t clock; /* of its CPU time */
+	u64 apart;       /* what traps should be, by that clock, with the trap itself */
+	const struct upkeep *upkeep;
+	unsigned traps, faults, all_faults, fault_lots;
+	u64 at, upkeep_at, faults_at;
+};
+
 /* Never NULL. 'always': whatever the cost. 'ask': have translated code left soon; called
  * in signal context. */
 struct policy *policy_new(struct vcpu *v, bool always, void (*ask)(void *opaque),
@@ -49,12 +58,11 @@ void policy_anew(struct policy *p, u64 cr3);
 /* The present one never runs directly. */
 void policy_never(struct policy *p);
 
-/*
- * It will run directly, in a process whose clock of CPU time this is, where a trap alone
- * costs so many nanoseconds.
- */
-void policy_settled(struct policy *p, clockid_t clock, u64 trap,
-		    const struct upkeep *upkeep);
+/* It will run directly, in a process where a trap alone costs so many nanoseconds. */
+void policy_tally(struct tally *c, clockid_t clock, u64 trap,
+		  const struct upkeep *upkeep);
+/* This is the process, from now on. */
+void policy_settled(struct policy *p, struct tally *c);
 /* It begins to run, and has stopped. */
 void policy_runs(struct policy *p, bool runs);
 /* It has trapped; false: that is too often, it should not go on. */

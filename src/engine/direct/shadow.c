@@ -23,9 +23,11 @@
 
 #define REGION_SHIFT 21
 #define REGION_PAGES 512
-#define SLOT_BITS    12
+#define SLOT_BITS    11
 #define SLOTS        (1u << SLOT_BITS)
 #define REGIONS_MAX  (SLOTS / 4 * 3)
+/* Memory of more than these is given back with them. */
+#define REGIONS_KEPT 64
 /* The host's limit, vm.max_map_count, is usually 65530. */
 #define PIECES_MAX   60000
 /* More to unmap than this: all of it. */
@@ -195,6 +197,8 @@ static int drop_all(struct shadow *s)
 			ret = unmap(s, behind, PROCESS_HI - behind);
 	}
 	memset(s->slot, 0, SLOTS * sizeof(*s->slot));
+	if (s->regions > REGIONS_KEPT)
+		madvise(s->region, SLOTS * sizeof(*s->region), MADV_DONTNEED);
 	for (unsigned i = 0; i < ARRAY_SIZE(s->writable); i++)
 		s->writable[i] = 0;
 	for (unsigned i = 0; i < PROCESS_BREAKS; i++)
