@@ -143,7 +143,7 @@ struct seg seg_v86(u16 sel)
 /* Where linear addresses would wrap it is not so simple. */
 static struct seg_reach reach_of(const struct seg *s, bool ok)
 {
-	bool fits = ok && s->base + s->limit <= 0xffffffff;
+	bool fits = ok && s->base <= 0xffffffff - (u64)s->limit;
 	struct seg_reach r = { .room = fits ? (i64)s->limit + 1 : -1 };
 
 	r.end = s->base + (u64)r.room;

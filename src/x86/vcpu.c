@@ -148,4 +148,9 @@ void rflags_set(struct vcpu *v, u64 rflags)
 	v->flags = (rflags & (RFLAGS_ALL & ~RFLAGS_STATUS)) | RFLAGS_1;
 	if ((old ^ v->flags) & (RFLAGS_TF | RFLAGS_RF | RFLAGS_AC | RFLAGS_VM))
 		vcpu_mode_changed(v);
+	/* What a segment allows, and what a load of it is, depends on VM; SYSENTER and
+	 * SYSCALL leave virtual-8086 mode and load CS and SS alone. */
+	if ((old ^ v->flags) & RFLAGS_VM)
+		for (unsigned i = ES; i <= GS; i++)
+			seg_update_ok(v, i);
 }

@@ -516,11 +516,16 @@ static void push_return(struct front *f, const struct plan *p, const struct mem_
 }
 
 /* T5: what RET compares with; a host call comes next. */
-static void shadow_push(struct front *f)
+static void shadow_push(struct front *f, const struct plan *p)
 {
 	struct emit *e = &f->e;
 
-	make_key(f, T_KEEP, T_SLOT);
+	/* A return to behind the segment is to fault as the instruction that it is. No
+	 * key is 0: none is returned to. */
+	if (f->based && !same_page(f, behind(p)))
+		emit_mov_imm(e, T_KEEP, 0);
+	else
+		make_key(f, T_KEEP, T_SLOT);
 	emit_not(e, T_KEEP);
 	e8(e, 0x41); /* push r11 */
 	e8(e, 0x53);
@@ -564,7 +569,7 @@ static void call_far_page(struct front *f, const struct plan *p, i64 target)
 	bool amd = cpu_is_amd(f->t->v);
 
 	push_return(f, p, &p->acc, amd);
-	shadow_push(f);
+	shadow_push(f, p);
 	load_lin(f, T_ADDR, target);
 	if (cuts_ip(p))
 		emit_movzx16(&f->e, T_ADDR, T_ADDR);
@@ -583,7 +588,7 @@ static void call_rel(struct front *f, const struct plan *p)
 	}
 	emit_poll(f, p, p->in);
 	push_return(f, p, &p->acc, false);
-	shadow_push(f);
+	shadow_push(f, p);
 	move_sp(f, -slot_size(p));
 	if (same_page(f, target))
 		near_link(f, p, emit_call(&f->e, 0), target);
@@ -614,7 +619,7 @@ static void call_rm(struct front *f, const struct plan *p)
 	emit_store(&f->e, T_ADDR, FRAME(f->t, tmp));
 	push_return(f, p, &push, amd && (!f->narrow || f->based));
 	emit_load(&f->e, T_ADDR, FRAME(f->t, tmp));
-	shadow_push(f);
+	shadow_push(f, p);
 	make_key(f, T_ADDR, T_SLOT);
 	call_lookup(f, p,
 		    p->in->flags & INSN_MEM || amd ? insn_new(f->t, p->in, call_pushed)

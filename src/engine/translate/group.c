@@ -95,6 +95,7 @@ static void note_writes(const struct front *f, struct walk_state *s, const struc
 	    p->in->mnemonic == ZYDIS_MNEMONIC_CLAC) {
 		written = 0xffff;
 		s->rip = f->groups;
+		s->open[NO_BASE] = -1;
 	}
 	if (adds_constant(p, &reg, &n)) {
 		move(s, reg, n);
@@ -114,7 +115,7 @@ static void note_writes(const struct front *f, struct walk_state *s, const struc
 	if (p->kind == PLAN_CALL_OUT)
 		s->open[NO_BASE] = -1;
 	for (reg = 0; reg < REGS && p->loads_segment; reg++)
-		if (reg != RSP)
+		if (reg != RSP || (s->open[RSP] >= 0 && f->group[s->open[RSP]].seg != SS))
 			s->open[reg] = -1;
 	for (reg = 0; reg < 16; reg++) {
 		if (written >> reg & 1) {
@@ -187,6 +188,9 @@ static void join(struct front *f, struct walk_state *s, struct mem_access *a, bo
 	int i = s->open[reg];
 	struct group *g;
 
+	/* They wrap at 64 KiB; where the limit is above, nothing keeps them from it. */
+	if (a->low && a->reach == REACH_ROOM)
+		return;
 	if (i >= 0 && (!f->based || f->group[i].seg == a->seg)) {
 		g = &f->group[i];
 		if (MAX(hi, g->hi) - MIN(lo, g->lo) <= span) {
