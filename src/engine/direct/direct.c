@@ -33,6 +33,8 @@
 /* Traps to measure. */
 #define TRIES        8
 #define ARMINGS_MAX  16
+/* Samples that the vCPU's thread stays on a CPU for. */
+#define STAY         16
 #define FAILURES_MAX 8
 /* Blocks that are interpreted in pages that are not to be executed directly. */
 #define ASIDE_MAX    1000
@@ -79,7 +81,9 @@ struct direct {
 	gva_t faulted; /* where the guest has been given a page fault; ~0: nowhere */
 	bool unavailable;
 	unsigned failures;
-	unsigned aside; /* blocks that may be interpreted */
+	struct stay stay;
+	unsigned stayed; /* samples since it began */
+	unsigned aside;  /* blocks that may be interpreted */
 	u64 host_xcr0;
 	/* Pages that are not to be executed directly, by address; ~0: none. */
 	u64 avoid[AVOIDED];
@@ -125,6 +129,9 @@ void direct_sample(struct direct *d, bool user)
 	if (!d->unavailable)
 		policy_sample(d->policy, user);
 	vcpu_park(d->v);
+	/* The host may find a better place for us now and then. */
+	if (d->stay.stays && ++d->stayed >= STAY)
+		process_roam(&d->stay);
 	for (unsigned i = 0; i < PLACES; i++)
 		count_time(&d->place[i], d->v);
 	for (unsigned i = 0; i < PLACES; i++)
@@ -708,6 +715,10 @@ enum direct_result direct_run(struct direct *d, const bool *kicked)
 		return DIRECT_ON;
 	}
 	__atomic_store_n(&d->running, process_thread(d->at->p), __ATOMIC_SEQ_CST);
+	if (!d->stay.stays) {
+		d->stayed = 0;
+		process_stay(&d->stay);
+	}
 	policy_runs(d->policy, true);
 	ret = run(d, &r, kicked, &result, &known);
 	policy_runs(d->policy, false);
@@ -770,6 +781,7 @@ struct direct *direct_new(struct vcpu *v, bool always, void (*ask)(void *opaque)
 
 	d->faulted = ~UINT64_C(0);
 	d->v = v;
+	process_stay_init(&d->stay);
 	d->policy = policy_new(v, always, ask, opaque);
 	for (unsigned i = 0; i < AVOIDED; i++)
 		d->avoid[i] = ~UINT64_C(0);
@@ -788,6 +800,7 @@ void direct_reset(struct direct *d)
 		place_free(&d->place[i]);
 	d->at = NULL;
 	policy_reset(d->policy);
+	d->stay.stays = false;
 }
 
 void direct_free(struct direct *d)

@@ -454,7 +454,8 @@ static void describe(const siginfo_t *si, struct process_stop *stop)
 		stop->addr = (u64)(uintptr_t)si->si_addr;
 }
 
-/* We wait while it runs: on the same CPU neither has to wake another one. */
+/* We wait while it runs: on the same CPU neither has to wake another one, which a host
+ * that is idle would do each time. */
 static void follow(struct process *p)
 {
 	int cpu = sched_getcpu();
@@ -467,6 +468,31 @@ static void follow(struct process *p)
 	if (sched_setaffinity(p->tid, sizeof(set), &set) == 0 &&
 	    sched_setaffinity(p->pid, sizeof(set), &set) == 0)
 		p->cpu = cpu;
+}
+
+void process_stay_init(struct stay *s)
+{
+	s->stays = false;
+	s->can = sched_getaffinity(0, sizeof(s->may), &s->may) == 0;
+}
+
+void process_stay(struct stay *s)
+{
+	int cpu = sched_getcpu();
+	cpu_set_t set;
+
+	if (s->stays || !s->can || cpu < 0 || cpu >= CPU_SETSIZE)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	s->stays = sched_setaffinity(0, sizeof(set), &set) == 0;
+}
+
+void process_roam(struct stay *s)
+{
+	if (s->stays)
+		sched_setaffinity(0, sizeof(s->may), &s->may);
+	s->stays = false;
 }
 
 int process_set_regs(struct process *p, const struct process_regs *regs)

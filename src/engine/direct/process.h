@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#include <sched.h>
+
 #include "base/error.h"
 #include "engine/direct/mapper.h"
 
@@ -26,6 +28,12 @@ struct process {
 	u64 base; /* where it is in the process */
 	u64 dr7;
 	int cpu; /* of the host, where it runs; -1: anywhere */
+};
+
+/* A thread that stays on its CPU for a while. */
+struct stay {
+	cpu_set_t may; /* where it may run otherwise */
+	bool can, stays;
 };
 
 /* Why guest code stopped. */
@@ -54,6 +62,13 @@ static inline bool process_owns(const struct process *p, u64 addr)
 {
 	return addr - p->base < MAPPER_SIZE;
 }
+
+/* The calling thread stays on the CPU where it is, and processes that it runs follow; and
+ * no more: it may run where the thread could that called process_stay_init(). Where that
+ * cannot be had nothing happens. */
+void process_stay_init(struct stay *s);
+void process_stay(struct stay *s);
+void process_roam(struct stay *s);
 
 /* A system call for the next process_map(). False: there is no room for more. */
 bool process_order(struct process *p, const struct mapper_call *c);
