@@ -15,12 +15,14 @@
 	free(r.ram)
 
 /* Selectors for a CPL of 3. */
-#define TEXT  "0x203" /* programs are at START */
-#define OTHER "0x20b" /* the same at OTHER_START */
-#define WIDE  "0x213" /* data */
-#define STACK "0x21b"
-#define SHORT "0x223" /* 256 bytes of data */
-#define FLAT  "0x5b"
+#define TEXT      "0x203" /* programs are at START */
+#define OTHER     "0x20b" /* the same at OTHER_START */
+#define WIDE      "0x213" /* data */
+#define STACK     "0x21b"
+#define SHORT     "0x223" /* 256 bytes of data */
+#define FLAT      "0x5b"
+#define FLAT_CODE "0x3b"
+#define ROOMY     "0x243" /* as WIDE, with a limit above 64 KiB */
 
 #define FREE(n)     FREE_SEL(n)
 #define START       0x340u
@@ -94,6 +96,32 @@ static void addresses_of_32_bits_have_a_limit(void **state)
 
 	(void)state;
 	assert_int_equal(r.vector, VEC_GP);
+}
+
+/* Made for a segment that ends before offsets wrap, run in one that goes on behind. */
+PROGRAM16(shared, "mov bp, 40\n"
+		  "1: mov bx, 0x100\n call 2f\n dec bp\n jnz 1b\n"
+		  "mov ax, " ROOMY "\n mov ds, ax\n xor bx, bx\n call 2f\n int3\n"
+		  "2: mov ax, [bx - 2]\n mov cx, [bx + 2]\n ret");
+
+static void shared_prepare(struct box *b)
+{
+	low(b);
+	segment(b, 7, WIDE_BASE, 0x7fff, ATTR_DATA(3));
+	segment(b, 8, WIDE_BASE, 0x1ffff, ATTR_DATA(3));
+	poke(b, WIDE_BASE + 2, 0x1234, 2);
+	poke(b, WIDE_BASE + 0xfffe, 0x5678, 2);
+	box_seg(b, DS, FREE(7) | 3);
+}
+
+static void shared_checks_wrap(void **state)
+{
+	RUN(shared, shared_prepare);
+
+	(void)state;
+	assert_int_equal(r.vector, VEC_BP);
+	assert_int_equal(r.gpr[RAX] & 0xffff, 0x5678);
+	assert_int_equal(r.gpr[RCX] & 0xffff, 0x1234);
 }
 
 PROGRAM16(limits,
@@ -200,6 +228,28 @@ static void branch_before_the_segment(void **state)
 	assert_int_equal(r.gpr[RDX] & 0xffff, 40);
 }
 
+/* The last CALL ends where the segment does. */
+PROGRAM16(last_call, "mov bp, 40\n jmp 1f\n"
+		     "2: dec bp\n jz 3f\n add sp, 2\n jmp 1f\n 3: ret\n"
+		     "1: call 2b");
+
+static void last_call_prepare(struct box *b)
+{
+	low(b);
+	segment(b, 0, CODE - START, (u32)LAST(last_call, 1), ATTR_CODE(3));
+	box_seg(b, CS, FREE(0) | 3);
+}
+
+static void return_to_behind_the_segment(void **state)
+{
+	RUN(last_call, last_call_prepare);
+
+	(void)state;
+	assert_int_equal(r.vector, VEC_GP);
+	assert_int_equal(r.rip, LAST(last_call, 4));
+	assert_int_equal(r.gpr[RSP] & 0xffff, 0xffe);
+}
+
 /* ---- strings ---- */
 
 PROGRAM16(strings,
@@ -247,18 +297,88 @@ static void flat_and_not_by_turns(void **state)
 	assert_int_equal(r.gpr[RSI], 0x14);
 }
 
+/* Of all pages the data's alone is the user's. */
+PROGRAM32(smap, "stac\n mov ecx, ds:[0x10]\n clac\n mov edx, ds:[0x14]\n int3");
+
+static void smap_prepare(struct box *b)
+{
+	low(b);
+	for (unsigned i = 0; i < RAM_SIZE >> PAGE_SHIFT; i++)
+		if (i != DATA >> PAGE_SHIFT)
+			set_pte(b, (gva_t)i << PAGE_SHIFT, 0x63);
+	box_seg(b, CS, CODE32(0));
+	box_seg(b, SS, DATA32(0));
+	b->v->cr4 |= CR4_SMAP;
+	b->v->rip = CODE;
+	b->v->gpr[RSP] = STACK3 + 0x1000;
+	vcpu_sync(b->v);
+}
+
+static void clac_ends_what_stac_began(void **state)
+{
+	struct end r;
+
+	(void)state;
+	run_program(&(struct program){ "smap", smap, smap_end, 0, smap_prepare }, &r);
+	free(r.ram);
+	assert_int_equal(r.vector, VEC_PF);
+	assert_int_equal(r.cr2, WIDE_BASE + 0x14);
+}
+
+/* 64-bit code has been at the base it gave FS; of the sum 32-bit code has 32 bits. */
+PROGRAM(tls, "mov ecx, [-0xfff0]\n push " FLAT_CODE
+	     "\n lea rax, [rip + 1f]\n push rax\n retfq\n"
+	     ".code32\n 1: mov edx, fs:[0x10]\n mov ebx, fs:[0x10020]\n int3\n .code64");
+
+static void tls_prepare(struct box *b)
+{
+	low(b);
+	segment(b, 7, 0, 0x1ffff, ATTR_DATA(3) | SEG_DB);
+	box_seg(b, CS, CODE64(3) | 3);
+	box_seg(b, SS, DATA32(3) | 3);
+	box_seg(b, FS, FREE(7) | 3);
+	b->v->seg[FS].base = UINT64_C(0xffffffffffff0000);
+	seg_changed(b->v, FS);
+	/* The last 64 KiB of the last 2 MiB, and of 4 GiB, begin with these pages. */
+	poke(b, PD + 511 * 8, 0x14027, 8);
+	poke(b, 0x14000 + 0x1f0 * 8, (DATA + 0x1000) | 0x67, 8);
+	poke(b, PDPT + 3 * 8, 0x15027, 8);
+	poke(b, 0x15000 + 511 * 8, 0x16027, 8);
+	poke(b, 0x16000 + 0x1f0 * 8, DATA | 0x67, 8);
+	poke(b, DATA + 0x1010, 1, 4);
+	poke(b, DATA + 0x10, 2, 4);
+	poke(b, 0x20, 3, 4);
+	b->v->rip = CODE;
+	b->v->gpr[RSP] = STACK3 + 0x1000;
+}
+
+static void base_beyond_4_gib(void **state)
+{
+	RUN(tls, tls_prepare);
+
+	(void)state;
+	assert_int_equal(r.vector, VEC_BP);
+	assert_int_equal(r.gpr[RCX], 1);
+	assert_int_equal(r.gpr[RDX], 2);
+	assert_int_equal(r.gpr[RBX], 3);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(addresses_of_16_bits_wrap),
 		cmocka_unit_test(addresses_of_32_bits_have_a_limit),
+		cmocka_unit_test(shared_checks_wrap),
 		cmocka_unit_test(segments_come_and_go),
 		cmocka_unit_test(stack_of_16_bits_wraps),
 		cmocka_unit_test(loops_by_cx),
 		cmocka_unit_test(code_in_two_segments),
 		cmocka_unit_test(branch_before_the_segment),
+		cmocka_unit_test(return_to_behind_the_segment),
 		cmocka_unit_test(strings_end_at_64_kib),
 		cmocka_unit_test(flat_and_not_by_turns),
+		cmocka_unit_test(clac_ends_what_stac_began),
+		cmocka_unit_test(base_beyond_4_gib),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

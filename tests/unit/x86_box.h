@@ -363,9 +363,10 @@ UNUSED static void assert_synced(struct box *b)
 	u8 code = v->code_size, stack = v->stack_size, idx = v->mmu_idx,
 	   paging = v->paging;
 	bool ac = v->ac_check, step = v->step_check, la57 = v->la57;
-	u32 ok[SREG_COUNT];
+	u32 ok[SREG_COUNT], plain[SREG_COUNT];
 
 	memcpy(ok, v->seg_ok, sizeof(ok));
+	memcpy(plain, v->seg_plain, sizeof(plain));
 	vcpu_sync(v);
 	assert_int_equal(code, v->code_size);
 	assert_int_equal(stack, v->stack_size);
@@ -375,6 +376,7 @@ UNUSED static void assert_synced(struct box *b)
 	assert_int_equal(step, v->step_check);
 	assert_int_equal(la57, v->la57);
 	assert_memory_equal(ok, v->seg_ok, sizeof(ok));
+	assert_memory_equal(plain, v->seg_plain, sizeof(plain));
 }
 
 UNUSED static int setup(void **state)

@@ -1014,6 +1014,13 @@ static void amd_has_syscall_in_legacy_mode(void **state)
 	check_flat(&v->seg[CS], 0x23, 0xc0fb);
 	assert_int_equal(v->rip, 0x5002);
 	assert_true(v->flags & RFLAGS_IF);
+	/* From virtual-8086 mode. */
+	box_v86(b, 0);
+	set_star(b);
+	v->efer = EFER_SCE;
+	assert_true(sys_syscall(v, 0x5002));
+	assert_false(in_v86(v));
+	assert_synced(b);
 	/* And SYSRET leaves the check of RCX to the next fetch. */
 	box_long(b, 0);
 	set_star(b);
