@@ -32,10 +32,10 @@ static void compute(u64 ns)
 		;
 }
 
-/* It has computed without a trap, as two samples in a row find. */
+/* It has computed without a trap, as samples in a row find. */
 static void earn(struct policy *p)
 {
-	for (unsigned i = 0; i < 3 && !policy_wants(p); i++) {
+	for (unsigned i = 0; i < 10 && !policy_wants(p); i++) {
 		compute(1000000);
 		policy_sample(p, true);
 	}
@@ -66,7 +66,7 @@ static void the_kernel_does_not(void **state)
 {
 	struct policy *p = start(*state, false);
 
-	for (unsigned i = 0; i < 5; i++) {
+	for (unsigned i = 0; i < 10; i++) {
 		compute(1000000);
 		policy_sample(p, false);
 		assert_false(policy_wants(p));
@@ -111,7 +111,7 @@ static void never_is_never(void **state)
 
 	earn(p);
 	policy_never(p);
-	for (unsigned i = 0; i < 5; i++) {
+	for (unsigned i = 0; i < 10; i++) {
 		compute(1000000);
 		policy_sample(p, true);
 		assert_false(policy_wants(p));

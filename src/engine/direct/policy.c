@@ -23,8 +23,10 @@
 
 /* Nanoseconds of CPU time from here on. What a trap costs. */
 #define COST         UINT64_C(10000)
-/* Samples in a row that find traps far apart. */
-#define SCORE        2
+/* For so long traps are to be far apart first: about what the first pages cost that are
+ * mapped for a program, so that one that ends soon has lost no more than as much again.
+ */
+#define EARN         (400 * COST)
 /* Traps are to be so far apart. */
 #define APART        (2 * COST)
 /* What mapping a page costs in the process. */
@@ -48,7 +50,7 @@
 #define TRIAL_MIN    8
 #define TRIAL_MAX    256
 /* So long translated code runs before it is looked at. */
-#define BEAT         (50 * COST)
+#define BEAT         (100 * COST)
 #define SPACES       1024
 #define STRETCHES    4096
 /* So many short ones in a row make one short of which nothing is known. */
@@ -58,7 +60,7 @@
 struct space {
 	u64 cr3;
 	bool on;
-	u32 score;
+	u64 earned;     /* time with traps far apart */
 	u64 not_before; /* of the vCPU thread's time */
 	u64 backoff;
 };
@@ -127,7 +129,7 @@ static struct space *space_of(struct policy *p)
 static void space_off(struct space *s)
 {
 	s->on = false;
-	s->score = 0;
+	s->earned = 0;
 }
 
 void policy_anew(struct policy *p, u64 cr3)
@@ -310,8 +312,8 @@ void policy_sample(struct policy *p, bool user)
 		p->brief = p->watch = false;
 		return;
 	}
-	s->score = !user || traps * APART > spent ? 0 : s->score + 1;
-	s->on = s->score >= SCORE && t >= s->not_before;
+	s->earned = !user || traps * APART > spent ? 0 : s->earned + spent;
+	s->on = s->earned >= EARN && t >= s->not_before;
 	p->watch = user && !s->on;
 	if (p->watch)
 		watch(p);
