@@ -312,7 +312,8 @@ void policy_sample(struct policy *p, bool user)
 		p->brief = p->watch = false;
 		return;
 	}
-	s->earned = !user || traps * APART > spent ? 0 : s->earned + spent;
+	/* What came before may have been another's. */
+	s->earned = !user || traps * APART > spent ? 0 : s->earned + MIN(spent, BEAT);
 	s->on = s->earned >= EARN && t >= s->not_before;
 	p->watch = user && !s->on;
 	if (p->watch)
