@@ -18,6 +18,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../noplatform.h"
 #include "cpu/hostcpu.h"
 #include "engines.h"
 #include "mem/io.h"
@@ -633,35 +634,6 @@ static enum vcpu_exit go(struct machine *m)
 	return why;
 }
 
-/* For code that runs away: nothing is there. */
-static u64 no_tsc(void *opaque)
-{
-	(void)opaque;
-	return 0;
-}
-
-static int no_msr_read(void *opaque, u32 msr, u64 *val)
-{
-	(void)opaque;
-	(void)msr;
-	(void)val;
-	return -1;
-}
-
-static int no_msr_write(void *opaque, u32 msr, u64 val)
-{
-	(void)opaque;
-	(void)msr;
-	(void)val;
-	return -1;
-}
-
-static const struct vcpu_platform platform = {
-	.tsc = no_tsc,
-	.msr_read = no_msr_read,
-	.msr_write = no_msr_write,
-};
-
 static bool make_machine(struct low *l, struct machine *m)
 {
 	struct error err = { "" };
@@ -675,7 +647,7 @@ static bool make_machine(struct low *l, struct machine *m)
 	m->v->phys = m->phys;
 	m->v->stats = &m->stats;
 	m->v->ports = io_ports_new();
-	m->v->platform = &platform;
+	m->v->platform = &no_platform;
 	m->v->apic_page = ~UINT64_C(0);
 	cpuid_attach(m->v, &l->cpuid);
 	return m->engine->vcpu_open(m->v, &err) == 0;

@@ -8,6 +8,7 @@
 
 #include "x86_box.h"
 
+#include "../noplatform.h"
 #include "base/alloc.h"
 #include "engine/check/check.h"
 #include "engine/interp/run.h"
@@ -48,34 +49,6 @@ static const struct engine *const all_engines[] = {
 	&engine_check,
 };
 
-static u64 no_tsc(void *opaque)
-{
-	(void)opaque;
-	return 0;
-}
-
-static int no_msr_read(void *opaque, u32 msr, u64 *val)
-{
-	(void)opaque;
-	(void)msr;
-	(void)val;
-	return -1;
-}
-
-static int no_msr_write(void *opaque, u32 msr, u64 val)
-{
-	(void)opaque;
-	(void)msr;
-	(void)val;
-	return -1;
-}
-
-static const struct vcpu_platform box_platform = {
-	.tsc = no_tsc,
-	.msr_read = no_msr_read,
-	.msr_write = no_msr_write,
-};
-
 /* A box whose vCPU is laid out for the engine and opened; NULL: it does not work here. */
 static struct box *engine_box_new(const struct engine *e)
 {
@@ -91,7 +64,7 @@ static struct box *engine_box_new(const struct engine *e)
 	b->cpuid.xcr0 = 7;
 	v->phys = b->phys;
 	v->stats = &b->stats;
-	v->platform = &box_platform;
+	v->platform = &no_platform;
 	cpuid_attach(v, &b->cpuid);
 	free(b->v);
 	b->v = v;

@@ -91,7 +91,7 @@ static void cr8_prepare(struct box *b)
 {
 	static struct vcpu_platform platform;
 
-	platform = box_platform;
+	platform = no_platform;
 	platform.cr8_write = clobber;
 	platform.cr8_read = clobber_read;
 	b->v->platform = &platform;
