@@ -84,8 +84,104 @@ static void of_each_address_space(void **state)
 	assert_false(policy_wants(p));
 	b->v->cr3 = 0x1000;
 	assert_true(policy_wants(p));
+	policy_lost(p, 0x1000);
+	assert_false(policy_wants(p));
+	earn(p);
 	policy_anew(p, 0x1000);
 	assert_false(policy_wants(p));
+	earn(p);
+	policy_free(p);
+}
+
+/* Kernel code between does not undo it, as in a program that touches new memory. */
+static void bit_by_bit(void **state)
+{
+	struct policy *p = start(*state, false);
+	u64 end = cpu_ns() + 50000000;
+
+	while (!policy_wants(p)) {
+		assert_true(cpu_ns() < end);
+		policy_user_begins(p);
+		compute(200000);
+		policy_user_ends(p);
+		policy_sample(p, false);
+	}
+	policy_free(p);
+}
+
+/* To be up to date after a while costs what had changed meanwhile, and is no reason to
+ * stop at once. */
+static void coming_back_is_no_loss(void **state)
+{
+	struct policy *p = start(*state, false);
+	struct upkeep upkeep = { 0 };
+	struct tally c;
+
+	earn(p);
+	policy_tally(&c, CLOCK_PROCESS_CPUTIME_ID, 0, &upkeep);
+	policy_settled(p, &c);
+	while (policy_trap(p))
+		;
+	/* So long it is held back at first. */
+	compute(25000000);
+	earn(p);
+	policy_settled(p, &c);
+	upkeep.orders += 1000000;
+	assert_true(policy_trap(p));
+	assert_true(policy_trap(p));
+	/* But to pay for it again and again is. */
+	for (unsigned i = 0; i < 100 && policy_wants(p); i++) {
+		upkeep.orders += 10000;
+		policy_trap(p);
+	}
+	assert_false(policy_wants(p));
+	policy_free(p);
+}
+
+/* Faults alone are no reason while they are few. */
+static void faults_without_end(void **state)
+{
+	struct policy *p = start(*state, false);
+	struct upkeep none = { 0 };
+	struct tally c;
+
+	earn(p);
+	policy_tally(&c, CLOCK_PROCESS_CPUTIME_ID, 0, &none);
+	policy_settled(p, &c);
+	for (unsigned i = 0; i < 100; i++)
+		policy_fault(p);
+	assert_true(policy_wants(p));
+	for (unsigned i = 0; i < 10000; i++)
+		policy_fault(p);
+	assert_false(policy_wants(p));
+	policy_free(p);
+}
+
+/* Another program in the tables of one that was held back. */
+static void a_new_program_has_no_past(void **state)
+{
+	static const u64 one = 0x1234007, other = 0x1235007;
+	struct box *b = *state;
+	struct policy *p = start(b, false);
+	struct upkeep none = { 0 };
+	struct tally c;
+	gpa_t entry = 0x8000 + 8 * (b->v->rip >> 39 & 511);
+
+	b->v->cr3 = 0x8000;
+	phys_write_all(b->v->phys, entry, (const u8 *)&one, sizeof(one));
+	earn(p);
+	policy_tally(&c, CLOCK_PROCESS_CPUTIME_ID, 0, &none);
+	for (unsigned i = 0; i < 4; i++) {
+		policy_settled(p, &c);
+		while (policy_trap(p))
+			;
+	}
+	for (unsigned i = 0; i < 8; i++) {
+		compute(1000000);
+		policy_sample(p, true);
+	}
+	assert_false(policy_wants(p));
+	phys_write_all(b->v->phys, entry, (const u8 *)&other, sizeof(other));
 	earn(p);
 	policy_free(p);
 }
@@ -158,9 +254,16 @@ static void the_alarm_asks(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		TEST(computing_earns_it),    TEST(the_kernel_does_not),
-		TEST(of_each_address_space), TEST(held_until_the_next_sample),
-		TEST(never_is_never),        TEST(traps_end_it),
+		TEST(computing_earns_it),
+		TEST(the_kernel_does_not),
+		TEST(of_each_address_space),
+		TEST(held_until_the_next_sample),
+		TEST(never_is_never),
+		TEST(traps_end_it),
+		TEST(bit_by_bit),
+		TEST(coming_back_is_no_loss),
+		TEST(faults_without_end),
+		TEST(a_new_program_has_no_past),
 		TEST(the_alarm_asks),
 	};
 

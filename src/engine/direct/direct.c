@@ -295,7 +295,7 @@ static bool settle(struct direct *d)
 		}
 	}
 	if (old->s.cr3 != cr3) {
-		policy_anew(d->policy, old->s.cr3);
+		policy_lost(d->policy, old->s.cr3);
 		policy_tally(&old->tally, old->clock, old->trap, &old->s.upkeep);
 	}
 	policy_settled(d->policy, &old->tally);

@@ -1,11 +1,11 @@
 /*
  * Measuring whether direct execution pays.
  *
- * A trap costs some ten microseconds, and so does a page that is not in the shadow yet;
- * translated code runs at two thirds of the speed and traps for next to nothing. Times
- * are of CPU where that can be had cheaply, as the host may be busy; stretches are
- * measured by the host's TSC, which a preemption spoils now and then, and only where they
- * were translated or surely short.
+ * A trap costs some ten microseconds, and so does a page that is not in the shadow yet.
+ * Translated code runs at two thirds of the speed where it is hot, at a quarter or less
+ * in a program of many pages, and traps for next to nothing. Times of processes are of
+ * CPU; stretches are measured by the host's TSC, which a preemption spoils now and then:
+ * none counts for more than a beat.
  *
  * Thread: see policy.h; beat() is a signal handler on that thread.
  */
@@ -19,28 +19,31 @@
 #include "base/alloc.h"
 #include "base/bits.h"
 #include "host/alarm.h"
+#include "mem/phys.h"
 #include "x86/stats.h"
+#include "x86/walk.h"
 
 /* Nanoseconds of CPU time from here on. What a trap costs. */
 #define COST         UINT64_C(10000)
-/* For so long traps are to be far apart first: about what the first pages cost that are
- * mapped for a program, so that one that ends soon has lost no more than as much again.
- */
+/* What an account is to have first: about what the first pages cost that are mapped for a
+ * program, so that one that ends soon has lost no more than as much again. */
 #define EARN         (400 * COST)
-/* Traps are to be so far apart. */
-#define APART        (2 * COST)
-/* What mapping a page costs in the process. */
+/* The most it can have, which it also begins with: what may be lost before it shows. */
+#define CREDIT       (1000 * COST)
+/* What translated code takes of which nothing is known, as a multiple of what it takes
+ * directly. */
+#define SLOWNESS     3
+/* What mapping a page costs, with the fault. */
 #define FILL         (2 * COST)
 /* What comparing one with the tables costs, and what an order of the mapper does: mapping
  * or unmapping, and having that again. */
 #define LOOK         (COST / 150)
 #define ORDER        (COST / 2)
-/* Traps and faults are looked at in lots. */
+/* The account is made up after so many traps, or when so much has been spent. */
 #define LOT          32
-#define FAULT_LOT    256
-#define FAULT_LOTS   16
+#define MUCH         (500 * COST)
 #define BACKOFF_MIN  (2000 * COST)
-#define BACKOFF_MAX  (200000 * COST)
+#define BACKOFF_MAX  (50000 * COST)
 /* A stretch that is shorter is better translated: by its own time, and by that with the
  * way there and back. */
 #define SHORT        (3 * COST / 2)
@@ -60,9 +63,12 @@
 struct space {
 	u64 cr3;
 	bool on;
-	u64 earned;     /* time with traps far apart */
-	u64 not_before; /* of the vCPU thread's time */
+	u64 earned;     /* ticks of the host's TSC */
+	u64 not_before; /* of the vCPU thread's time; 0: now */
 	u64 backoff;
+	/* An entry of the top table, which stays while the program does. */
+	unsigned top;
+	u64 top_entry;
 };
 
 /* User code that begins at an address. */
@@ -77,16 +83,14 @@ struct policy {
 	bool always;
 	bool hold; /* not before the next sample */
 	struct space space[SPACES];
-	/* The translator's traps. */
-	u64 traps, traps_sampled, sampled_at;
 
 	struct stretch stretch[STRETCHES];
 	struct stretch *now; /* that runs; NULL: its length is not asked for */
 	bool brief;          /* it is to be translated */
 	bool went;           /* it has run directly */
 	unsigned phase;      /* so many short ones came before it */
-	/* In ticks of the host's TSC. */
-	u64 began, short_translated, short_direct;
+	/* In ticks of the host's TSC. 'began' 0: no user code runs. */
+	u64 began, tick_earn, tick_beat, tick_trap, short_translated, short_direct;
 	u64 tsc_first, ns_first;
 
 	/* Shared with beat(). */
@@ -101,6 +105,8 @@ struct policy {
 
 	struct tally *c;
 };
+
+#define NEVER (~UINT64_C(0))
 
 static u64 clock_ns(clockid_t id)
 {
@@ -132,9 +138,21 @@ static void space_off(struct space *s)
 	s->earned = 0;
 }
 
-void policy_anew(struct policy *p, u64 cr3)
+void policy_lost(struct policy *p, u64 cr3)
 {
 	space_off(space_by(p, cr3));
+}
+
+static void space_anew(struct space *s)
+{
+	if (s->not_before == NEVER)
+		return;
+	*s = (struct space){ .cr3 = s->cr3, .backoff = BACKOFF_MIN };
+}
+
+void policy_anew(struct policy *p, u64 cr3)
+{
+	space_anew(space_by(p, cr3));
 }
 
 void policy_never(struct policy *p)
@@ -142,7 +160,29 @@ void policy_never(struct policy *p)
 	struct space *s = space_of(p);
 
 	space_off(s);
-	s->not_before = ~UINT64_C(0);
+	s->not_before = NEVER;
+}
+
+static u64 top_entry(const struct vcpu *v, unsigned i)
+{
+	const u64 *table = phys_host(v->phys, v->cr3 & BITS(51, 12), PAGE_SIZE, false);
+
+	return table ? __atomic_load_n(&table[i], __ATOMIC_RELAXED) & BITS(51, 12) : 0;
+}
+
+/* Another program may have got the CR3 of one that has ended. */
+static void recognize(struct policy *p, struct space *s)
+{
+	const struct vcpu *v = p->v;
+
+	if (v->paging < PAGING_4LEVEL)
+		return;
+	if (s->top_entry && top_entry(v, s->top) != s->top_entry)
+		space_anew(s);
+	if (s->top_entry)
+		return;
+	s->top = v->rip >> (v->paging == PAGING_5LEVEL ? 48 : 39) & 511;
+	s->top_entry = top_entry(v, s->top);
 }
 
 bool policy_wants(struct policy *p)
@@ -203,6 +243,27 @@ static u64 ticks_of(const struct policy *p, u64 ns)
 	return took ? (u64)((u128)ticks * ns / took) : 0;
 }
 
+static void ticks_measure(struct policy *p)
+{
+	p->tick_earn = ticks_of(p, EARN);
+	p->tick_beat = ticks_of(p, BEAT);
+	p->tick_trap = ticks_of(p, 2 * COST);
+	p->short_translated = ticks_of(p, SHORT);
+	p->short_direct = ticks_of(p, SHORT_DIRECT);
+}
+
+/* So long it has run translated, and then trapped, or not yet. */
+static void earn(struct policy *p, struct space *s, u64 took, bool trapped)
+{
+	u64 less = trapped ? p->tick_trap : 0, more;
+
+	/* A loop of system calls. */
+	if (took < less && !s->earned)
+		return;
+	more = MIN(took, p->tick_beat) * (SLOWNESS - 1) / SLOWNESS;
+	s->earned = s->earned + more > less ? s->earned + more - less : 0;
+}
+
 static struct stretch *stretch_of(struct policy *p)
 {
 	u64 tag = p->v->rip ^ (p->v->cr3 & BITS(51, 12)) << 16;
@@ -232,7 +293,6 @@ void policy_user_begins(struct policy *p)
 {
 	struct space *s = space_of(p);
 
-	p->traps++;
 	p->stretches++;
 	p->now = NULL;
 	p->brief = p->went = p->watch = false;
@@ -242,11 +302,13 @@ void policy_user_begins(struct policy *p)
 		vcpu_park(p->v);
 		p->no_alarm = !alarm_init(&p->alarm, beat, p);
 	}
+	if (unlikely(!p->tick_beat))
+		ticks_measure(p);
 	if (s->on && p->alarm.made) {
 		p->now = stretch_of(p);
 		p->brief = is_brief(p->now);
-		p->began = __rdtsc();
 	}
+	p->began = __rdtsc();
 	p->watch = !s->on || p->brief;
 	if (p->watch)
 		watch(p);
@@ -273,21 +335,34 @@ static void stretch_was_long(struct policy *p)
 	s->brief = s->brief >= 3 ? 1 : 0;
 }
 
+/* So long a stretch has taken, of a space that did not run directly. */
+static void translated(struct policy *p, u64 took)
+{
+	struct space *s = space_of(p);
+
+	if (!p->began || s->on)
+		return;
+	earn(p, s, took, true);
+	if (s->earned >= p->tick_earn && !s->not_before)
+		s->on = true;
+}
+
 void policy_user_ends(struct policy *p)
 {
-	u64 took;
+	u64 took = __rdtsc() - p->began;
 
 	p->watch = false;
-	if (!p->now)
-		return;
-	took = __rdtsc() - p->began;
-	if (took < (p->went ? p->short_direct : p->short_translated))
+	if (!p->now) {
+		translated(p, took);
+	} else if (took < (p->went ? p->short_direct : p->short_translated)) {
 		stretch_was_short(p);
-	else if (!p->went)
+	} else if (!p->went) {
 		stretch_was_long(p);
-	else
+	} else {
 		/* On a busy host it may have been the way there and back. */
 		p->phase = 0;
+	}
+	p->began = 0;
 	p->now = NULL;
 	p->brief = false;
 }
@@ -296,14 +371,10 @@ void policy_user_ends(struct policy *p)
 
 void policy_sample(struct policy *p, bool user)
 {
-	u64 traps = p->traps - p->traps_sampled, t, spent;
 	struct space *s = space_of(p);
+	u64 t;
 
 	vcpu_park(p->v);
-	t = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-	spent = t - p->sampled_at;
-	p->sampled_at = t;
-	p->traps_sampled = p->traps;
 	p->hold = false;
 	if (s->on) {
 		/* It lasts: it runs directly from here on, and the next time. */
@@ -312,10 +383,17 @@ void policy_sample(struct policy *p, bool user)
 		p->brief = p->watch = false;
 		return;
 	}
-	/* What came before may have been another's. */
-	s->earned = !user || traps * APART > spent ? 0 : s->earned + MIN(spent, BEAT);
-	s->on = s->earned >= EARN && t >= s->not_before;
-	p->watch = user && !s->on;
+	if (!user || !p->began) {
+		p->watch = false;
+		return;
+	}
+	recognize(p, s);
+	t = __rdtsc();
+	earn(p, s, t - p->began, false);
+	p->began = t;
+	s->on = s->earned >= p->tick_earn &&
+		clock_ns(CLOCK_THREAD_CPUTIME_ID) >= s->not_before;
+	p->watch = !s->on;
 	if (p->watch)
 		watch(p);
 }
@@ -326,41 +404,31 @@ static void turn_off(struct policy *p)
 {
 	struct space *s = space_of(p);
 
-	if (p->always)
-		return;
 	space_off(s);
 	s->not_before = clock_ns(CLOCK_THREAD_CPUTIME_ID) + s->backoff;
 	s->backoff = MIN(s->backoff * 2, BACKOFF_MAX);
+	p->c->away = true;
 	p->v->stats->direct_backoffs++;
-}
-
-static u64 upkeep_ns(const struct tally *c)
-{
-	return c->upkeep->looked * LOOK + c->upkeep->orders * ORDER;
 }
 
 static void lot_begin(struct tally *c, u64 t)
 {
 	c->traps = c->faults = 0;
 	c->at = t;
-	c->upkeep_at = upkeep_ns(c);
+	c->before = *c->upkeep;
 }
 
 void policy_tally(struct tally *c, clockid_t clock, u64 trap, const struct upkeep *upkeep)
 {
 	*c = (struct tally){ .clock = clock,
-			     .apart = COST + MIN(MAX(trap, COST / 2), 5 * COST),
+			     .trap = MIN(MAX(trap, COST / 2), 5 * COST),
 			     .upkeep = upkeep,
-			     .faults_at = clock_ns(clock) };
-	lot_begin(c, c->faults_at);
+			     .balance = CREDIT };
+	lot_begin(c, clock_ns(clock));
 }
 
 void policy_settled(struct policy *p, struct tally *c)
 {
-	if (!p->short_translated) {
-		p->short_translated = ticks_of(p, SHORT);
-		p->short_direct = ticks_of(p, SHORT_DIRECT);
-	}
 	space_of(p)->on = true;
 	p->c = c;
 }
@@ -371,40 +439,48 @@ void policy_runs(struct policy *p, bool runs)
 	p->went = true;
 }
 
-/* Not counting what was spent on filling the shadow. */
-bool policy_trap(struct policy *p)
+/* Make up the account. */
+static void lot_end(struct policy *p)
 {
-	struct space *s = space_of(p);
 	struct tally *c = p->c;
-	u64 t, upkeep = upkeep_ns(c) - c->upkeep_at;
+	u64 t = clock_ns(c->clock), took = t - c->at;
+	u64 orders = (c->upkeep->orders - c->before.orders) * ORDER;
+	u64 looks = (c->upkeep->looked - c->before.looked) * LOOK;
+	/* What of that was no computing. */
+	u64 lost = (c->traps + c->faults) * c->trap + orders;
+	u64 cost = c->traps * (COST + c->trap) + c->faults * FILL + orders + looks;
+	i64 saved = took > lost ? (i64)((took - lost) * (SLOWNESS - 1)) : 0;
+	struct space *s = space_of(p);
 
-	if (++c->traps < LOT && upkeep < LOT * FILL)
-		return true;
-	t = clock_ns(c->clock);
-	if (t - c->at < LOT * c->apart + c->faults * FILL + upkeep)
-		turn_off(p);
-	else
-		s->backoff = MAX(s->backoff / 2, BACKOFF_MIN);
 	lot_begin(c, t);
-	return p->always || s->on;
+	if (saved > (i64)cost)
+		s->backoff = MAX(s->backoff / 2, BACKOFF_MIN);
+	c->balance = MIN(c->balance + saved - (i64)cost, (i64)CREDIT);
+	if (c->balance < 0 && !p->always)
+		turn_off(p);
 }
 
-/* It is worth its cost, unless it goes on for ever. */
-void policy_fault(struct policy *p)
+bool policy_trap(struct policy *p)
 {
 	struct tally *c = p->c;
-	u64 t;
 
-	c->faults++;
-	if (++c->all_faults < FAULT_LOT)
-		return;
-	t = clock_ns(c->clock);
-	if (t - c->faults_at > 2 * FAULT_LOT * FILL)
-		c->fault_lots = 0;
-	else if (++c->fault_lots == FAULT_LOTS)
-		turn_off(p);
-	c->all_faults = 0;
-	c->faults_at = t;
+	/* What it took to be up to date again is the price of having been away. */
+	if (c->away) {
+		c->away = false;
+		c->balance = CREDIT;
+		lot_begin(c, clock_ns(c->clock));
+	} else if (++c->traps >= LOT ||
+		   (c->upkeep->orders - c->before.orders) * ORDER >= MUCH) {
+		lot_end(p);
+	}
+	return p->always || space_of(p)->on;
+}
+
+void policy_fault(struct policy *p)
+{
+	/* Not only traps show that it does not pay. */
+	if (++p->c->faults * FILL >= MUCH)
+		lot_end(p);
 }
 
 /* ---- set-up ---- */
@@ -433,8 +509,7 @@ void policy_reset(struct policy *p)
 	p->c = NULL;
 	p->hold = p->brief = p->watch = p->asked = p->no_alarm = false;
 	p->phase = 0;
-	p->sampled_at = 0;
-	p->traps_sampled = p->traps;
+	p->began = 0;
 }
 
 void policy_free(struct policy *p)

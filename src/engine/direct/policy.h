@@ -1,11 +1,14 @@
 /*
  * When user code runs directly: which address spaces, and which of their code.
  *
- * An address space does where traps are far enough apart by the translator's own clock,
- * and does not for a while, longer each time, where they turn out to be too near each
- * other. Of one that does, stretches are translated that have been short before: a
- * stretch is what runs from where the kernel returns to until the next trap, as after a
- * futex or in a loop that touches new memory. An alarm corrects that where it lasts.
+ * A stretch is what runs from where the kernel returns to until the next trap. Each
+ * address space has an account. While it is translated, its stretches earn what running
+ * them directly would have saved, less what the traps would have cost; it runs directly
+ * once that pays for the pages that have to be mapped first. Then the account goes on:
+ * where traps and upkeep have used it up it is translated for a while, longer each time.
+ * Of one that runs directly, stretches are translated that have been short before, as
+ * after a futex or in a loop that touches new memory. An alarm corrects that where it
+ * lasts.
  *
  * Thread: the owner of the vCPU.
  */
@@ -23,13 +26,17 @@ struct upkeep {
 	u64 orders; /* of the mapper */
 };
 
-/* The process that an address space runs in, and its traps since the lot began. */
+/* The process that an address space runs in, its account, and its traps since the lot
+ * began. */
 struct tally {
 	clockid_t clock; /* of its CPU time */
-	u64 apart;       /* what traps should be, by that clock, with the trap itself */
+	u64 trap;        /* what one takes of it */
 	const struct upkeep *upkeep;
-	unsigned traps, faults, all_faults, fault_lots;
-	u64 at, upkeep_at, faults_at;
+	i64 balance; /* nanoseconds */
+	bool away;   /* it has not run directly for a while */
+	unsigned traps, faults;
+	u64 at;
+	struct upkeep before;
 };
 
 /* Never NULL. 'always': whatever the cost. 'ask': have translated code left soon; called
@@ -52,8 +59,9 @@ bool policy_asked(struct policy *p);
 bool policy_wants(struct policy *p);
 /* Not before the next sample. */
 void policy_hold(struct policy *p);
-/* The address space with this CR3 has to earn it again: it has lost its place, or is that
- * of another program now. */
+/* The address space with this CR3 has to earn it again, as it has lost its place. */
+void policy_lost(struct policy *p, u64 cr3);
+/* It is that of another program now, of which nothing is known. */
 void policy_anew(struct policy *p, u64 cr3);
 /* The present one never runs directly. */
 void policy_never(struct policy *p);
