@@ -210,7 +210,85 @@ static void beside_sensitive_code(void)
 	want_equal(out.r[R8], n * (n + 1) * (n + 2) / 6);
 }
 
+/* A function that begins where functions do, and one behind it. */
+#define FUNCTION 0x110
+#define BEHIND   0x170
+SNIPPET(cpuid_six, "ret; .skip 15, 0x90; endbr64\n\t"
+		   ".rept 6; mov $0x80000002, %eax; cpuid; add %rcx, %r8; .endr\n\t"
+		   "ret; .skip 31, 0x90; endbr64; lea (%rdi, %rdi), %rax; ret");
+SNIPPET(call_both, "1: call *%rsi; call *%r13; add %rax, %r9; dec %r12; jnz 1b; ud2");
+SNIPPET(into_it, "jmp . + 0x110 - 0x80 + 24");
+
+static void put_function(void)
+{
+	map(CROWD, CROWD, CODE_BITS);
+	fill(AT(CROWD), 0x90, 4096);
+	put_code(CROWD, FUNCTION - 16, cpuid_six);
+	unmap_now(CROWD);
+}
+
+/* While it runs its page goes away and comes back now and then. */
+static volatile unsigned taken_inside;
+static bool take_function(struct frame *f)
+{
+	word off = f->ip - U(CROWD);
+
+	if (off > FUNCTION && off < BEHIND) {
+		taken_inside++;
+		unmap(CROWD);
+		map(CROWD, CROWD, CODE_BITS);
+	}
+	return false;
+}
+
+static void function_with_many(void)
+{
+	u64 c, n = 3000;
+
+	if (!begin_with(call_both))
+		return;
+	put_function();
+	c = cpuid(0x80000002, 0).c;
+	in.r[RSI] = U(CROWD) + FUNCTION;
+	in.r[R13] = U(CROWD) + BEHIND;
+	in.r[RDI] = 21;
+	in.r[R12] = n;
+	on_tick = take_function;
+	run();
+	on_tick = NULL;
+	want_equal(got_vector, UD);
+	want_equal(out.r[R12], 0);
+	want_equal(out.r[R8], n * 6 * c);
+	want_equal(out.r[R9], n * 42);
+}
+
+/* To where it has been interrupted; and from another place of the page. */
+static void function_entered_in_the_middle(void)
+{
+	u64 c;
+
+	if (!begin_with(call_both))
+		return;
+	c = cpuid(0x80000002, 0).c;
+	for (unsigned i = 0; i < 7; i++) {
+		put_function();
+		put_code(CROWD, FUNCTION + 4 + 6 * 10, the_end);
+		in.ip = U(CROWD) + FUNCTION + 4 + i * 10;
+		if (i == 6) {
+			put_code(CROWD, 0x80, into_it);
+			unmap_now(CROWD);
+			in.ip = U(CROWD) + 0x80;
+		}
+		in.r[R8] = 0;
+		run();
+		want_equal(got_vector, UD);
+		want_equal(out.r[R8], (i < 6 ? 6 - i : 4) * c);
+	}
+}
+
 const struct test_case cases[] = {
+	CASE(function_with_many, "SDM 2"),
+	CASE(function_entered_in_the_middle, "SDM 2"),
 	CASE(sensitive_few, "SDM 2"),
 	CASE(sensitive_many, "SDM 2"),
 	CASE(sensitive_pages, "SDM 2"),

@@ -23,12 +23,14 @@ static void start(struct box *b)
 /* In the page there; and the first of them begins at this offset, from its start. */
 static void expect(struct box *b, unsigned count, int first)
 {
-	gva_t at[4] = { 0 };
-	unsigned n = sensitive_find(b->v, PAGE, page_of(b), at, 4);
+	struct sensitive s[4] = { 0 };
+	unsigned n = sensitive_find(b->v, PAGE, page_of(b), s, 4);
 
 	assert_int_equal(n, count);
-	if (n)
-		assert_int_equal(at[0], PAGE + first);
+	if (n) {
+		assert_int_equal(s[0].at, PAGE + first);
+		assert_int_equal(s[0].end, s[0].at);
+	}
 }
 
 static const struct {
@@ -62,6 +64,7 @@ static const struct {
 	{ { 0x0f, 0x01, 0x17 }, 3, false },             /* lgdt */
 	{ { 0x0f, 0xc7, 0x0f }, 3, false },             /* cmpxchg8b */
 	{ { 0x0f, 0xc7, 0xf0 }, 3, false },             /* rdrand */
+	{ { 0x48, 0x0f, 0xc7, 0xf8 }, 4, false },       /* rdseed */
 	{ { 0x0f, 0xaf, 0xc0 }, 3, false },             /* imul */
 	{ { 0xb8, 0x0f, 0xa2, 0x00, 0x00 }, 5, false }, /* in an immediate */
 	{ { 0x48, 0x8b, 0x80, 0x0f, 0x01, 0xd0, 0x00 }, 7, false }, /* displacement */
@@ -114,15 +117,118 @@ static void sensitive_over_the_edge_is_in_both_pages(void **state)
 static void sensitive_all_are_counted(void **state)
 {
 	struct box *b = *state;
-	gva_t at[4] = { 0 };
+	struct sensitive s[10] = { 0 };
 
 	start(b);
 	for (unsigned i = 0; i < 10; i++)
 		memcpy(page_of(b) + 100 * i, "\x0f\xa2", 2);
-	assert_int_equal(sensitive_find(b->v, PAGE, page_of(b), at, 4), 10);
-	for (unsigned i = 0; i < 4; i++)
-		assert_int_equal(at[i], PAGE + 100 * i);
-	assert_int_equal(sensitive_find(b->v, PAGE, page_of(b), at, 0), 10);
+	assert_int_equal(sensitive_find(b->v, PAGE, page_of(b), s, 10), 10);
+	for (unsigned i = 0; i < 10; i++)
+		assert_int_equal(s[i].at, PAGE + 100 * i);
+	/* They are in no function that begins in the page. */
+	assert_true(sensitive_find(b->v, PAGE, page_of(b), s, 9) > 9);
+	assert_true(sensitive_find(b->v, PAGE, page_of(b), s, 0) > 0);
+}
+
+static unsigned find(struct box *b, struct sensitive *s, unsigned max)
+{
+	return sensitive_find(b->v, PAGE, page_of(b), s, max);
+}
+
+/* Six of them from 'at' + 4 on, with a function before and one behind. */
+static void put_function(struct box *b, unsigned at)
+{
+	static const u8 endbr64[] = { 0xf3, 0x0f, 0x1e, 0xfa };
+	u8 *page = page_of(b);
+
+	memset(page, 0x90, PAGE_SIZE);
+	page[at - 16] = 0xc3;
+	for (unsigned i = 0; i < 6; i++)
+		memcpy(page + at + 4 + 8 * i, "\x0f\xa2", 2);
+	page[at + 60] = 0xc3;
+	memcpy(page + at + 64, endbr64, sizeof(endbr64));
+}
+
+static void expect_function(struct box *b, unsigned at)
+{
+	struct sensitive s[4];
+
+	assert_int_equal(find(b, s, 4), 1);
+	assert_int_equal(s[0].at, PAGE + at);
+	assert_int_equal(s[0].end, PAGE + at + 64);
+	/* Where there are breakpoints for all it is not asked. */
+	assert_int_equal(find(b, s, 1), 1);
+}
+
+static void sensitive_functions(void **state)
+{
+	struct sensitive s[4];
+	struct box *b = *state;
+
+	start(b);
+	put_function(b, 256);
+	expect_function(b, 256);
+	/* It begins behind NOPs of several bytes, behind UD2, or with ENDBR64. */
+	memcpy(page_of(b) + 251, "\xc3\x0f\x1f\x40\x00", 5);
+	expect_function(b, 256);
+	put_function(b, 256);
+	memcpy(page_of(b) + 240, "\x0f\x0b", 2);
+	expect_function(b, 256);
+	put_function(b, 256);
+	page_of(b)[240] = 0x90;
+	assert_true(find(b, s, 4) > 4);
+	memcpy(page_of(b) + 256, "\xf3\x0f\x1e\xfa", 4);
+	expect_function(b, 256);
+	/* Jumps inside are its own business, and so are those to its beginning. */
+	put_function(b, 256);
+	memcpy(page_of(b) + 296, "\xeb\xe0", 2);
+	memcpy(page_of(b) + 100, "\xe8\x97\x00\x00\x00", 5);
+	expect_function(b, 256);
+	/* From outside into it: a jump, a call, from before and behind. */
+	memcpy(page_of(b) + 100, "\xe8\x98\x00\x00\x00", 5);
+	assert_true(find(b, s, 4) > 4);
+	put_function(b, 256);
+	memcpy(page_of(b) + 252, "\x74\x20", 2);
+	assert_true(find(b, s, 4) > 4);
+	put_function(b, 256);
+	memcpy(page_of(b) + 330, "\xeb\xc0", 2);
+	assert_true(find(b, s, 4) > 4);
+	/* What it calls would return into it. */
+	put_function(b, 256);
+	memcpy(page_of(b) + 296, "\xff\xd0", 2);
+	assert_true(find(b, s, 4) > 4);
+	/* It ends in another page, or begins in one. */
+	put_function(b, 256);
+	memset(page_of(b) + 320, 0x90, 4);
+	page_of(b)[316] = 0x90;
+	assert_true(find(b, s, 4) > 4);
+	put_function(b, 256);
+	memcpy(page_of(b) + 8, "\x0f\xa2", 2);
+	page_of(b)[240] = 0x90;
+	assert_true(find(b, s, 4) > 4);
+}
+
+/* As many as there are breakpoints for. */
+static void sensitive_several_functions(void **state)
+{
+	struct sensitive s[8];
+	struct box *b = *state;
+
+	start(b);
+	for (unsigned n = 1; n < 8; n++) {
+		memset(page_of(b), 0x90, PAGE_SIZE);
+		for (unsigned i = 0; i <= n; i++)
+			memcpy(page_of(b) + 512 * i, "\xf3\x0f\x1e\xfa", 4);
+		for (unsigned i = 0; i < 3 * n; i++)
+			memcpy(page_of(b) + 512 * (i / 3) + 16 + 20 * (i % 3), "\x0f\xa2",
+			       2);
+		assert_int_equal(find(b, s, n), n);
+		for (unsigned i = 0; i < n; i++) {
+			assert_int_equal(s[i].at, PAGE + 512 * i);
+			assert_int_equal(s[i].end, PAGE + 512 * (i + 1));
+		}
+		assert_true(find(b, s, n - 1) > n - 1);
+	}
 }
 
 /* The pages beside it may be missing, or not be RAM; A and D stay as they are. */
@@ -155,7 +261,7 @@ static void sensitive_random_bytes(void **state)
 
 	start(b);
 	for (unsigned n = 0; n < 60; n++) {
-		gva_t at[4];
+		struct sensitive at[4];
 		unsigned found;
 
 		for (unsigned i = 0; i < 3 * PAGE_SIZE; i++) {
@@ -169,8 +275,8 @@ static void sensitive_random_bytes(void **state)
 							  : x >> 8);
 		}
 		found = sensitive_find(b->v, PAGE, page_of(b), at, 4);
-		for (unsigned i = 0; i < MIN(found, 4u); i++)
-			assert_in_range(at[i], PAGE - 50, PAGE + PAGE_SIZE - 1);
+		for (unsigned i = 0; found <= 4 && i < found; i++)
+			assert_in_range(at[i].at, PAGE - 50, PAGE + PAGE_SIZE - 1);
 	}
 }
 
@@ -180,6 +286,8 @@ int main(void)
 		TEST(sensitive_each_found_anywhere),
 		TEST(sensitive_over_the_edge_is_in_both_pages),
 		TEST(sensitive_all_are_counted),
+		TEST(sensitive_functions),
+		TEST(sensitive_several_functions),
 		TEST(sensitive_neighbours_may_be_missing),
 		TEST(sensitive_random_bytes),
 	};

@@ -316,12 +316,21 @@ static u64 *avoided(struct direct *d, gva_t lin)
 	return &d->avoid[(lin >> PAGE_SHIFT) % AVOIDED];
 }
 
-/* To leave such a page and come back to it costs a trap: what is short, as a routine that
- * shares its page with sensitive instructions, is not worth more. */
+/* Is the code that comes next not to run directly? */
+static bool barred(struct direct *d)
+{
+	gva_t rip = d->v->rip;
+
+	return *avoided(d, rip) == avoid_tag(d, rip) ||
+	       (d->at && d->at->s.cr3 == (d->v->cr3 & BITS(51, 12)) &&
+		shadow_guards(&d->at->s, rip));
+}
+
+/* To leave such a page, or a function with sensitive instructions, and come back to it
+ * costs a trap: what is short is not worth more. */
 bool direct_aside(struct direct *d)
 {
-	if (!d->aside || d->v->cpl != 3 ||
-	    *avoided(d, d->v->rip) != avoid_tag(d, d->v->rip))
+	if (!d->aside || d->v->cpl != 3 || !barred(d))
 		return false;
 	if (!--d->aside)
 		policy_hold(d->policy);
@@ -332,10 +341,8 @@ bool direct_wanted(struct direct *d)
 {
 	if (d->unavailable || !policy_wants(d->policy) || !possible(d))
 		return false;
-	if (*avoided(d, d->v->rip) == avoid_tag(d, d->v->rip))
-		return false;
 	vcpu_park(d->v);
-	return settle(d);
+	return settle(d) && !barred(d);
 }
 
 /* ---- vector state ---- */
@@ -612,7 +619,8 @@ static int memory_fault(struct direct *d, const struct process_regs *r,
 	}
 	if (!ret)
 		d->faulted = stop->addr;
-	return ret;
+	/* It was in the middle of it when the page was taken away. */
+	return ret > 0 && shadow_guards(s, r->rip) ? 0 : ret;
 }
 
 /* Bring the process up to date. */
@@ -734,6 +742,8 @@ enum direct_result direct_run(struct direct *d, const bool *kicked)
 		give_up(d, ret);
 	else if (result == DIRECT_STEP)
 		policy_trap(d->policy);
+	if (barred(d))
+		d->aside = ASIDE_MAX;
 	return ret ? DIRECT_ON : result;
 }
 

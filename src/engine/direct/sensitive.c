@@ -27,6 +27,11 @@ static const u8 run_up[] = { 48, 41, 35, 31 };
 #define RUN_UP 50
 /* Behind the page, for an instruction that begins in it. */
 #define REST   15
+#define SIZE   (RUN_UP + PAGE_SIZE + REST)
+/* So many are made functions of; more are too many. */
+#define FINDS  64
+/* Where compilers and assemblers begin functions. */
+#define ALIGN  16
 
 static bool group7(u8 modrm)
 {
@@ -53,17 +58,24 @@ static bool looks_so(u8 opcode, u8 modrm)
 	}
 }
 
+static bool decode_at(const ZydisDecoder *d, const u8 *bytes, unsigned at, unsigned len,
+		      ZydisDecodedInstruction *zi)
+{
+	ZydisDecoderContext ctx;
+
+	return at < len && ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(d, &ctx, bytes + at,
+								      len - at, zi));
+}
+
 /* Decoding from 'from', does an instruction have its opcode at 'at'? Where it begins,
  * with its prefixes, goes to *start. */
 static bool begins(const ZydisDecoder *d, const u8 *bytes, unsigned from, unsigned at,
 		   unsigned len, unsigned *start)
 {
 	while (from <= at) {
-		ZydisDecoderContext ctx;
 		ZydisDecodedInstruction zi;
 
-		if (ZYAN_FAILED(ZydisDecoderDecodeInstruction(d, &ctx, bytes + from,
-							      len - from, &zi))) {
+		if (!decode_at(d, bytes, from, len, &zi)) {
 			from++;
 			continue;
 		}
@@ -76,14 +88,13 @@ static bool begins(const ZydisDecoder *d, const u8 *bytes, unsigned from, unsign
 	return false;
 }
 
-static bool is_instruction(const u8 *bytes, unsigned at, unsigned len, unsigned *start)
+static bool is_instruction(const ZydisDecoder *d, const u8 *bytes, unsigned at,
+			   unsigned *start)
 {
 	unsigned votes = 0;
-	ZydisDecoder d;
 
-	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	for (unsigned i = 0; i < ARRAY_SIZE(run_up); i++)
-		votes += begins(&d, bytes, at - run_up[i], at, len, start);
+		votes += begins(d, bytes, at - run_up[i], at, SIZE, start);
 	return 2 * votes >= ARRAY_SIZE(run_up);
 }
 
@@ -102,38 +113,156 @@ static void read_near(struct vcpu *v, gva_t lin, u8 *buf, unsigned len)
 }
 
 /* Is the opcode of an instruction at 'at', and where does that begin? */
-static bool sensitive_at(const u8 *copy, unsigned at, unsigned *start)
+static bool sensitive_at(const ZydisDecoder *d, const u8 *copy, unsigned at,
+			 unsigned *start)
 {
 	const u8 *o = copy + at;
 
 	*start = at;
 	if (o[0] == 0xcd ? o[1] != 0x80 && o[1] != 4 : !looks_so(o[1], o[2]))
 		return false;
-	return is_instruction(copy, at, RUN_UP + PAGE_SIZE + REST, start);
+	if (!is_instruction(d, copy, at, start))
+		return false;
+	/* Without F3 it is RDSEED, and no RDPID. */
+	return o[0] != 0x0f || o[1] != 0xc7 || memchr(copy + *start, 0xf3, at - *start);
 }
 
-unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes, gva_t *at,
-			unsigned max)
+/* ---- functions ---- */
+
+/* Nothing goes on behind it. */
+static bool stops(const u8 *copy, unsigned end)
+{
+	return copy[end - 1] == 0xc3 || (copy[end - 2] == 0x0f && copy[end - 1] == 0x0b);
+}
+
+/* Does a function begin there: with ENDBR64, or behind what stops and NOPs? */
+static bool function_begins(const ZydisDecoder *d, const u8 *copy, unsigned at)
+{
+	static const u8 endbr64[] = { 0xf3, 0x0f, 0x1e, 0xfa };
+
+	if (!memcmp(copy + at, endbr64, sizeof(endbr64)))
+		return true;
+	for (unsigned from = at; from > at - ALIGN; from--) {
+		unsigned p = from;
+		ZydisDecodedInstruction zi;
+
+		while (p < at && decode_at(d, copy, p, at, &zi) &&
+		       (zi.mnemonic == ZYDIS_MNEMONIC_NOP ||
+			zi.mnemonic == ZYDIS_MNEMONIC_INT3))
+			p += zi.length;
+		if (p == at && stops(copy, from))
+			return true;
+	}
+	return false;
+}
+
+/* The last place up to 'at', or the first behind it, where a function begins; 0: it is in
+ * another page. */
+static unsigned function_start(const ZydisDecoder *d, const u8 *copy, unsigned at)
+{
+	for (at -= (at - RUN_UP) % ALIGN; at >= RUN_UP; at -= ALIGN)
+		if (function_begins(d, copy, at))
+			return at;
+	return 0;
+}
+
+static unsigned function_end(const ZydisDecoder *d, const u8 *copy, unsigned at)
+{
+	for (at += ALIGN - (at - RUN_UP) % ALIGN; at < RUN_UP + PAGE_SIZE; at += ALIGN)
+		if (function_begins(d, copy, at))
+			return at;
+	return 0;
+}
+
+/* Is its beginning the only way in, as far as the page tells? What it calls would return
+ * into it. */
+static bool closed(const ZydisDecoder *d, const u8 *copy, unsigned at, unsigned end)
+{
+	unsigned from = RUN_UP;
+
+	while (from < RUN_UP + PAGE_SIZE) {
+		ZydisDecodedInstruction zi;
+		bool inside = from >= at && from < end;
+		i64 to;
+
+		if (!decode_at(d, copy, from, SIZE, &zi)) {
+			from++;
+			continue;
+		}
+		if (inside && zi.meta.category == ZYDIS_CATEGORY_CALL)
+			return false;
+		from += zi.length;
+		to = from + zi.raw.imm[0].value.s;
+		if (!inside && zi.raw.imm[0].is_relative && to > at && to < end)
+			return false;
+	}
+	return true;
+}
+
+/* The functions that these are in: how many, or more than 'max' if that cannot be. */
+static unsigned functions_of(const ZydisDecoder *d, const u8 *copy, gva_t lin,
+			     const unsigned *find, unsigned finds, struct sensitive *s,
+			     unsigned max)
+{
+	unsigned n = 0, end = 0;
+
+	for (unsigned i = 0; i < finds; i++) {
+		unsigned at;
+
+		if (find[i] < end)
+			continue;
+		at = find[i] < RUN_UP ? 0 : function_start(d, copy, find[i]);
+		end = at ? function_end(d, copy, find[i]) : 0;
+		if (!end || n == max || !closed(d, copy, at, end))
+			return max + 1;
+		s[n++] = (struct sensitive){ lin + at - RUN_UP, lin + end - RUN_UP };
+	}
+	return n;
+}
+
+/* ---- pages ---- */
+
+/* In the order of their addresses; no more than FINDS. */
+static unsigned find_all(const ZydisDecoder *d, const u8 *copy, unsigned *find)
 {
 	static const u8 first[] = { 0x0f, 0xcd };
-	u8 copy[RUN_UP + PAGE_SIZE + REST];
 	const u8 *end = copy + RUN_UP + PAGE_SIZE;
 	unsigned n = 0, start;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(first); i++) {
+		for (const u8 *p = copy + RUN_UP - 2;
+		     n < FINDS && (p = memchr(p, first[i], (size_t)(end - p))); p++) {
+			unsigned k = n;
+
+			if (!sensitive_at(d, copy, (unsigned)(p - copy), &start))
+				continue;
+			for (n++; k && find[k - 1] > start; k--)
+				find[k] = find[k - 1];
+			find[k] = start;
+		}
+	}
+	return n;
+}
+
+unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes, struct sensitive *s,
+			unsigned max)
+{
+	unsigned find[FINDS], n;
+	u8 copy[SIZE];
+	ZydisDecoder d;
 
 	/* The guest may write there meanwhile. */
 	memcpy(copy + RUN_UP, bytes, PAGE_SIZE);
 	read_near(v, lin - RUN_UP, copy, RUN_UP);
 	read_near(v, lin + PAGE_SIZE, copy + RUN_UP + PAGE_SIZE, REST);
-	for (unsigned i = 0; i < ARRAY_SIZE(first); i++) {
-		for (const u8 *p = copy + RUN_UP - 2;
-		     (p = memchr(p, first[i], (size_t)(end - p))); p++) {
-			if (!sensitive_at(copy, (unsigned)(p - copy), &start))
-				continue;
-			/* A breakpoint is where it begins. */
-			if (n < max)
-				at[n] = lin + start - RUN_UP;
-			n++;
-		}
-	}
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	n = find_all(&d, copy, find);
+	if (n == FINDS)
+		return n;
+	if (n > max)
+		return functions_of(&d, copy, lin, find, n, s, max);
+	/* A breakpoint is where it begins. */
+	for (unsigned i = 0; i < n; i++)
+		s[i].at = s[i].end = lin + find[i] - RUN_UP;
 	return n;
 }

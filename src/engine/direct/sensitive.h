@@ -1,17 +1,26 @@
 /*
  * Instructions that user code may execute, and that tell it about the host and not about
  * the guest: CPUID and others (Popek and Goldberg's sensitive but unprivileged ones).
- * The processor's instruction breakpoints stop at them; a page with more of them than it
- * has breakpoints is executed by translation.
+ * The processor's instruction breakpoints stop at them; where a page has more of them
+ * than there are breakpoints, at the beginnings of the functions that have them, which
+ * are translated then as a whole. A page where that does not do either is executed by
+ * translation.
  */
 #pragma once
 
 #include "x86/vcpu.h"
 
+/* A breakpoint, and the end of the function that it stands for; the same address: it is
+ * for one instruction. */
+struct sensitive {
+	gva_t at, end;
+};
+
 /*
- * How many the page at this linear address, with these bytes, seems to have; the
- * addresses of the first 'max' of them in 'at'. What only looks like one in the middle of
- * other instructions does not count; so code that jumps there is missed.
+ * How many breakpoints the page at this linear address, with these bytes, seems to need;
+ * where, if they are no more than 'max'. What only looks like a sensitive instruction in
+ * the middle of other instructions does not count; so code that jumps there is missed, as
+ * is code that comes into the middle of a function from another page.
  */
-unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes, gva_t *at,
+unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes, struct sensitive *s,
 			unsigned max);

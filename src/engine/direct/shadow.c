@@ -475,7 +475,7 @@ static bool mappable(const struct shadow *s, gva_t lin)
 
 /* Give each of these addresses of a page a breakpoint, and take those of other pages for
  * it, with the right to execute them. */
-static int arm(struct shadow *s, gva_t lin, const gva_t *at, unsigned n)
+static int arm(struct shadow *s, gva_t lin, const struct sensitive *at, unsigned n)
 {
 	int ret = 0;
 
@@ -489,19 +489,32 @@ static int arm(struct shadow *s, gva_t lin, const gva_t *at, unsigned n)
 			ret = unmap(s, old, PAGE_SIZE);
 		}
 		s->armed[i] = lin;
+		s->guarded[i] = at[k];
 		if (!ret)
-			ret = process_break(s->p, i, at[k]);
+			ret = process_break(s->p, i, at[k].at);
 	}
 	return ret;
+}
+
+bool shadow_guards(const struct shadow *s, gva_t rip)
+{
+	for (unsigned i = 0; i < PROCESS_BREAKS; i++)
+		if (s->armed[i] && rip >= s->guarded[i].at && rip < s->guarded[i].end)
+			return true;
+	return false;
 }
 
 /* May the page be executed? 'fault': it must. 1, 0, -errno. */
 static int executable(struct shadow *s, gva_t lin, const u8 *bytes, bool fault)
 {
-	gva_t at[PROCESS_BREAKS];
+	struct sensitive at[PROCESS_BREAKS];
 	unsigned n = sensitive_find(s->v, lin, bytes, at, PROCESS_BREAKS);
 	int ret;
 
+	/* It may have been another page before. */
+	for (unsigned i = 0; i < PROCESS_BREAKS; i++)
+		if (s->armed[i] == lin)
+			s->armed[i] = 0;
 	if (!n)
 		return 1;
 	if (!fault || n > PROCESS_BREAKS)

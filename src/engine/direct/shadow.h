@@ -13,6 +13,7 @@
 
 #include "engine/direct/policy.h"
 #include "engine/direct/process.h"
+#include "engine/direct/sensitive.h"
 #include "x86/walk.h"
 
 #define SHADOW_CHANGES 64
@@ -42,6 +43,7 @@ struct shadow {
 	/* The page that each breakpoint is in; all sensitive instructions of a page that
 	 * may be executed have one. 0: none. */
 	gva_t armed[PROCESS_BREAKS];
+	struct sensitive guarded[PROCESS_BREAKS]; /* for what each is */
 	unsigned next_break;
 	unsigned armings; /* since somebody made it 0 */
 };
@@ -65,6 +67,9 @@ int shadow_enter(struct shadow *s);
 /* Map the page at this address for reading, with what else is allowed, if it can be. 0 or
  * -errno. */
 int shadow_fill(struct shadow *s, gva_t lin);
+
+/* Is code there in a function that one breakpoint stands for? */
+bool shadow_guards(const struct shadow *s, gva_t rip);
 
 /*
  * An access at this address has faulted; 'fetch': it may be an instruction. 1: mapped, do
