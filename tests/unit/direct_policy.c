@@ -233,6 +233,44 @@ static void traps_end_it(void **state)
 	policy_free(p);
 }
 
+/* How many of the last stretches ran directly, where they take so long, and translated.
+ */
+static unsigned stretches(struct policy *p, u64 direct, u64 translated)
+{
+	unsigned went = 0;
+
+	for (unsigned i = 0; i < 200; i++) {
+		policy_user_begins(p);
+		if (policy_wants(p)) {
+			policy_runs(p, true);
+			compute(direct);
+			policy_runs(p, false);
+			went += i >= 180;
+		} else {
+			compute(translated);
+		}
+		policy_user_ends(p);
+	}
+	return went;
+}
+
+/* As where the time is read, which is a trap each time. */
+static void what_takes_less_translated_is(void **state)
+{
+	struct box *b = *state;
+	struct policy *p = start(b, false);
+	struct upkeep none = { 0 };
+	struct tally c;
+
+	earn(p);
+	policy_tally(&c, CLOCK_PROCESS_CPUTIME_ID, 0, &none);
+	policy_settled(p, &c);
+	assert_int_equal(stretches(p, 400000, 100000), 0);
+	b->v->rip += 0x1000;
+	assert_true(stretches(p, 100000, 400000) > 15);
+	policy_free(p);
+}
+
 static void the_alarm_asks(void **state)
 {
 	struct policy *p;
@@ -264,6 +302,7 @@ int main(void)
 		TEST(coming_back_is_no_loss),
 		TEST(faults_without_end),
 		TEST(a_new_program_has_no_past),
+		TEST(what_takes_less_translated_is),
 		TEST(the_alarm_asks),
 	};
 

@@ -44,8 +44,8 @@
 #define MUCH         (500 * COST)
 #define BACKOFF_MIN  (2000 * COST)
 #define BACKOFF_MAX  (50000 * COST)
-/* A stretch that is shorter is better translated: by its own time, and by that with the
- * way there and back. */
+/* A stretch that is shorter is better translated, whatever it takes directly: by its own
+ * time, and by that with the way there and back. */
 #define SHORT        (3 * COST / 2)
 #define SHORT_DIRECT (5 * COST / 2)
 /* A stretch that is known to be long is translated once in a while, to see: after so many
@@ -74,7 +74,8 @@ struct space {
 /* User code that begins at an address. */
 struct stretch {
 	u64 tag;
-	u8 brief;       /* how sure it is that it is short: 0 to 3 */
+	u32 direct;     /* ticks that it takes directly, with the way there and back */
+	u8 brief;       /* how sure it is that translated it takes less: 0 to 3 */
 	u16 trial, due; /* a trial after so many times, and how many of them are left */
 };
 
@@ -347,20 +348,35 @@ static void translated(struct policy *p, u64 took)
 		s->on = true;
 }
 
+/* What disturbs makes it longer: so up slowly. */
+static void direct_took(struct stretch *s, u32 took)
+{
+	if (!s->direct || took < s->direct)
+		s->direct = took;
+	else
+		s->direct += (took - s->direct) / 8;
+}
+
 void policy_user_ends(struct policy *p)
 {
 	u64 took = __rdtsc() - p->began;
+	struct stretch *s = p->now;
 
 	p->watch = false;
-	if (!p->now) {
+	if (!s) {
 		translated(p, took);
-	} else if (took < (p->went ? p->short_direct : p->short_translated)) {
-		stretch_was_short(p);
-	} else if (!p->went) {
-		stretch_was_long(p);
-	} else {
+	} else if (p->went) {
+		took = MIN(took, UINT32_MAX);
+		direct_took(s, (u32)took);
 		/* On a busy host it may have been the way there and back. */
-		p->phase = 0;
+		if (took < p->short_direct)
+			stretch_was_short(p);
+		else
+			p->phase = 0;
+	} else if (took < MAX(p->short_translated, s->direct)) {
+		stretch_was_short(p);
+	} else {
+		stretch_was_long(p);
 	}
 	p->began = 0;
 	p->now = NULL;
