@@ -233,25 +233,25 @@ static void traps_end_it(void **state)
 	policy_free(p);
 }
 
-/* How many of the last stretches ran directly, where they take so long, and translated.
- */
-static unsigned stretches(struct policy *p, u64 direct, u64 translated)
+/* Do most of them run directly in the end, where they take so long directly, and so long
+ * translated? Not all, as the host may be busy, and the other is tried now and then. */
+static bool mostly_direct(struct policy *p, u64 direct, u64 translated)
 {
 	unsigned went = 0;
 
-	for (unsigned i = 0; i < 200; i++) {
+	for (unsigned i = 0; i < 400; i++) {
 		policy_user_begins(p);
 		if (policy_wants(p)) {
 			policy_runs(p, true);
 			compute(direct);
 			policy_runs(p, false);
-			went += i >= 180;
+			went += i >= 200;
 		} else {
 			compute(translated);
 		}
 		policy_user_ends(p);
 	}
-	return went;
+	return went > 100;
 }
 
 /* As where the time is read, which is a trap each time. */
@@ -265,9 +265,9 @@ static void what_takes_less_translated_is(void **state)
 	earn(p);
 	policy_tally(&c, CLOCK_PROCESS_CPUTIME_ID, 0, &none);
 	policy_settled(p, &c);
-	assert_int_equal(stretches(p, 400000, 100000), 0);
+	assert_false(mostly_direct(p, 400000, 50000));
 	b->v->rip += 0x1000;
-	assert_true(stretches(p, 100000, 400000) > 15);
+	assert_true(mostly_direct(p, 50000, 400000));
 	policy_free(p);
 }
 

@@ -54,10 +54,15 @@
 #define TRIAL_MAX    256
 /* So long translated code runs before it is looked at. */
 #define BEAT         (100 * COST)
+/* What the speed of the TSC is measured over, at least. */
+#define KNOWN        UINT64_C(100000)
 #define SPACES       1024
 #define STRETCHES    4096
 /* So many short ones in a row make one short of which nothing is known. */
 #define PHASE        4
+/* After so many short ones of a translated program in a row, as in a loop of system
+ * calls, about so many are not measured. */
+#define CALM         16
 
 /* What is known of an address space. */
 struct space {
@@ -82,15 +87,16 @@ struct stretch {
 struct policy {
 	struct vcpu *v;
 	bool always;
-	bool hold; /* not before the next sample */
-	struct space space[SPACES];
+	bool hold;                         /* not before the next sample */
+	struct space space[SPACES], *here; /* that of CR3, or another one */
 
 	struct stretch stretch[STRETCHES];
 	struct stretch *now; /* that runs; NULL: its length is not asked for */
 	bool brief;          /* it is to be translated */
 	bool went;           /* it has run directly */
 	unsigned phase;      /* so many short ones came before it */
-	/* In ticks of the host's TSC. 'began' 0: no user code runs. */
+	unsigned calm, skip;
+	/* In ticks of the host's TSC. 'began' 0: it is not measured. */
 	u64 began, tick_earn, tick_beat, tick_trap, short_translated, short_direct;
 	u64 tsc_first, ns_first;
 
@@ -128,9 +134,13 @@ static struct space *space_by(struct policy *p, u64 cr3)
 	return s;
 }
 
-static struct space *space_of(struct policy *p)
+static inline struct space *space_of(struct policy *p)
 {
-	return space_by(p, p->v->cr3 & BITS(51, 12));
+	u64 cr3 = p->v->cr3 & BITS(51, 12);
+
+	if (unlikely(!p->here || p->here->cr3 != cr3))
+		p->here = space_by(p, cr3);
+	return p->here;
 }
 
 static void space_off(struct space *s)
@@ -236,12 +246,16 @@ void policy_hold(struct policy *p)
 
 /* ---- stretches ---- */
 
+/* The longer it is since the first look, the better it is known. */
 static u64 ticks_of(const struct policy *p, u64 ns)
 {
-	u64 ticks = __rdtsc() - p->tsc_first,
-	    took = clock_ns(CLOCK_MONOTONIC) - p->ns_first;
+	u64 ticks, took;
 
-	return took ? (u64)((u128)ticks * ns / took) : 0;
+	do {
+		ticks = __rdtsc() - p->tsc_first;
+		took = clock_ns(CLOCK_MONOTONIC) - p->ns_first;
+	} while (took < KNOWN);
+	return (u64)((u128)ticks * ns / took);
 }
 
 static void ticks_measure(struct policy *p)
@@ -256,12 +270,9 @@ static void ticks_measure(struct policy *p)
 /* So long it has run translated, and then trapped, or not yet. */
 static void earn(struct policy *p, struct space *s, u64 took, bool trapped)
 {
-	u64 less = trapped ? p->tick_trap : 0, more;
+	u64 more = MIN(took, p->tick_beat) * (SLOWNESS - 1) / SLOWNESS;
+	u64 less = trapped ? p->tick_trap : 0;
 
-	/* A loop of system calls. */
-	if (took < less && !s->earned)
-		return;
-	more = MIN(took, p->tick_beat) * (SLOWNESS - 1) / SLOWNESS;
 	s->earned = s->earned + more > less ? s->earned + more - less : 0;
 }
 
@@ -299,7 +310,7 @@ void policy_user_begins(struct policy *p)
 	p->brief = p->went = p->watch = false;
 	if (p->always)
 		return;
-	if (!p->alarm.made && !p->no_alarm) {
+	if (unlikely(!p->alarm.made && !p->no_alarm)) {
 		vcpu_park(p->v);
 		p->no_alarm = !alarm_init(&p->alarm, beat, p);
 	}
@@ -309,10 +320,15 @@ void policy_user_begins(struct policy *p)
 		p->now = stretch_of(p);
 		p->brief = is_brief(p->now);
 	}
-	p->began = __rdtsc();
 	p->watch = !s->on || p->brief;
 	if (p->watch)
 		watch(p);
+	if (p->skip && !p->now) {
+		p->skip--;
+		p->began = 0;
+		return;
+	}
+	p->began = __rdtsc();
 }
 
 static void stretch_was_short(struct policy *p)
@@ -336,13 +352,21 @@ static void stretch_was_long(struct policy *p)
 	s->brief = s->brief >= 3 ? 1 : 0;
 }
 
-/* So long a stretch has taken, of a space that did not run directly. */
-static void translated(struct policy *p, u64 took)
+/* A stretch has ended, of a space that does not run directly. */
+static void translated(struct policy *p)
 {
 	struct space *s = space_of(p);
+	u64 took;
 
 	if (!p->began || s->on)
 		return;
+	took = __rdtsc() - p->began;
+	if (took < p->tick_trap && !s->earned) {
+		if (++p->calm >= CALM)
+			p->skip = CALM + (p->stretches & 3);
+		return;
+	}
+	p->calm = 0;
 	earn(p, s, took, true);
 	if (s->earned >= p->tick_earn && !s->not_before)
 		s->on = true;
@@ -359,13 +383,17 @@ static void direct_took(struct stretch *s, u32 took)
 
 void policy_user_ends(struct policy *p)
 {
-	u64 took = __rdtsc() - p->began;
 	struct stretch *s = p->now;
+	u64 took;
 
 	p->watch = false;
 	if (!s) {
-		translated(p, took);
-	} else if (p->went) {
+		translated(p);
+		p->began = 0;
+		return;
+	}
+	took = __rdtsc() - p->began;
+	if (p->went) {
 		took = MIN(took, UINT32_MAX);
 		direct_took(s, (u32)took);
 		/* On a busy host it may have been the way there and back. */
@@ -399,13 +427,17 @@ void policy_sample(struct policy *p, bool user)
 		p->brief = p->watch = false;
 		return;
 	}
-	if (!user || !p->began) {
+	if (!user) {
 		p->watch = false;
 		return;
 	}
 	recognize(p, s);
+	if (unlikely(!p->tick_beat))
+		ticks_measure(p);
 	t = __rdtsc();
-	earn(p, s, t - p->began, false);
+	p->calm = p->skip = 0;
+	if (p->began)
+		earn(p, s, t - p->began, false);
 	p->began = t;
 	s->on = s->earned >= p->tick_earn &&
 		clock_ns(CLOCK_THREAD_CPUTIME_ID) >= s->not_before;
