@@ -22,6 +22,7 @@
 #include "engine/direct/process.h"
 #include "engine/direct/shadow.h"
 #include "engine/interp/stub.h"
+#include "host/rundelay.h"
 #include "mem/phys.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
@@ -62,6 +63,7 @@ struct place {
 	u64 trap;        /* what one costs of that, in nanoseconds */
 	u64 counted;     /* of its time, for the profile */
 	struct tally tally;
+	struct rundelay delay;
 	/* The vector state as the process has it, and as v->xsave had it then. */
 	bool vec_there;
 	bool id; /* RFLAGS.ID, which the VMM cannot write there */
@@ -211,6 +213,7 @@ static int place_new(struct direct *d, struct place *a, struct error *err)
 
 	if (ret)
 		return ret;
+	rundelay_init(&a->delay);
 	if (shadow_init(&a->s, d->v, a->p))
 		return error_set(err, -ENOMEM, "no memory for a shadow");
 	if (clock_getcpuclockid(a->p->pid, &a->clock))
@@ -225,12 +228,20 @@ static int place_new(struct direct *d, struct place *a, struct error *err)
 	return 0;
 }
 
+u64 direct_delay(struct direct *d)
+{
+	struct place *a = d->at;
+
+	return a && a->p ? rundelay_more(&a->delay, a->p->pid, a->p->tid) : 0;
+}
+
 static void place_free(struct place *a)
 {
 	if (!a->p)
 		return;
 	count_time(a, a->s.v);
 	shadow_fini(&a->s);
+	rundelay_fini(&a->delay);
 	process_free(a->p);
 	a->p = NULL;
 	a->vec_there = a->id = false;
