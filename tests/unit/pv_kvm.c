@@ -364,6 +364,54 @@ static void what_is_not_ram_is_left_alone(void **state)
 	rig_fini(&r);
 }
 
+/* As another CPU sees it come. */
+struct watch {
+	struct code_listener l;
+	struct rig *r;
+	gpa_t version;
+	unsigned stores, versions;
+};
+
+static void stored(void *opaque, gpa_t gpa, u64 len)
+{
+	struct watch *w = opaque;
+
+	assert_int_equal(len, 4);
+	w->stores++;
+	if (gpa == w->version)
+		w->versions++;
+	assert_int_equal(mem(w->r, w->version, 4) & 1, w->versions == 1);
+	if (w->versions != 1)
+		assert_int_equal(gpa, w->version);
+}
+
+static void version_is_odd_while_the_rest_changes(void **state)
+{
+	static const struct {
+		u32 msr;
+		gpa_t version;
+		unsigned stores;
+	} table[] = { { 0x11, PAGE, 4 }, { 0x12, PAGE, 8 }, { 0x4b564d03, PAGE + 8, 4 } };
+	struct rig r;
+	struct watch w = { .l = { .written = stored, .opaque = &w }, .r = &r };
+
+	(void)state;
+	rig_init(&r, all, 1000000);
+	assert_int_equal(phys_add_code_listener(r.phys, &w.l), 0);
+	assert_true(phys_mark_code(r.phys, &w.l, PAGE));
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		w.version = table[i].version;
+		w.stores = w.versions = 0;
+		assert_int_equal(wr(&r, 0, table[i].msr, PAGE | (i > 0)), 1);
+		if (table[i].msr == 0x4b564d03)
+			pv_kvm_add_steal(r.k, 0, 1);
+		assert_int_equal(w.versions, 2);
+		assert_int_equal(w.stores, table[i].stores);
+	}
+	phys_remove_code_listener(r.phys, &w.l);
+	rig_fini(&r);
+}
+
 struct heard {
 	struct code_listener l;
 	u64 lo, hi;
@@ -535,6 +583,7 @@ int main(void)
 		cmocka_unit_test(stable_while_all_tscs_are_the_same),
 		cmocka_unit_test(stable_only_where_cpuid_has_the_bit),
 		cmocka_unit_test(what_is_not_ram_is_left_alone),
+		cmocka_unit_test(version_is_odd_while_the_rest_changes),
 		cmocka_unit_test(holders_of_code_are_told),
 		cmocka_unit_test(steal_time_adds_up_in_memory),
 		cmocka_unit_test(ends_by_bit_0_by_init_and_by_reset),
