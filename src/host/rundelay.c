@@ -17,13 +17,21 @@ enum { FD_NONE = -1, FD_CANNOT = -2 };
 void rundelay_init(struct rundelay *r)
 {
 	r->fd = FD_NONE;
+	r->known = false;
 	r->seen = 0;
+}
+
+void rundelay_close(struct rundelay *r)
+{
+	if (r->fd < 0)
+		return;
+	close(r->fd);
+	r->fd = FD_NONE;
 }
 
 void rundelay_fini(struct rundelay *r)
 {
-	if (r->fd >= 0)
-		close(r->fd);
+	rundelay_close(r);
 	rundelay_init(r);
 }
 
@@ -42,23 +50,27 @@ static bool read_now(struct rundelay *r, u64 *ns)
 	return true;
 }
 
+static void open_file(struct rundelay *r, int pid, int tid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", pid, tid);
+	r->fd = open(path, O_RDONLY | O_CLOEXEC);
+}
+
 u64 rundelay_more(struct rundelay *r, int pid, int tid)
 {
-	bool first = r->fd == FD_NONE;
 	u64 now, more;
 
-	if (first) {
-		char path[64];
-
-		snprintf(path, sizeof(path), "/proc/%d/task/%d/schedstat", pid, tid);
-		r->fd = open(path, O_RDONLY | O_CLOEXEC);
-	}
+	if (r->fd == FD_NONE)
+		open_file(r, pid, tid);
 	if (r->fd < 0 || !read_now(r, &now)) {
 		rundelay_fini(r);
 		r->fd = FD_CANNOT;
 		return 0;
 	}
-	more = now - r->seen;
+	more = r->known ? now - r->seen : 0;
+	r->known = true;
 	r->seen = now;
-	return first ? 0 : more;
+	return more;
 }

@@ -11,11 +11,14 @@
 #include "base/types.h"
 
 struct rundelay {
-	int fd; /* -1: not opened yet; -2: the host does not say */
+	int fd;     /* -1: not open; -2: the host does not say */
+	bool known; /* 'seen' is what it was the last time */
 	u64 seen;
 };
 
 void rundelay_init(struct rundelay *r);
 void rundelay_fini(struct rundelay *r);
+/* Until the next look it needs no file descriptor. */
+void rundelay_close(struct rundelay *r);
 /* ns since the last call; 0 at the first, and where the host does not say it. */
 u64 rundelay_more(struct rundelay *r, int pid, int tid);

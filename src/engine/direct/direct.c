@@ -77,8 +77,9 @@ struct direct {
 	struct vcpu *v;
 	struct policy *policy;
 	struct place place[PLACES];
-	struct place *at; /* the one for what CR3 is now */
-	u64 running;      /* atomic: whom to kick, 0: nobody */
+	struct place *at;       /* the one for what CR3 is now */
+	struct place *delay_of; /* whose delay was looked at last; NULL: none's yet */
+	u64 running;            /* atomic: whom to kick, 0: nobody */
 	u64 uses;
 	gva_t faulted; /* where the guest has been given a page fault; ~0: nowhere */
 	bool unavailable;
@@ -232,7 +233,13 @@ u64 direct_delay(struct direct *d)
 {
 	struct place *a = d->at;
 
-	return a && a->p ? rundelay_more(&a->delay, a->p->pid, a->p->tid) : 0;
+	if (!a || !a->p)
+		return 0;
+	/* With many CPUs there would be many open files. */
+	if (d->delay_of && d->delay_of != a)
+		rundelay_close(&d->delay_of->delay);
+	d->delay_of = a;
+	return rundelay_more(&a->delay, a->p->pid, a->p->tid);
 }
 
 static void place_free(struct place *a)
