@@ -47,7 +47,8 @@ ODD = re.compile(r"Firmware Bug|BIOS bug|Hardware Error|unchecked MSR|soft locku
 
 PARAMETERS = [
     "noapic", "nolapic", "acpi=off", "acpi=off noapic", "nosmp", "maxcpus=1", "clocksource=hpet",
-    "clocksource=acpi_pm", "clocksource=tsc", "no_timer_check", "pti=on", "nopcid", "no5lvl",
+    "clocksource=acpi_pm", "clocksource=tsc", "clocksource=kvm-clock", "no-kvmclock", "no-steal-acc",
+    "no_timer_check", "pti=on", "nopcid", "no5lvl",
     "mitigations=off", "nopat", "hpet=disable", "idle=poll", "idle=halt", "idle=nomwait",
     "nox2apic", "notsc", "tsc=reliable", "tsc=unstable", "lpj=4000000", "noxsave", "nosmap", "nokaslr",
     "pci=off", "pci=nommconf", "pci=conf1", "pci=nomsi", "nohz=off highres=off", "lapic=notscdeadline",
