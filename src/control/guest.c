@@ -141,7 +141,8 @@ static void add_terminal(char **line, const struct guest_terminal *t)
 
 /*
  * Linux waits for ticks when it sets up the IOAPIC, and panics where the host keeps it
- * from running meanwhile: on KVM, too, it is told not to.
+ * from running meanwhile. Where it finds KVM's interface it does not; with a CPU that has
+ * none (kvm=off) it is told not to.
  */
 static char *command_line(const struct guest *g, const struct run_options *o,
 			  const struct guest_terminal *t)

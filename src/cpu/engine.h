@@ -37,4 +37,9 @@ struct engine {
 	 * made of, ~0 if that is not known. May be NULL.
 	 */
 	bool (*locate)(struct vcpu *v, u64 host, u64 *lin);
+	/*
+	 * vCPU thread: ns for which another thread that runs this CPU's code was ready
+	 * and did not run, since the last time. NULL: there are none.
+	 */
+	u64 (*delay)(struct vcpu *v);
 };

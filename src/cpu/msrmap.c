@@ -2,7 +2,8 @@
  * The MSRs, CR8 and the time-stamp counter that belong to chips and not to the CPU core.
  *
  * SDM volume 3 sections 11.4.3 (IA32_APIC_BASE), 11.12 (x2APIC), 11.5.4.1
- * (TSC-deadline), 18.17 (time-stamp counter). Thread: the owner of the vCPU.
+ * (TSC-deadline), 18.17 (time-stamp counter). KVM's are pv/kvm.c's. Thread: the owner of
+ * the vCPU.
  */
 #include "cpu/msrmap.h"
 
@@ -10,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "irq/lapic.h"
+#include "pv/kvm.h"
 #include "time/clock.h"
 #include "time/tsc.h"
 
@@ -44,7 +46,13 @@ static int read_msr(void *opaque, u32 msr, u64 *val)
 	}
 	if (msr >= 0x800 && msr <= 0x8ff)
 		return lapic_msr_read(m->lapic, msr, val);
-	return -1;
+	return pv_kvm_msr_read(m->kvm, m->cpu, msr, val);
+}
+
+static void tsc_changed(struct msrmap *m)
+{
+	lapic_tsc_changed(m->lapic);
+	pv_kvm_tsc_changed(m->kvm, m->cpu);
 }
 
 static int write_msr(void *opaque, u32 msr, u64 val)
@@ -54,11 +62,11 @@ static int write_msr(void *opaque, u32 msr, u64 val)
 	switch (msr) {
 	case IA32_TSC:
 		tsc_write(m->tsc, clock_now(m->clock), val);
-		lapic_tsc_changed(m->lapic);
+		tsc_changed(m);
 		return 1;
 	case IA32_TSC_ADJUST:
 		tsc_adjust_write(m->tsc, val);
-		lapic_tsc_changed(m->lapic);
+		tsc_changed(m);
 		return 1;
 	case IA32_APIC_BASE_MSR: return lapic_base_write(m->lapic, val);
 	case IA32_TSC_DEADLINE: lapic_tsc_deadline_write(m->lapic, val); return 1;
@@ -66,7 +74,7 @@ static int write_msr(void *opaque, u32 msr, u64 val)
 	}
 	if (msr >= 0x800 && msr <= 0x8ff)
 		return lapic_msr_write(m->lapic, msr, val);
-	return -1;
+	return pv_kvm_msr_write(m->kvm, m->cpu, msr, val);
 }
 
 static u8 read_cr8(void *opaque)

@@ -8,12 +8,15 @@
 
 struct clock;
 struct lapic;
+struct pv_kvm;
 struct tsc;
 
 struct msrmap {
 	struct lapic *lapic;
 	struct tsc *tsc;
 	struct clock *clock;
+	struct pv_kvm *kvm;
+	unsigned cpu;
 };
 
 /* The map is copied; it is freed by msrmap_detach(). Machine stopped. */

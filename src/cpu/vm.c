@@ -28,6 +28,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "base/log.h"
@@ -35,13 +36,19 @@
 #include "cpu/events.h"
 #include "cpu/msrmap.h"
 #include "host/lowmem.h"
+#include "host/rundelay.h"
 #include "irq/lapic.h"
 #include "mem/phys.h"
+#include "pv/kvm.h"
 #include "time/tsc.h"
 #include "x86/access.h"
 #include "x86/cpuid.h"
 #include "x86/except.h"
 #include "x86/xsave.h"
+
+/* So often stolen time is looked at, where the guest wants to know: about a microsecond.
+ */
+#define STEAL_EVERY_NS 2000000
 
 /* Pages that wait to be guarded: who asks waits for the answer. */
 #define GUARDS VM_MAX_VCPUS
@@ -53,6 +60,8 @@ struct cpu {
 	struct tsc tsc;
 	struct vcpu_stats stats;
 	struct sampling *sampling; /* NULL: not wanted */
+	struct rundelay delay;
+	vns_t steal_at; /* when to look again; 0: the guest does not want to know */
 	pthread_t thread;
 	bool started, opened;
 	pthread_mutex_t wake_lock;
@@ -74,6 +83,7 @@ struct vm {
 	unsigned running; /* atomic: vCPU threads that have not left */
 	struct vcpu *fault_vcpu;
 	struct debug *debug; /* NULL: no debugger can come */
+	struct pv_kvm *kvm;
 	void (*ending)(void *opaque);
 	void (*ended)(void *opaque);
 	void *end_opaque;
@@ -172,6 +182,7 @@ static void cpu_free(struct cpu *c)
 		c->vm->cfg.engine->vcpu_close(&c->v);
 	msrmap_detach(&c->v);
 	sampling_free(c->sampling);
+	rundelay_fini(&c->delay);
 	pthread_cond_destroy(&c->answer);
 	pthread_cond_destroy(&c->wake);
 	pthread_mutex_destroy(&c->wake_lock);
@@ -203,7 +214,9 @@ static int cpu_new(struct vm *vm, unsigned index, struct error *err)
 	pthread_cond_init(&c->wake, NULL);
 	pthread_cond_init(&c->answer, NULL);
 	c->quiet = true;
+	rundelay_init(&c->delay);
 	tsc_init(&c->tsc, vm->cfg.tsc_khz, clock_now(vm->cfg.clock));
+	pv_kvm_set_tsc(vm->kvm, index, &c->tsc);
 	v->index = index;
 	v->apic_page = ~UINT64_C(0);
 	v->phys = vm->cfg.phys;
@@ -223,12 +236,24 @@ static int cpu_new(struct vm *vm, unsigned index, struct error *err)
 	return 0;
 }
 
+static bool offers(const struct vm *vm, enum cpu_feature f)
+{
+	return vm->cfg.cpuid->features[f / 32] >> (f % 32) & 1;
+}
+
 struct vm *vm_new(const struct vm_config *cfg, struct error *err)
 {
 	struct vm *vm = xzalloc(sizeof(*vm));
 
 	vm->cfg = *cfg;
 	vm->cpus = cfg->cpus;
+	vm->kvm = pv_kvm_new(
+		&(struct pv_kvm_config){ .phys = cfg->phys,
+					 .clock = cfg->clock,
+					 .cpus = cfg->cpus,
+					 .system_time = offers(vm, FEAT_KVMCLOCK),
+					 .stable = offers(vm, FEAT_KVMCLOCK_STABLE),
+					 .steal_time = offers(vm, FEAT_KVM_STEAL_TIME) });
 	for (unsigned i = 0; i < cfg->cpus; i++) {
 		if (cpu_new(vm, i, err)) {
 			vm_free(vm);
@@ -244,6 +269,7 @@ void vm_free(struct vm *vm)
 		return;
 	for (unsigned i = 0; i < vm->cpus; i++)
 		cpu_free(vm->cpu[i]);
+	pv_kvm_free(vm->kvm);
 	free(vm);
 }
 
@@ -272,6 +298,11 @@ struct tsc *vm_tsc(struct vm *vm, unsigned index)
 	return &vm->cpu[index]->tsc;
 }
 
+struct pv_kvm *vm_kvm(struct vm *vm)
+{
+	return vm->kvm;
+}
+
 void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic)
 {
 	struct cpu *c = vm->cpu[index];
@@ -279,7 +310,9 @@ void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic)
 	c->lapic = lapic;
 	msrmap_attach(&c->v, &(struct msrmap){ .lapic = lapic,
 					       .tsc = &c->tsc,
-					       .clock = vm->cfg.clock });
+					       .clock = vm->cfg.clock,
+					       .kvm = vm->kvm,
+					       .cpu = index });
 	vcpu_apic_base_changed(&c->v);
 }
 
@@ -300,6 +333,7 @@ void vm_reset_cpus(struct vm *vm)
 		if (vm->cfg.engine->push)
 			vm->cfg.engine->push(&c->v);
 	}
+	pv_kvm_reset(vm->kvm);
 	vm->fault_vcpu = NULL;
 }
 
@@ -393,6 +427,7 @@ static void take_init(struct cpu *c)
 	event_clear(&c->v, EV_INIT | EV_NMI | EV_SMI);
 	vcpu_reset(&c->v, true);
 	lapic_init(c->lapic);
+	pv_kvm_init(c->vm->kvm, c->v.index);
 	c->v.activity =
 		lapic_base_read(c->lapic) & APIC_BASE_BSP ? ACT_RUNNING : ACT_WAIT_SIPI;
 }
@@ -503,16 +538,40 @@ static void wait_event(struct cpu *c)
 	pthread_mutex_unlock(&c->wake_lock);
 }
 
+/* Before the guest's tick is delivered, which adds up what its CPU did. */
+static void note_steal(struct cpu *c, vns_t now)
+{
+	const struct engine *e = c->vm->cfg.engine;
+	bool first = !c->steal_at;
+	u64 ns;
+
+	if (now < c->steal_at)
+		return;
+	if (!pv_kvm_wants_steal(c->vm->kvm, c->v.index)) {
+		c->steal_at = 0;
+		return;
+	}
+	c->steal_at = now + STEAL_EVERY_NS;
+	ns = rundelay_more(&c->delay, getpid(), gettid());
+	if (e->delay)
+		ns += e->delay(&c->v);
+	if (ns && !first)
+		pv_kvm_add_steal(c->vm->kvm, c->v.index, ns);
+}
+
 static void *cpu_thread(void *arg)
 {
 	struct cpu *c = arg;
 	struct vm *vm = c->vm;
 	struct clock *clk = vm->cfg.clock;
 
+	/* Another thread than the last time, and another time perhaps. */
+	rundelay_fini(&c->delay);
+	c->steal_at = 0;
 	sampling_begin(c->sampling);
 	leave_quiet(c);
 	while (vm_why(vm) == VM_RUNNING) {
-		vns_t start;
+		vns_t start, now;
 
 		park(c);
 		if (vm_why(vm) != VM_RUNNING)
@@ -520,7 +579,9 @@ static void *cpu_thread(void *arg)
 		start = clock_now(clk);
 		if (c->v.activity != ACT_RUNNING) {
 			wait_event(c);
-			c->stats.ns_idle += (u64)(clock_now(clk) - start);
+			now = clock_now(clk);
+			c->stats.ns_idle += (u64)(now - start);
+			note_steal(c, now);
 			take_events(c);
 			if (vm->debug)
 				debug_woken(vm->debug, &c->v);
@@ -535,7 +596,9 @@ static void *cpu_thread(void *arg)
 		default: vm_end(vm, VM_FAILED); break;
 		}
 		profile_doing(&c->v, DOING_LOOP);
-		c->stats.ns_run += (u64)(clock_now(clk) - start);
+		now = clock_now(clk);
+		c->stats.ns_run += (u64)(now - start);
+		note_steal(c, now);
 		take_events(c);
 	}
 	if (vm->debug)

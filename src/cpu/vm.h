@@ -17,6 +17,7 @@ struct debug;
 struct io_ports;
 struct lapic;
 struct phys;
+struct pv_kvm;
 struct tsc;
 
 #define VM_MAX_VCPUS 64
@@ -49,6 +50,7 @@ void vm_free(struct vm *vm);
 unsigned vm_cpus(const struct vm *vm);
 struct vcpu *vm_vcpu(struct vm *vm, unsigned index);
 struct tsc *vm_tsc(struct vm *vm, unsigned index);
+struct pv_kvm *vm_kvm(struct vm *vm);
 /* The board gives each vCPU its local APIC, created with vcpu_apic_event() as event
  * callback. Borrowed. */
 void vm_set_lapic(struct vm *vm, unsigned index, struct lapic *lapic);

@@ -42,6 +42,7 @@
 #include "mem/io.h"
 #include "mem/phys.h"
 #include "pci/host.h"
+#include "pv/kvm.h"
 #include "state/save.h"
 #include "time/clock.h"
 #include "time/hpet.h"
@@ -1075,6 +1076,7 @@ void pc_save(struct pc *pc, struct state_buf *b)
 	clock_save(pc->clock, b);
 	for (unsigned i = 0; i < pc->cfg.cpus; i++)
 		cpu_save(pc, i, b);
+	pv_kvm_save(vm_kvm(pc->vm), b);
 	pic_save(pc->pic, b);
 	ioapic_save(pc->ioapic, b);
 	for (unsigned i = 0; i < pc->cfg.cpus; i++)
@@ -1139,6 +1141,8 @@ int pc_load(struct pc *pc, struct state_buf *b, struct error *err)
 	ret = clock_load(pc->clock, b, err);
 	for (unsigned i = 0; !ret && i < pc->cfg.cpus; i++)
 		ret = cpu_load(pc, i, b, err);
+	if (!ret)
+		ret = pv_kvm_load(vm_kvm(pc->vm), b, err);
 	wires_each(pc, wire_mute);
 	if (!ret)
 		ret = chips_load(pc, b, err);

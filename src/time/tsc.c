@@ -47,6 +47,16 @@ u64 tsc_read(const struct tsc *t, vns_t now)
 	return (u64)raw_ticks(load(&t->s.khz), now) + load(&t->s.offset);
 }
 
+u64 tsc_offset(const struct tsc *t)
+{
+	return load(&t->s.offset);
+}
+
+u64 tsc_khz(const struct tsc *t)
+{
+	return load(&t->s.khz);
+}
+
 void tsc_write(struct tsc *t, vns_t now, u64 val)
 {
 	u64 delta = val - tsc_read(t, now);

@@ -38,6 +38,9 @@ void tsc_init(struct tsc *t, u64 khz, vns_t now);
 
 /* RDTSC, RDMSR IA32_TIME_STAMP_COUNTER. */
 u64 tsc_read(const struct tsc *t, vns_t now);
+/* TSC at virtual time 0, and its rate: what it reads is a function of these. */
+u64 tsc_offset(const struct tsc *t);
+u64 tsc_khz(const struct tsc *t);
 /* WRMSR IA32_TIME_STAMP_COUNTER. */
 void tsc_write(struct tsc *t, vns_t now, u64 val);
 /* IA32_TSC_ADJUST. */

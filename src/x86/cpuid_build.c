@@ -16,9 +16,10 @@
 #include "x86/cpuid_models.h"
 #include "x86/xsave.h"
 
-#define DEFAULT_CRYSTAL_HZ   25000000u
-#define APICID_BITS_MAX      8
-#define HYPERVISOR_SIGNATURE "UmbraUmbraUm"
+#define DEFAULT_CRYSTAL_HZ 25000000u
+#define APICID_BITS_MAX    8
+#define OUR_SIGNATURE      "UmbraUmbraUm"
+#define KVM_SIGNATURE      "KVMKVMKVM\0\0" /* 12 bytes, with the last 0 */
 
 /*
  * IA32_ARCH_CAPABILITIES (SDM 4 table 2-2). No instruction of an interpreted guest
@@ -257,15 +258,10 @@ static int parse_switch(struct build *b, const char *s, size_t len, size_t name_
  */
 static bool is_ignored(const char *s, size_t name_len)
 {
-	static const char *const names[] = { "check",
-					     "enforce",
-					     "migratable",
-					     "l3-cache",
-					     "kvm",
-					     "pmu",
-					     "tcg-cpuid",
-					     "x-migrate-smi-count",
-					     "full-cpuid-auto-level" };
+	static const char *const names[] = {
+		"check", "enforce",   "migratable",          "l3-cache",
+		"pmu",   "tcg-cpuid", "x-migrate-smi-count", "full-cpuid-auto-level"
+	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (is_word(s, name_len, names[i]))
@@ -373,6 +369,11 @@ static int item_vendor(struct build *b, const char *s, size_t len)
 	return starts(s, len, "vendor=") ? parse_vendor(b, s, len) : 0;
 }
 
+/* What belongs to the machine and not to the processor that a model is like. */
+static const u16 every_model[] = { FEAT_HYPERVISOR,       FEAT_KVM,
+				   FEAT_KVMCLOCK,         FEAT_KVMCLOCK_STABLE,
+				   FEAT_KVM_NOP_IO_DELAY, FEAT_KVM_STEAL_TIME };
+
 static int parse_cpu(struct build *b)
 {
 	const char *text = b->req->cpu ? b->req->cpu : "max";
@@ -411,9 +412,13 @@ static int parse_cpu(struct build *b)
 		all_features(b);
 	else
 		model_features(b, m->features);
-	set(t->features, FEAT_HYPERVISOR, true);
+	for (size_t i = 0; i < ARRAY_SIZE(every_model); i++)
+		set(t->features, every_model[i], true);
 	ret = for_items(b, text + n, parse_item);
-	return ret ? ret : make_consistent(b);
+	if (!ret)
+		ret = make_consistent(b);
+	set(t->features, FEAT_KVMCLOCK_OLD, has(t->features, FEAT_KVMCLOCK));
+	return ret;
 }
 
 /* ---- topology ---- */
@@ -614,16 +619,23 @@ static void put_basic(struct build *b)
 		put_topology(b, 0x1f);
 }
 
+/*
+ * Guests look for the name of one hypervisor that they know; for ours none does. So it is
+ * there only as long as nothing else is.
+ */
 static void put_hypervisor(struct build *b)
 {
 	struct cpuid_table *t = b->t;
-	const char *s = HYPERVISOR_SIGNATURE;
+	bool kvm = has(t->features, FEAT_KVM);
+	const char *s = kvm ? KVM_SIGNATURE : OUR_SIGNATURE;
 
 	if (!has(t->features, FEAT_HYPERVISOR))
 		return;
 	t->max_hypervisor = 0x40000010;
 	put(b, 0x40000000, 0, t->max_hypervisor, text4(s), text4(s + 4), text4(s + 8));
-	/* TSC and local APIC timer in kHz, as VMware and KVM have it. */
+	if (kvm)
+		put(b, 0x40000001, 0, t->features[W_KVM_EAX], 0, 0, 0);
+	/* TSC and local APIC timer in kHz, as VMware, and QEMU with KVM, have it. */
 	put(b, 0x40000010, 0, (u32)t->tsc_khz, t->crystal_hz / 1000, 0, 0);
 }
 

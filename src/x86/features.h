@@ -26,6 +26,8 @@ enum feature_word {
 	W_88_EBX,  /* CPUID.80000008H:EBX */
 	W_821_EAX, /* CPUID.80000021H:EAX */
 	W_821_ECX,
+	W_PV,      /* no register: which interfaces of hypervisors it has */
+	W_KVM_EAX, /* CPUID.40000001H:EAX */
 	FEATURE_WORDS,
 };
 

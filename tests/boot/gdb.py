@@ -229,6 +229,28 @@ def kernel_threads(engine, symbols):
 
 # ---- the socket ----
 
+def clock_stands(source):
+    """Linux's clock of that source does not see that the machine was stopped for 4 seconds."""
+    machine = Machine("-append", "clocksource=" + source, "--", "sh", "-c",
+                      "cat /sys/devices/system/clocksource/clocksource0/current_clocksource /proc/uptime; sleep 2;"
+                      "cat /proc/uptime")
+    try:
+        names = [machine.process.stdout.readline().strip()]
+        first = machine.process.stdout.readline().split()
+        began = time.monotonic()
+        Gdb(machine, "shell sleep 4", "detach").says("detached")
+        last = machine.process.stdout.readline().split()
+        took = time.monotonic() - began
+        machine.end(0)
+    finally:
+        machine.kill()
+    if names != [source] or not first or not last:
+        raise Failed(f"{names} {first} {last}")
+    seen = float(last[0]) - float(first[0])
+    if seen < 2 or seen > took - 3.9:
+        raise Failed(f"the guest saw {seen} s of {took} s, 4 of which it was stopped for")
+
+
 def port_in_use():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -282,6 +304,8 @@ def main():
         for engine in ENGINES:
             case(engine + "_kernel_session", kernel_session, engine, symbols)
             case(engine + "_kernel_threads", kernel_threads, engine, symbols)
+        for source in ("tsc", "kvm-clock"):
+            case("clock_stands_" + source.replace("-", "_"), clock_stands, source)
     shutil.rmtree(tmp)
     sys.exit(failures != 0)
 

@@ -4,6 +4,7 @@
  * ACPI 6.4 sections 16.1.3 (S3), 5.2.10 (waking vector); SDM volume 3 table 10-1, column
  * INIT. With two CPUs, of which the second is looked at after INIT and SIPI.
  */
+#include "kvmclock.h"
 #include "page.h"
 #include "smp.h"
 
@@ -209,12 +210,15 @@ static u32 facs_of(u32 rsdp)
 }
 
 static volatile u8 kept[4096];
+static volatile struct system_time kvm_time __attribute__((aligned(64)));
 
 static void suspend(void)
 {
 	u32 rsdp = find("RSD PTR ", 0xe0000, 0x100000, 16),
 	    facs = rsdp ? facs_of(rsdp) : 0;
 	const u8 *code = (const u8 *)wake_begin;
+	bool kvm = kvm_features() & HAS_CLOCK2;
+	u64 time = 0;
 
 	if (!facs) {
 		fail("no FACS");
@@ -230,6 +234,10 @@ static void suspend(void)
 	pic_init(0x5a, 0xff);
 	outw(0x602, 0x100); /* the power button's event */
 	*(volatile u32 *)(word)(facs + 12) = AT + 8;
+	if (kvm) {
+		wrmsr(KVM_SYSTEM_TIME_NEW, (word)&kvm_time | 1);
+		time = clock_read(&kvm_time);
+	}
 	print("press\n");
 	sleep_now();
 	load_gdt();
@@ -259,6 +267,18 @@ static void suspend(void)
 	smp_restart(1);
 	smp_run(1, make_dirty, 0);
 	smp_wait(1);
+	if (kvm) {
+		u32 version = kvm_time.version;
+
+		row("KVM's clock is off");
+		want_equal(rdmsr(KVM_SYSTEM_TIME_NEW), 0);
+		wrmsr(IA32_TSC, 0);
+		want_equal(kvm_time.version, version);
+		row("and has gone on: the power button was pressed after 0.2 s");
+		wrmsr(KVM_SYSTEM_TIME_NEW, (word)&kvm_time | 1);
+		want(clock_read(&kvm_time) - time > 100000000);
+		wrmsr(KVM_SYSTEM_TIME_NEW, 0);
+	}
 	row("clocks go on");
 	wait_ms(1);
 	outw(0x600, 0x8000);

@@ -30,6 +30,7 @@
 #include "state/save.h"
 #include "time/clock.h"
 #include "x86/cpuid.h"
+#include "x86/msr.h"
 #include "x86/vcpu.h"
 
 #define ENTRY 0x200000
@@ -886,16 +887,41 @@ static void make_busy(struct vcpu *v, struct pc *pc)
 		pc_end(pc, VM_STOPPED);
 }
 
+#define KVM_TIME UINT64_C(0x700000)
+
+static u64 msr_of(struct pc *pc, u32 msr)
+{
+	u64 val;
+
+	assert_true(msr_read(vm_vcpu(pc_vm(pc), 1), msr, &val));
+	return val;
+}
+
 static void stopped_machine_loads_into_another(void **state)
 {
 	struct rig r1, r2;
+	struct error err = { 0 };
+	struct vcpu *v;
 
 	(void)state;
 	rig_init(&r2, 2, false);
 	rig_init(&r1, 2, false);
 	script = make_busy;
 	expect_end(&r1, VM_STOPPED);
+	v = vm_vcpu(pc_vm(r1.pc), 1);
+	assert_true(msr_write(v, 0x10, 12345));
+	assert_true(msr_write(v, 0x4b564d01, KVM_TIME | 1));
+	assert_true(msr_write(v, 0x4b564d00, KVM_TIME + 64));
 	expect_same_state(r1.pc, r2.pc);
+	/* KVM's clock says the same there, and goes with a reset. */
+	assert_int_equal(msr_of(r2.pc, 0x4b564d01), KVM_TIME | 1);
+	assert_int_equal(msr_of(r2.pc, 0x4b564d00), KVM_TIME + 64);
+	assert_int_not_equal(phys_load(pc_phys(r1.pc), KVM_TIME + 8, 8), 0);
+	assert_int_equal(phys_load(pc_phys(r2.pc), KVM_TIME + 8, 8),
+			 phys_load(pc_phys(r1.pc), KVM_TIME + 8, 8));
+	assert_int_equal(pc_reset(r1.pc, &err), 0);
+	assert_int_equal(msr_of(r1.pc, 0x4b564d01), 0);
+	assert_int_equal(msr_of(r1.pc, 0x4b564d00), 0);
 	assert_int_equal(vm_vcpu(pc_vm(r2.pc), 0)->gpr[RAX], 0x1122334455667788);
 	/* And the other one runs. */
 	current = &r2;

@@ -18,6 +18,8 @@ static void tsc_counts_from_zero_at_power_up(void **state)
 	(void)state;
 	tsc_init(&t, KHZ, 1000);
 	assert_int_equal(tsc_read(&t, 1000), 0);
+	assert_int_equal(tsc_khz(&t), KHZ);
+	assert_int_equal(tsc_offset(&t), (u64)-2500);
 	assert_int_equal(tsc_read(&t, 1001), 2);
 	assert_int_equal(tsc_read(&t, 1002), 5);
 	assert_int_equal(tsc_read(&t, 1000 + NSEC_PER_SEC), UINT64_C(2500000000));

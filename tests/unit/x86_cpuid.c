@@ -410,21 +410,101 @@ static void leaves_out_of_range_follow_the_vendor(void **state)
 	}
 }
 
-static void hypervisor_leaves_name_us_and_the_frequencies(void **state)
+#define KVM_ALL 0x0100002bu /* the bits of leaf 40000001H that there are */
+
+static void every_model_has_the_interface_of_kvm(void **state)
 {
-	struct host_cpu host = host_full();
-	struct cpuid_table t = built("max", &host, 1);
-	struct vcpu v;
+	struct host_cpu full = host_full(), bare = host_bare();
+	const struct cpu_model *m;
 	u32 r[4];
 
 	(void)state;
-	attach(&v, &t);
-	cpuid_query(&v, 0x40000000, 0, r);
-	assert_int_equal(r[0], 0x40000010);
-	assert_memory_equal(&r[1], "UmbraUmbraUm", 12);
-	cpuid_query(&v, 0x40000010, 0, r);
-	assert_int_equal(r[0], 2600000);
-	assert_int_equal(r[1], 25000);
+	for (unsigned i = 0; (m = cpu_model_at(i)); i++) {
+		struct cpuid_table t = built(m->name, i % 2 ? &full : &bare, 1);
+		/* They are MSRs, and the clock is the TSC. */
+		bool old = !strcmp(m->name, "486");
+		struct vcpu v;
+
+		attach(&v, &t);
+		cpuid_query(&v, 1, 0, r);
+		assert_int_equal(r[2] >> 31, 1);
+		cpuid_query(&v, 0x40000000, 0, r);
+		assert_int_equal(r[0], 0x40000010);
+		assert_memory_equal(&r[1], "KVMKVMKVM\0\0\0", 12);
+		cpuid_query(&v, 0x40000001, 0, r);
+		assert_int_equal(r[0], old ? 2 : KVM_ALL);
+		assert_int_equal(r[1] | r[2] | r[3], 0);
+		cpuid_query(&v, 0x40000010, 0, r);
+		assert_int_equal(r[0], 2600000);
+		assert_int_equal(r[1], 25000);
+		cpuid_query(&v, 0x40000002, 0, r);
+		assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
+	}
+}
+
+static void interface_of_kvm_can_be_switched(void **state)
+{
+	static const struct {
+		const char *cpu;
+		u32 eax;
+	} table[] = {
+		{ "max", KVM_ALL },
+		{ "host", KVM_ALL },
+		{ "max,kvm=on", KVM_ALL },
+		{ "Haswell,-kvmclock", 0x22 },
+		{ "Haswell,kvmclock=off", 0x22 },
+		{ "max,-kvmclock-stable-bit", 0x2b },
+		{ "max,kvm-steal-time=off", 0x0100000b },
+		{ "max,-kvm_nopiodelay", 0x01000029 },
+		{ "max,-tsc", 0x22 },
+		{ "Haswell,-kvm-steal-time,-kvmclock,-kvm-nopiodelay", 0 },
+		{ "max,-kvm-pv-eoi,-kvm-asyncpf", KVM_ALL },
+	};
+	struct host_cpu host = host_full();
+	u32 r[4];
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(table); i++) {
+		struct cpuid_table t = built(table[i].cpu, &host, 1);
+		struct vcpu v;
+
+		attach(&v, &t);
+		cpuid_query(&v, 0x40000000, 0, r);
+		assert_memory_equal(&r[1], "KVMKVMKVM\0\0\0", 12);
+		cpuid_query(&v, 0x40000001, 0, r);
+		if (r[0] != table[i].eax)
+			fail_msg("%s: %x", table[i].cpu, r[0]);
+	}
+	refused("max,+kvmclock,-kvm", &host, "'kvmclock' needs 'kvm', which is off");
+	refused("max,kvmclock=on,-hypervisor", &host,
+		"'kvmclock' needs 'kvm', which is off");
+	refused("max,+kvm,-hypervisor", &host, "'kvm' needs 'hypervisor', which is off");
+	refused("max,+kvm-pv-eoi", &host, "'kvm-pv-eoi': Umbra does not offer it");
+	refused("max,+kvmclock-old", &host, "it follows from other settings");
+}
+
+/* Then we say who we are. */
+static void without_kvm_the_leaves_name_us(void **state)
+{
+	static const char *const cpus[] = { "max,-kvm", "Haswell,kvm=off" };
+	struct host_cpu host = host_full();
+	u32 r[4];
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(cpus); i++) {
+		struct cpuid_table t = built(cpus[i], &host, 1);
+		struct vcpu v;
+
+		attach(&v, &t);
+		cpuid_query(&v, 0x40000000, 0, r);
+		assert_int_equal(r[0], 0x40000010);
+		assert_memory_equal(&r[1], "UmbraUmbraUm", 12);
+		cpuid_query(&v, 0x40000001, 0, r);
+		assert_int_equal(r[0] | r[1] | r[2] | r[3], 0);
+		cpuid_query(&v, 0x40000010, 0, r);
+		assert_int_equal(r[0], 2600000);
+		assert_int_equal(r[1], 25000);
+	}
 }
 
 static u32 reg(const struct vcpu *v, u32 leaf, u32 subleaf, unsigned i)
@@ -703,7 +783,9 @@ int main(void)
 		cmocka_unit_test(max_claims_no_side_channels),
 		cmocka_unit_test(names_and_numbers_come_back),
 		cmocka_unit_test(leaves_out_of_range_follow_the_vendor),
-		cmocka_unit_test(hypervisor_leaves_name_us_and_the_frequencies),
+		cmocka_unit_test(every_model_has_the_interface_of_kvm),
+		cmocka_unit_test(interface_of_kvm_can_be_switched),
+		cmocka_unit_test(without_kvm_the_leaves_name_us),
 		cmocka_unit_test(bits_that_follow_the_state_of_the_cpu),
 		cmocka_unit_test(xsave_leaf_follows_xcr0),
 		cmocka_unit_test(xsave_leaf_of_amd_has_no_gaps),

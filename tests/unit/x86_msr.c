@@ -416,8 +416,9 @@ static void platform_has_its_msrs_and_the_unknown(void **state)
 {
 	static const struct vcpu_platform platform = { .msr_read = fake_read,
 						       .msr_write = fake_write };
-	static const u32 msrs[] = { 0x10,  0x1b,  0x3b,       0x6e0,
-				    0x800, 0x8ff, 0x4b564d00, 0x40000000 };
+	static const u32 msrs[] = { 0x10,  0x1b,       0x3b,       0x6e0,
+				    0x800, 0x8ff,      0x40000000, 0x11,
+				    0x12,  0x4b564d00, 0x4b564d01, 0x4b564d03 };
 
 	(void)state;
 	for (unsigned i = 0; i < ARRAY_SIZE(msrs); i++) {
@@ -444,6 +445,21 @@ static void platform_has_its_msrs_and_the_unknown(void **state)
 	assert_true(absent(v, 0x800));
 	assert_true(absent(v, 0x3b));
 	assert_true(absent(v, 0x6e0));
+	assert_int_equal(f.calls, 0);
+	v = cpu("max,-kvmclock");
+	v->platform = &platform;
+	v->platform_opaque = &f;
+	assert_true(absent(v, 0x11));
+	assert_true(absent(v, 0x12));
+	assert_true(absent(v, 0x4b564d00));
+	assert_true(absent(v, 0x4b564d01));
+	f.msr = 0x4b564d03;
+	assert_true(wr(v, 0x4b564d03, 1));
+	f.calls = 0;
+	v = cpu("max,-kvm");
+	v->platform = &platform;
+	v->platform_opaque = &f;
+	assert_true(absent(v, 0x4b564d03));
 	assert_int_equal(f.calls, 0);
 }
 

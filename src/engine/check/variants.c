@@ -66,6 +66,7 @@ static int slow_open(struct vcpu *v, struct error *err)
 		.kick = translate_kick,                                                  \
 		.push = translate_push,                                                  \
 		.locate = translate_locate,                                              \
+		.delay = translate_delay,                                                \
 	}
 
 VARIANT(direct, "translate-direct", direct_open);

@@ -22,6 +22,7 @@
 #include "engine/direct/process.h"
 #include "engine/direct/shadow.h"
 #include "engine/interp/stub.h"
+#include "host/rundelay.h"
 #include "mem/phys.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
@@ -62,6 +63,7 @@ struct place {
 	u64 trap;        /* what one costs of that, in nanoseconds */
 	u64 counted;     /* of its time, for the profile */
 	struct tally tally;
+	struct rundelay delay;
 	/* The vector state as the process has it, and as v->xsave had it then. */
 	bool vec_there;
 	bool id; /* RFLAGS.ID, which the VMM cannot write there */
@@ -75,8 +77,9 @@ struct direct {
 	struct vcpu *v;
 	struct policy *policy;
 	struct place place[PLACES];
-	struct place *at; /* the one for what CR3 is now */
-	u64 running;      /* atomic: whom to kick, 0: nobody */
+	struct place *at;       /* the one for what CR3 is now */
+	struct place *delay_of; /* whose delay was looked at last; NULL: none's yet */
+	u64 running;            /* atomic: whom to kick, 0: nobody */
 	u64 uses;
 	gva_t faulted; /* where the guest has been given a page fault; ~0: nowhere */
 	bool unavailable;
@@ -211,6 +214,7 @@ static int place_new(struct direct *d, struct place *a, struct error *err)
 
 	if (ret)
 		return ret;
+	rundelay_init(&a->delay);
 	if (shadow_init(&a->s, d->v, a->p))
 		return error_set(err, -ENOMEM, "no memory for a shadow");
 	if (clock_getcpuclockid(a->p->pid, &a->clock))
@@ -225,12 +229,26 @@ static int place_new(struct direct *d, struct place *a, struct error *err)
 	return 0;
 }
 
+u64 direct_delay(struct direct *d)
+{
+	struct place *a = d->at;
+
+	if (!a || !a->p)
+		return 0;
+	/* With many CPUs there would be many open files. */
+	if (d->delay_of && d->delay_of != a)
+		rundelay_close(&d->delay_of->delay);
+	d->delay_of = a;
+	return rundelay_more(&a->delay, a->p->pid, a->p->tid);
+}
+
 static void place_free(struct place *a)
 {
 	if (!a->p)
 		return;
 	count_time(a, a->s.v);
 	shadow_fini(&a->s);
+	rundelay_fini(&a->delay);
 	process_free(a->p);
 	a->p = NULL;
 	a->vec_there = a->id = false;

@@ -1185,6 +1185,13 @@ void translate_push(struct vcpu *v)
 		direct_reset(t->direct);
 }
 
+u64 translate_delay(struct vcpu *v)
+{
+	struct translator *t = translator_of(v);
+
+	return t->direct ? direct_delay(t->direct) : 0;
+}
+
 const struct engine engine_translate = {
 	.name = "translate",
 	.low = true,
@@ -1195,4 +1202,5 @@ const struct engine engine_translate = {
 	.kick = translate_kick,
 	.push = translate_push,
 	.locate = translate_locate,
+	.delay = translate_delay,
 };
