@@ -23,37 +23,39 @@
 #include "x86/stats.h"
 #include "x86/walk.h"
 
-/* Nanoseconds of CPU time from here on. What a trap costs. */
-#define COST         UINT64_C(10000)
+/* Nanoseconds of CPU time from here on. What a stop costs the VMM, a trap or a fault,
+ * with what it finds cold; the process pays for it as well (struct tally). */
+#define STOP         UINT64_C(16000)
+/* The same, where that is not known. */
+#define THERE        UINT64_C(8000)
+/* What comparing a page with the tables costs, and what an order of the mapper does:
+ * mapping or unmapping, and having that again. */
+#define LOOK         UINT64_C(70)
+#define ORDER        UINT64_C(5000)
 /* What an account is to have first: about what the first pages cost that are mapped for a
- * program, so that one that ends soon has lost no more than as much again. */
-#define EARN         (400 * COST)
-/* The most it can have, which it also begins with: what may be lost before it shows. */
-#define CREDIT       (1000 * COST)
+ * program, so that one that ends soon has lost no more than as much again. It begins
+ * with that, too. */
+#define EARN         UINT64_C(5000000)
+/* The most it can have: so much may be lost before it shows. */
+#define CREDIT       UINT64_C(10000000)
 /* What translated code takes of which nothing is known, as a multiple of what it takes
  * directly. */
 #define SLOWNESS     3
-/* What mapping a page costs, with the fault. */
-#define FILL         (2 * COST)
-/* What comparing one with the tables costs, and what an order of the mapper does: mapping
- * or unmapping, and having that again. */
-#define LOOK         (COST / 150)
-#define ORDER        (COST / 2)
 /* The account is made up after so many traps, or when so much has been spent. */
 #define LOT          32
-#define MUCH         (500 * COST)
-#define BACKOFF_MIN  (2000 * COST)
-#define BACKOFF_MAX  (50000 * COST)
+#define MUCH         UINT64_C(2000000)
+#define BACKOFF_MIN  UINT64_C(20000000)
+#define BACKOFF_MAX  UINT64_C(500000000)
 /* A stretch that is shorter is better translated, whatever it takes directly: by its own
  * time, and by that with the way there and back. */
-#define SHORT        (3 * COST / 2)
-#define SHORT_DIRECT (5 * COST / 2)
+#define SHORT        UINT64_C(15000)
+#define SHORT_DIRECT UINT64_C(25000)
 /* A stretch that is known to be long is translated once in a while, to see: after so many
  * times at first, and at last. */
 #define TRIAL_MIN    8
 #define TRIAL_MAX    256
 /* So long translated code runs before it is looked at. */
-#define BEAT         (100 * COST)
+#define BEAT         UINT64_C(1000000)
 /* What the speed of the TSC is measured over, at least. */
 #define KNOWN        UINT64_C(100000)
 #define SPACES       1024
@@ -262,7 +264,7 @@ static void ticks_measure(struct policy *p)
 {
 	p->tick_earn = ticks_of(p, EARN);
 	p->tick_beat = ticks_of(p, BEAT);
-	p->tick_trap = ticks_of(p, 2 * COST);
+	p->tick_trap = ticks_of(p, STOP + THERE);
 	p->short_translated = ticks_of(p, SHORT);
 	p->short_direct = ticks_of(p, SHORT_DIRECT);
 }
@@ -469,9 +471,9 @@ static void lot_begin(struct tally *c, u64 t)
 void policy_tally(struct tally *c, clockid_t clock, u64 trap, const struct upkeep *upkeep)
 {
 	*c = (struct tally){ .clock = clock,
-			     .trap = MIN(MAX(trap, COST / 2), 5 * COST),
+			     .trap = MIN(MAX(trap, THERE / 2), 5 * THERE),
 			     .upkeep = upkeep,
-			     .balance = CREDIT };
+			     .balance = EARN };
 	lot_begin(c, clock_ns(clock));
 }
 
@@ -496,7 +498,7 @@ static void lot_end(struct policy *p)
 	u64 looks = (c->upkeep->looked - c->before.looked) * LOOK;
 	/* What of that was no computing. */
 	u64 lost = (c->traps + c->faults) * c->trap + orders;
-	u64 cost = c->traps * (COST + c->trap) + c->faults * FILL + orders + looks;
+	u64 cost = (c->traps + c->faults) * (STOP + c->trap) + orders + looks;
 	i64 saved = took > lost ? (i64)((took - lost) * (SLOWNESS - 1)) : 0;
 	struct space *s = space_of(p);
 
@@ -515,7 +517,7 @@ bool policy_trap(struct policy *p)
 	/* What it took to be up to date again is the price of having been away. */
 	if (c->away) {
 		c->away = false;
-		c->balance = CREDIT;
+		c->balance = EARN;
 		lot_begin(c, clock_ns(c->clock));
 	} else if (++c->traps >= LOT ||
 		   (c->upkeep->orders - c->before.orders) * ORDER >= MUCH) {
@@ -527,7 +529,7 @@ bool policy_trap(struct policy *p)
 void policy_fault(struct policy *p)
 {
 	/* Not only traps show that it does not pay. */
-	if (++p->c->faults * FILL >= MUCH)
+	if (++p->c->faults * (STOP + THERE) >= MUCH)
 		lot_end(p);
 }
 
