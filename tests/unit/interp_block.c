@@ -22,6 +22,17 @@ PROGRAM(call_and_flush, "1: call rbx\n"
 			"invlpg [rdx]\n"
 			"jmp 1b\n");
 
+/* Calls CODE2 and writes beside it, 4000 times. */
+PROGRAM(write_beside, "mov ecx, 4000\n"
+		      "1: mov rbx, 0x48000\n"
+		      "call rbx\n"
+		      "add edx, eax\n"
+		      "inc dword ptr [0x48800]\n"
+		      "dec ecx\n"
+		      "jnz 1b\n"
+		      "mov eax, edx\n"
+		      "hlt\n");
+
 /* Notes the result, for ever. */
 PROGRAM(call_and_note, "1: mov rbx, 0x48000\n"
 		       "call rbx\n"
@@ -127,6 +138,21 @@ FOR_ALL(dma_is_seen_by_the_next_call)
 	assert_int_equal(run_to_stop(e, b), 9 | 0x341200);
 	phys_store(b->phys, CODE2 + 4, 0x56, 1);
 	assert_int_equal(run_to_stop(e, b), 9 | 0x56341200);
+	engine_box_free(e, b);
+}
+
+/* The page loses its code when many writes have found none of it, and not before: for
+ * user code that runs directly each of them is a trap. */
+FOR_ALL(writes_beside_code_end_it)
+{
+	struct box *b = START(e, write_beside);
+	u64 dropped = b->v->stats->blocks_dropped;
+
+	b->v->gpr[RDX] = 0;
+	assert_int_equal(run_to_stop(e, b), 4000);
+	assert_int_equal(peek(b, CODE2 + 0x800, 4), 4000);
+	dropped = b->v->stats->blocks_dropped - dropped;
+	assert_in_range(dropped, 2, 100);
 	engine_box_free(e, b);
 }
 
@@ -461,6 +487,7 @@ int main(void)
 		cmocka_unit_test(remapped_code_page_is_seen_after_invlpg),
 		cmocka_unit_test(second_page_of_an_instruction_is_looked_up_again),
 		cmocka_unit_test(write_beside_code_keeps_the_block),
+		cmocka_unit_test(writes_beside_code_end_it),
 		cmocka_unit_test(write_by_another_thread_drops_what_it_hits),
 		cmocka_unit_test(many_writes_by_another_thread_are_seen),
 		cmocka_unit_test(page_without_code_is_plain_again),

@@ -23,6 +23,9 @@
 
 #define ARENA_SIZE  MiB(192) /* of address space; memory comes as it is used */
 #define IDLE_WRITES 8
+/* After so many writes beside its code a page loses it, as to write there is slow. Making
+ * the code again takes about as long. */
+#define MISSES_MAX  512
 #define TEXT_MAX    (BLOCK_MAX_INSNS * 15)
 /* The most one block and two code pages can take. */
 #define BLOCK_ROOM                                                                       \
@@ -170,6 +173,7 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 {
 	struct code_page *p = page_find(c, page);
 	struct block **link;
+	bool all;
 
 	if (!p) {
 		/* Marked, and then nothing came of it. */
@@ -179,11 +183,15 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 	if (!p->first)
 		p->idle++;
 	link = &p->first;
+	p->missed += MAX(c->write_cost, 1u);
+	all = p->missed >= MISSES_MAX;
 	while (*link) {
 		struct block *b = *link;
 
-		if (b->mode != BLOCK_DEAD && overlaps(b, page, gpa, len))
+		if (b->mode != BLOCK_DEAD && (all || overlaps(b, page, gpa, len))) {
 			kill_block(c, b);
+			p->missed = 0;
+		}
 		if (b->mode == BLOCK_DEAD)
 			*link = b->page_next[page_link(b, page)];
 		else
@@ -191,7 +199,7 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 	}
 	/* Code that is written again and again stays marked: marking costs more than some
 	 * writes that find none. Then it is plain data, as far as this CPU goes. */
-	if (p->first || p->idle < IDLE_WRITES)
+	if (p->first || (p->idle < IDLE_WRITES && !all))
 		return;
 	p->idle = 0;
 	phys_unmark_code(c->v->phys, &c->listener, page);

@@ -72,7 +72,8 @@ struct code_page {
 	bool hot;
 	struct block *first;
 	struct code_page *next;
-	unsigned idle; /* writes since there was no block any more */
+	unsigned idle;   /* writes since there was no block any more */
+	unsigned missed; /* what they have cost since one of them hit a block */
 };
 
 /* Writes by others that may wait to be looked at; more cost the whole cache. */
@@ -124,6 +125,9 @@ struct block_cache {
 	struct block *hash[1 << BLOCK_HASH_BITS];
 	struct code_page *pages[1 << PAGE_HASH_BITS];
 	bool basic; /* a block ends with a conditional branch */
+	/* What a write to a page of code costs, as a multiple of one by interpreted or
+	 * translated code; 0: as much. */
+	unsigned write_cost;
 	u8 *arena;  /* blocks and code pages, handed out from the front */
 	size_t used, size;
 	struct block *once; /* a buffer for code outside RAM */

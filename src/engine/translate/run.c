@@ -56,6 +56,8 @@ _Static_assert(LOW_SIZE + sizeof(struct frame) <= MiB(8), "64 CPUs share a GiB")
 /* So often is 32-bit code made anew for other segments. */
 #define SWITCHES     4
 #define WINDOW       64
+/* What a write to a page of code costs user code that runs directly, as a multiple. */
+#define TRAP_WRITE   64
 
 static struct translator *translator_of(const struct vcpu *v)
 {
@@ -812,7 +814,9 @@ static bool run_direct(struct translator *t, enum step *s)
 	case DIRECT_ON: *s = STEP_ON; break;
 	case DIRECT_STEP:
 		profile_note(v, v->rip, SPOT_TRAP);
+		t->cache.write_cost = TRAP_WRITE;
 		*s = step_one(v, &t->cache);
+		t->cache.write_cost = 0;
 		break;
 	default: *s = STEP_FAILED; break;
 	}
