@@ -313,6 +313,53 @@ FOR_ALL(second_page_of_an_instruction_is_looked_up_again)
 	engine_box_free(e, b);
 }
 
+/* The same where it is come to from in front of it, in the first page; and the write that
+ * changes it is its own. */
+FOR_ALL(second_page_of_an_instruction_that_is_linked)
+{
+	struct box *b = START(e, call_and_flush);
+	gva_t page2 = CODE2 + 0x1000;
+
+	b->v->gpr[RBX] = page2 - 9;
+	b->v->gpr[RDX] = page2;
+	/* nop; mov ecx, 5 */
+	memcpy(b->ram + page2 - 9, "\x90\xb9\x05\0\0\0", 6);
+	put_mov(b->ram + page2 - 3, 0x11223344);
+	memcpy(b->ram + 0x90000, "\x66\x55\xc3", 3);
+	for (u32 i = 0; i < 90; i++) {
+		bool other = i / 30 & 1;
+
+		poke(b, PT + (page2 >> 12) * 8, (other ? 0x90000 : page2) | 0x67, 8);
+		assert_int_equal(run_to_stop(e, b), other ? 0x55663344 : 0x11223344);
+		assert_int_equal(b->v->gpr[RCX], 5);
+	}
+	poke(b, PT + (page2 >> 12) * 8, 0, 8);
+	run_to_stop(e, b);
+	assert_int_equal(b->v->rip, HANDLERS + 16 * VEC_PF + 1);
+	assert_int_equal(b->v->cr2, page2);
+	assert_int_equal(peek(b, b->v->gpr[RSP] + 8, 8), page2 - 3);
+	engine_box_free(e, b);
+}
+
+/* One page at two addresses in a row, and an instruction from its end to its beginning.
+ */
+FOR_ALL(instruction_over_the_end_of_one_page)
+{
+	struct box *b = START(e, call_and_flush);
+	gva_t page2 = CODE2 + 0x1000;
+
+	b->v->gpr[RBX] = page2 - 3;
+	b->v->gpr[RDX] = page2;
+	memcpy(b->ram + page2 - 3, "\xb8\x44\x33", 3);
+	memcpy(b->ram + CODE2, "\x55\x66\xc3", 3);
+	poke(b, PT + (page2 >> 12) * 8, CODE2 | 0x67, 8);
+	for (u32 i = 0; i < 40; i++)
+		assert_int_equal(run_to_stop(e, b), 0x66553344);
+	assert_true(phys_dma_write(b->phys, CODE2, "\x77", 1));
+	assert_int_equal(run_to_stop(e, b), 0x66773344);
+	engine_box_free(e, b);
+}
+
 /* ---- what is not to be thrown away ---- */
 
 /* A write next to code, in the same page, kills nothing; and what ran goes on to run. */
@@ -486,6 +533,8 @@ int main(void)
 		cmocka_unit_test(write_through_an_alias_is_seen),
 		cmocka_unit_test(remapped_code_page_is_seen_after_invlpg),
 		cmocka_unit_test(second_page_of_an_instruction_is_looked_up_again),
+		cmocka_unit_test(second_page_of_an_instruction_that_is_linked),
+		cmocka_unit_test(instruction_over_the_end_of_one_page),
 		cmocka_unit_test(write_beside_code_keeps_the_block),
 		cmocka_unit_test(writes_beside_code_end_it),
 		cmocka_unit_test(write_by_another_thread_drops_what_it_hits),

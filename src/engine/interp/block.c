@@ -152,21 +152,22 @@ static void kill_block(struct block_cache *c, struct block *b)
 	c->v->stats->blocks_dropped++;
 }
 
+static bool ranges_overlap(gpa_t start, gpa_t end, gpa_t gpa, u64 len)
+{
+	return start < gpa + len && gpa < end;
+}
+
+/* Is any of it in what was written? Its two pages may be one. */
 static bool overlaps(const struct block *b, gpa_t page, gpa_t gpa, u64 len)
 {
-	gpa_t start = b->gpa, end = b->gpa + MAX(b->bytes, b->span);
+	gpa_t end = b->gpa + MAX(b->bytes, b->span);
+	gpa_t boundary = (b->gpa & PAGE_MASK) + PAGE_SIZE;
 
-	if (b->page2 != GPA_NONE) {
-		gpa_t boundary = (b->gpa & PAGE_MASK) + PAGE_SIZE;
-
-		if (page_link(b, page)) {
-			end = b->page2 + (end - boundary);
-			start = b->page2;
-		} else {
-			end = boundary;
-		}
-	}
-	return start < gpa + len && gpa < end;
+	if (b->page2 == GPA_NONE)
+		return ranges_overlap(b->gpa, end, gpa, len);
+	return (page_link(b, page) == 0 && ranges_overlap(b->gpa, boundary, gpa, len)) ||
+	       (b->page2 == page &&
+		ranges_overlap(b->page2, b->page2 + (end - boundary), gpa, len));
 }
 
 static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)

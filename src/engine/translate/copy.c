@@ -16,6 +16,27 @@ struct fields {
 	struct operand at;
 };
 
+static unsigned vvvv_of(const struct plan *p)
+{
+	unsigned at = plan_prefixes(p->bytes);
+
+	return ~p->bytes[at + (p->bytes[at] == 0xc5 ? 1u : 2u)] >> 3 & 15;
+}
+
+/*
+ * The register in VEX.vvvv goes to T_KEEP. That may be the place of ModRM.reg as well: it
+ * is only written then, and by what has read this one.
+ */
+static void place_vvvv(struct front *f, const struct plan *p, struct fields *x)
+{
+	if (p->rm_gpr && x->rm == T_KEEP) {
+		emit_load(&f->e, x->rm = T_SLOT, gpr_slot(&f->e, p->in->rm));
+		f->in_slot = -1;
+	}
+	if (!p->vvvv_written)
+		emit_load(&f->e, T_KEEP, gpr_slot(&f->e, vvvv_of(p)));
+}
+
 /* Copies of registers that live in memory go to scratch; the fields name the host's. */
 static void place_registers(struct front *f, const struct plan *p, struct fields *x)
 {
@@ -44,6 +65,8 @@ static void place_registers(struct front *f, const struct plan *p, struct fields
 			x->rm = home(in->rm);
 		}
 	}
+	if (p->vvvv_slot)
+		place_vvvv(f, p, x);
 }
 
 static void store_registers(struct front *f, const struct plan *p, const struct fields *x)
@@ -58,6 +81,8 @@ static void store_registers(struct front *f, const struct plan *p, const struct 
 		emit_store(&f->e, x->reg, gpr_slot(&f->e, in->reg));
 	if ((p->rm_gpr || p->opc_gpr) && p->rm_written && in_memory(in->rm))
 		emit_store(&f->e, x->rm, gpr_slot(&f->e, in->rm));
+	if (p->vvvv_slot && p->vvvv_written)
+		emit_store(&f->e, T_KEEP, gpr_slot(&f->e, vvvv_of(p)));
 }
 
 /* ModRM, and what belongs to it for memory. */
@@ -144,6 +169,8 @@ static void emit_vex_copy(struct emit *e, const struct plan *p, const struct fie
 		rxb |= 0x40 | (x->rm >> 3 ? 0 : 0x20);
 	e8(e, 0xc4);
 	e8(e, rxb | map);
+	if (p->vvvv_slot)
+		last = (last & ~0x78u) | (~(unsigned)T_KEEP & 15) << 3;
 	e8(e, last);
 	e8(e, p->bytes[at]);
 	if (p->modrm) /* not VZEROUPPER */

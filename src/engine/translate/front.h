@@ -75,6 +75,8 @@ struct plan {
 	bool reg_gpr, rm_gpr, opc_gpr; /* the field names a general register */
 	bool reg_wide; /* and not 8 bits of it, whatever the other one is: MOVZX, CRC32 */
 	bool reg_written, rm_written;
+	bool vvvv_slot; /* VEX.vvvv names a general register that lives in memory */
+	bool vvvv_written;
 	bool high_byte; /* AH, BH, CH, DH: no REX prefix allowed */
 	bool byte_reg;
 	bool vector;    /* touches vector registers */

@@ -500,9 +500,14 @@ static bool look_at_register(struct plan *p, const ZydisDecodedOperand *o)
 		p->opc_gpr = true;
 		p->rm_written = written;
 		return true;
+	case ZYDIS_OPERAND_ENCODING_NDSNDD:
+		p->vvvv_slot = in_memory(id);
+		p->vvvv_written = written;
+		/* Elsewhere it is at home. */
+		return id != RSP;
 	default:
-		/* Implied, or in VEX.vvvv: where it is at home or nowhere. RSP, RSI, RDI
-		 * are implied by other kinds. */
+		/* Implied: at home or nowhere. RSP, RSI, RDI are implied by other kinds.
+		 */
 		return c == ZYDIS_REGCLASS_GPR8 || (id != RSP && !in_memory(id));
 	}
 }
@@ -579,6 +584,10 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 	if (zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	    zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
 	    zi.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		return false;
+	/* MULX with both of its results in memory. */
+	if (p->vvvv_slot && (zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX ||
+			     (p->vvvv_written && p->reg_gpr && in_memory(p->in->reg))))
 		return false;
 	p->encoding = zi.encoding;
 	p->modrm = zi.attributes & ZYDIS_ATTRIB_HAS_MODRM;

@@ -279,13 +279,11 @@ static void far_forget(struct translator *t, unsigned mode)
 	shadow_forget(t, mode);
 }
 
-/* The block is about to be executed at this linear page. False: from where it was come
+/* The page is about to be executed at this linear address. False: from where it was come
  * from has not been noted, as it has just been forgotten. */
-static bool note_page(struct translator *t, unsigned m, const struct block *b, gva_t lin)
+static bool note_page(struct translator *t, unsigned m, struct code_page *p, gva_t lin)
 {
 	bool known = true;
-
-	struct code_page *p = b->home;
 	gva_t page = lin & PAGE_MASK;
 
 	if (likely(p->epoch[m] == t->epoch[m] && p->lin[m] == page))
@@ -298,6 +296,23 @@ static bool note_page(struct translator *t, unsigned m, const struct block *b, g
 	p->epoch[m] = t->epoch[m];
 	p->lin[m] = page;
 	pages_add(&t->pages[m], page);
+	return known;
+}
+
+/* The same for the block's page, and for the one that it reaches into. */
+static bool note_pages(struct translator *t, unsigned m, const struct block *b, gva_t lin)
+{
+	bool known = note_page(t, m, b->home, lin);
+	gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
+
+	if (likely(b->page2 == GPA_NONE))
+		return known;
+	if (!note_page(t, m, block_page(&t->cache, b->page2), next)) {
+		note_page(t, m, b->home, lin);
+		known = false;
+	}
+	if (!tr_mode_is_user(m) && !t->kernel_local[m])
+		t->kernel_local[m] = !is_global(t->v, next);
 	return known;
 }
 
@@ -348,7 +363,7 @@ static void link_to(struct translator *t, struct tr_link *l, struct tr_code *cod
 	if (l->next)
 		l->next->link = &l->next;
 	code->links = l;
-	if (l->target == GPA_NONE && !l->far_listed) {
+	if ((l->target == GPA_NONE || code->block->page2 != GPA_NONE) && !l->far_listed) {
 		l->far_listed = true;
 		l->far_next = t->far_links[l->mode];
 		t->far_links[l->mode] = l;
@@ -745,11 +760,21 @@ static void check_assumptions(struct translator *t)
 	}
 }
 
+/* Can code be made of it, as far as its pages go? One page may not be at two addresses
+ * (note_page()), and based code ends where its page does. */
+static bool lies_well(const struct translator *t, const struct block *b)
+{
+	if (likely(b->page2 == GPA_NONE))
+		return true;
+	return b->page2 != (b->gpa & PAGE_MASK) && !tr_mode_is_based(t->make_mode) &&
+	       (t->v->code_size == 8 || (linear_rip(t->v) & PAGE_MASK) != 0xfffff000);
+}
+
 /* Code for the block, made now if it is hot. */
 static struct tr_code *code_of(struct translator *t, struct block *b)
 {
 	if (b->code || b->count++ < (t->options.eager ? 0 : HOT) || b->once ||
-	    b->page2 != GPA_NONE || t->full)
+	    !lies_well(t, b) || t->full)
 		return b->code;
 	vcpu_park(t->v);
 	profile_doing(t->v, DOING_TRANSLATE);
@@ -877,7 +902,7 @@ static enum step run_one(struct translator *t)
 	mode = code->mode;
 	if (unlikely(t->options.run_block)) {
 		/* Look-ups are hit as ever, but all lead out. */
-		note_page(t, mode, b, linear_rip(v));
+		note_pages(t, mode, b, linear_rip(v));
 		jumps_add(t, mode, linear_rip(v),
 			  tr_mode_is_based(mode) ? t->leave_key : t->leave_at);
 		if (!t->options.run_block(t, b))
@@ -885,7 +910,7 @@ static enum step run_one(struct translator *t)
 	} else {
 		gva_t lin = linear_rip(v);
 
-		if (note_page(t, mode, b, lin) && link && !link->linked &&
+		if (note_pages(t, mode, b, lin) && link && !link->linked &&
 		    link->mode == mode && link->block_mode == b->mode &&
 		    link->lo <= code->lo && link->hi >= code->hi &&
 		    (link->target == b->gpa || link->target == GPA_NONE))

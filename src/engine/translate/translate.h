@@ -37,7 +37,8 @@
  * between pages.
  *
  * T3 A direct link within one page always holds: source and target have the same
- * mapping. One between pages holds while addresses translate as they do, and while its
+ * mapping. One between pages, or to an instruction that reaches into another page, holds
+ * while addresses translate as they do, and while its
  * page is executed at one linear address: when that changes, all are undone
  * (struct code_page.lin). Everything else looks the target up by linear address, in a
  * table that is emptied with them: what runs has been noted by note_page() since.
