@@ -41,5 +41,5 @@ struct engine {
 	 * vCPU thread: ns for which another thread that runs this CPU's code was ready
 	 * and did not run, since the last time. NULL: there are none.
 	 */
-	u64 (*delay)(struct vcpu *v);
+	u64 (*delay)(struct vcpu *v, u64 *own);
 };

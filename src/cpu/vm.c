@@ -543,7 +543,7 @@ static void note_steal(struct cpu *c, vns_t now)
 {
 	const struct engine *e = c->vm->cfg.engine;
 	bool first = !c->steal_at;
-	u64 ns;
+	u64 ns, own = 0;
 
 	if (now < c->steal_at)
 		return;
@@ -554,7 +554,8 @@ static void note_steal(struct cpu *c, vns_t now)
 	c->steal_at = now + STEAL_EVERY_NS;
 	ns = rundelay_more(&c->delay, getpid(), gettid());
 	if (e->delay)
-		ns += e->delay(&c->v);
+		ns += e->delay(&c->v, &own);
+	ns = ns > own ? ns - own : 0;
 	if (ns && !first)
 		pv_kvm_add_steal(c->vm->kvm, c->v.index, ns);
 }

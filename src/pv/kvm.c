@@ -148,10 +148,11 @@ struct pv_kvm_scale pv_kvm_scale(u64 khz)
 /* Does it not matter whose TSC a reader takes? With the lock. */
 static bool in_step(const struct pv_kvm *k)
 {
-	u64 offset = tsc_offset(k->cpu[0].tsc);
+	const struct tsc *first = k->cpu[0].tsc;
 
 	for (unsigned i = 1; i < k->cfg.cpus; i++)
-		if (tsc_offset(k->cpu[i].tsc) != offset)
+		if (tsc_offset(k->cpu[i].tsc) != tsc_offset(first) ||
+		    tsc_khz(k->cpu[i].tsc) != tsc_khz(first))
 			return false;
 	return true;
 }
@@ -194,6 +195,9 @@ static void put_wall_clock(struct pv_kvm *k, gpa_t at)
 
 	if (sec * NSEC_PER_SEC > epoch)
 		sec--;
+	/* As KVM has it; a guest may write 0 to end it. */
+	if (!at)
+		return;
 	if (!is_ram(k, at, WALL_SIZE))
 		return;
 	odd = open_version(k, at + WALL_VERSION);

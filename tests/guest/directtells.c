@@ -286,9 +286,35 @@ static void function_entered_in_the_middle(void)
 	}
 }
 
+/* It stands behind a jump out of the function before, and begins with nothing. */
+SNIPPET(cpuid_behind_a_jump,
+	"ret; .skip 15, 0x90; xor %eax, %eax; .byte 0xe9; .long 0x3000; .skip 9, 0x90\n\t"
+	".rept 6; mov $0x80000002, %eax; cpuid; add %rcx, %r8; .endr\n\t"
+	"ret; .skip 3, 0x90; endbr64; ret");
+
+static void function_behind_a_tail_call(void)
+{
+	u64 c, n = 300;
+
+	if (!begin_with(call_both))
+		return;
+	map(CROWD, CROWD, CODE_BITS);
+	fill(AT(CROWD), 0x90, 4096);
+	put_code(CROWD, FUNCTION - 16, cpuid_behind_a_jump);
+	unmap_now(CROWD);
+	c = cpuid(0x80000002, 0).c;
+	in.r[RSI] = in.r[R13] = U(CROWD) + FUNCTION + 16;
+	in.r[R12] = n;
+	run();
+	want_equal(got_vector, UD);
+	want_equal(out.r[R12], 0);
+	want_equal(out.r[R8], n * 12 * c);
+}
+
 const struct test_case cases[] = {
 	CASE(function_with_many, "SDM 2"),
 	CASE(function_entered_in_the_middle, "SDM 2"),
+	CASE(function_behind_a_tail_call, "SDM 2"),
 	CASE(sensitive_few, "SDM 2"),
 	CASE(sensitive_many, "SDM 2"),
 	CASE(sensitive_pages, "SDM 2"),

@@ -181,7 +181,7 @@ static void sensitive_functions(void **state)
 	expect_function(b, 256);
 	/* Jumps inside are its own business, and so are those to its beginning. */
 	put_function(b, 256);
-	memcpy(page_of(b) + 296, "\xeb\xe0", 2);
+	memcpy(page_of(b) + 296, "\x75\xe0", 2);
 	memcpy(page_of(b) + 100, "\xe8\x97\x00\x00\x00", 5);
 	expect_function(b, 256);
 	/* From outside into it: a jump, a call, from before and behind. */
@@ -206,6 +206,46 @@ static void sensitive_functions(void **state)
 	memcpy(page_of(b) + 8, "\x0f\xa2", 2);
 	page_of(b)[240] = 0x90;
 	assert_true(find(b, s, 4) > 4);
+}
+
+static void put_cpuids(struct box *b, unsigned at)
+{
+	for (unsigned i = 0; i < 6; i++)
+		memcpy(page_of(b) + at + 7 * i, "\x0f\xa2", 2);
+	page_of(b)[at + 42] = 0xc3;
+}
+
+/* What is not come to from the last beginning that shows is in a function whose beginning
+ * does not. */
+static void sensitive_functions_that_do_not_show(void **state)
+{
+	struct sensitive s[4];
+	struct box *b = *state;
+
+	start(b);
+	/* Behind RET, at no round address; with ENDBR64; come to as well. */
+	put_function(b, 256);
+	memcpy(page_of(b) + 256, "\x31\xc0\xc3", 3);
+	assert_true(find(b, s, 4) > 4);
+	memcpy(page_of(b) + 256, "\x31\xc0\xc3\xf3\x0f\x1e\xfa", 7);
+	put_cpuids(b, 263);
+	assert_true(find(b, s, 4) > 4);
+	page_of(b)[258] = 0x90;
+	assert_true(find(b, s, 4) > 4);
+	/* Behind a jump out of the page, and at a round one. */
+	put_function(b, 256);
+	memset(page_of(b) + 256, 0x90, 64);
+	memcpy(page_of(b) + 256, "\x31\xc0\xe9\x00\x20\x00\x00", 7);
+	put_cpuids(b, 272);
+	assert_true(find(b, s, 4) > 4);
+	/* But a jump inside is followed, back too. */
+	memcpy(page_of(b) + 256, "\x31\xc0\xeb\x0c\x90\x90\x90", 7);
+	assert_int_equal(find(b, s, 4), 1);
+	memset(page_of(b) + 256, 0x90, 64);
+	memcpy(page_of(b) + 256, "\xeb\x38", 2);
+	put_cpuids(b, 264);
+	memcpy(page_of(b) + 314, "\xeb\xcc", 2);
+	assert_int_equal(find(b, s, 4), 1);
 }
 
 /* As many as there are breakpoints for. */
@@ -287,6 +327,7 @@ int main(void)
 		TEST(sensitive_over_the_edge_is_in_both_pages),
 		TEST(sensitive_all_are_counted),
 		TEST(sensitive_functions),
+		TEST(sensitive_functions_that_do_not_show),
 		TEST(sensitive_several_functions),
 		TEST(sensitive_neighbours_may_be_missing),
 		TEST(sensitive_random_bytes),

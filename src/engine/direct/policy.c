@@ -555,6 +555,7 @@ void policy_reset(struct policy *p)
 	alarm_fini(&p->alarm);
 	memset(p->space, 0, sizeof(p->space));
 	memset(p->stretch, 0, sizeof(p->stretch));
+	p->here = NULL;
 	p->now = NULL;
 	p->c = NULL;
 	p->hold = p->brief = p->watch = p->asked = p->no_alarm = false;

@@ -534,6 +534,13 @@ int process_break(struct process *p, unsigned i, u64 addr)
 	return 0;
 }
 
+int process_break_off(struct process *p, unsigned i)
+{
+	p->dr7 &= ~BIT(2 * i);
+	return ptrace(PTRACE_POKEUSER, p->tid, USER_DEBUGREG + 8 * 7, p->dr7) ? -errno
+									      : 0;
+}
+
 int process_break_none(struct process *p)
 {
 	if (!p->dr7)

@@ -92,6 +92,8 @@ int process_vec_set(struct process *p, const void *area, size_t len);
 /* Breakpoint 'i' of PROCESS_BREAKS is at this address now. -errno: it cannot be. */
 #define PROCESS_BREAKS 4
 int process_break(struct process *p, unsigned i, u64 addr);
+/* There is none any more. -errno. */
+int process_break_off(struct process *p, unsigned i);
 /* There are none. */
 int process_break_none(struct process *p);
 /* Overwrite what guest code may have left in the shared memory. */

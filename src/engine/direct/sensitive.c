@@ -135,12 +135,17 @@ static bool stops(const u8 *copy, unsigned end)
 	return copy[end - 1] == 0xc3 || (copy[end - 2] == 0x0f && copy[end - 1] == 0x0b);
 }
 
-/* Does a function begin there: with ENDBR64, or behind what stops and NOPs? */
-static bool function_begins(const ZydisDecoder *d, const u8 *copy, unsigned at)
+static bool is_endbr64(const u8 *at)
 {
 	static const u8 endbr64[] = { 0xf3, 0x0f, 0x1e, 0xfa };
 
-	if (!memcmp(copy + at, endbr64, sizeof(endbr64)))
+	return !memcmp(at, endbr64, sizeof(endbr64));
+}
+
+/* Does a function begin there: with ENDBR64, or behind what stops and NOPs? */
+static bool function_begins(const ZydisDecoder *d, const u8 *copy, unsigned at)
+{
+	if (is_endbr64(copy + at))
 		return true;
 	for (unsigned from = at; from > at - ALIGN; from--) {
 		unsigned p = from;
@@ -174,48 +179,107 @@ static unsigned function_end(const ZydisDecoder *d, const u8 *copy, unsigned at)
 	return 0;
 }
 
-/* Is its beginning the only way in, as far as the page tells? What it calls would return
- * into it. */
-static bool closed(const ZydisDecoder *d, const u8 *copy, unsigned at, unsigned end)
+static bool is_branch(const ZydisDecodedInstruction *zi)
+{
+	return zi->raw.imm[0].is_relative;
+}
+
+/* Nothing falls through it. */
+static bool ends_flow(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_JMP || zi->mnemonic == ZYDIS_MNEMONIC_UD2 ||
+	       zi->mnemonic == ZYDIS_MNEMONIC_HLT ||
+	       zi->meta.category == ZYDIS_CATEGORY_RET;
+}
+
+/* Code that can be come to from its beginning, by its own branches. */
+struct flow {
+	unsigned at, end;
+	bool reached[PAGE_SIZE];
+};
+
+static void reach(struct flow *f, i64 to, bool *more)
+{
+	if (to < f->at || to >= f->end || f->reached[to - RUN_UP])
+		return;
+	f->reached[to - RUN_UP] = true;
+	*more = true;
+}
+
+/* False: it calls something, which would return into it, or begins twice. */
+static bool follow(struct flow *f, const ZydisDecoder *d, const u8 *copy)
+{
+	bool more = false;
+
+	memset(f->reached, 0, sizeof(f->reached));
+	reach(f, f->at, &more);
+	/* Branches back need another round each, at worst. */
+	for (unsigned round = 0; more && round < FINDS; round++) {
+		more = false;
+		for (unsigned i = f->at; i < f->end; i++) {
+			ZydisDecodedInstruction zi;
+			i64 next;
+
+			if (!f->reached[i - RUN_UP] || !decode_at(d, copy, i, SIZE, &zi))
+				continue;
+			if (zi.meta.category == ZYDIS_CATEGORY_CALL ||
+			    (i > f->at && is_endbr64(copy + i)))
+				return false;
+			next = i + zi.length;
+			if (!ends_flow(&zi))
+				reach(f, next, &more);
+			if (is_branch(&zi))
+				reach(f, next + zi.raw.imm[0].value.s, &more);
+		}
+	}
+	return true;
+}
+
+/* Does no branch of the page lead into it but to its beginning? */
+static bool closed(const struct flow *f, const ZydisDecoder *d, const u8 *copy)
 {
 	unsigned from = RUN_UP;
 
 	while (from < RUN_UP + PAGE_SIZE) {
 		ZydisDecodedInstruction zi;
-		bool inside = from >= at && from < end;
+		bool inside = from >= f->at && from < f->end;
 		i64 to;
 
 		if (!decode_at(d, copy, from, SIZE, &zi)) {
 			from++;
 			continue;
 		}
-		if (inside && zi.meta.category == ZYDIS_CATEGORY_CALL)
-			return false;
 		from += zi.length;
 		to = from + zi.raw.imm[0].value.s;
-		if (!inside && zi.raw.imm[0].is_relative && to > at && to < end)
+		if (!inside && is_branch(&zi) && to > f->at && to < f->end)
 			return false;
 	}
 	return true;
 }
 
-/* The functions that these are in: how many, or more than 'max' if that cannot be. */
+/*
+ * The functions that these are in: how many, or more than 'max' if that cannot be. What
+ * is not come to from the beginning of one is in another, wherever that begins.
+ */
 static unsigned functions_of(const ZydisDecoder *d, const u8 *copy, gva_t lin,
 			     const unsigned *find, unsigned finds, struct sensitive *s,
 			     unsigned max)
 {
-	unsigned n = 0, end = 0;
+	struct flow f = { 0 };
+	unsigned n = 0;
 
 	for (unsigned i = 0; i < finds; i++) {
-		unsigned at;
-
-		if (find[i] < end)
-			continue;
-		at = find[i] < RUN_UP ? 0 : function_start(d, copy, find[i]);
-		end = at ? function_end(d, copy, find[i]) : 0;
-		if (!end || n == max || !closed(d, copy, at, end))
+		if (find[i] >= f.end) {
+			f.at = find[i] < RUN_UP ? 0 : function_start(d, copy, find[i]);
+			f.end = f.at ? function_end(d, copy, find[i]) : 0;
+			if (!f.end || n == max || !follow(&f, d, copy) ||
+			    !closed(&f, d, copy))
+				return max + 1;
+			s[n++] = (struct sensitive){ lin + f.at - RUN_UP,
+						     lin + f.end - RUN_UP };
+		}
+		if (!f.reached[find[i] - RUN_UP])
 			return max + 1;
-		s[n++] = (struct sensitive){ lin + at - RUN_UP, lin + end - RUN_UP };
 	}
 	return n;
 }

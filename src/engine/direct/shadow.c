@@ -477,9 +477,9 @@ static bool mappable(const struct shadow *s, gva_t lin)
  * it, with the right to execute them. */
 static int arm(struct shadow *s, gva_t lin, const struct sensitive *at, unsigned n)
 {
+	bool taken = false;
 	int ret = 0;
 
-	s->armings++;
 	for (unsigned k = 0; k < n && !ret; k++) {
 		unsigned i = s->next_break++ % PROCESS_BREAKS;
 		gva_t old = s->armed[i];
@@ -487,13 +487,23 @@ static int arm(struct shadow *s, gva_t lin, const struct sensitive *at, unsigned
 		if (old && old != lin && (prot_of(s, old) & MAY_EXEC)) {
 			page_set(region_of(s, old), page_index(old), 0);
 			ret = unmap(s, old, PAGE_SIZE);
+			taken = true;
 		}
 		s->armed[i] = lin;
 		s->guarded[i] = at[k];
 		if (!ret)
 			ret = process_break(s->p, i, at[k].at);
 	}
+	s->armings += taken;
 	return ret;
+}
+
+bool shadow_armed(const struct shadow *s, gva_t page)
+{
+	for (unsigned i = 0; i < PROCESS_BREAKS; i++)
+		if (s->armed[i] == page)
+			return true;
+	return false;
 }
 
 bool shadow_guards(const struct shadow *s, gva_t rip)
@@ -509,14 +519,18 @@ static int executable(struct shadow *s, gva_t lin, const u8 *bytes, bool fault)
 {
 	struct sensitive at[PROCESS_BREAKS];
 	unsigned n = sensitive_find(s->v, lin, bytes, at, PROCESS_BREAKS);
-	int ret;
+	int ret = 0;
 
 	/* It may have been another page before. */
-	for (unsigned i = 0; i < PROCESS_BREAKS; i++)
-		if (s->armed[i] == lin)
-			s->armed[i] = 0;
-	if (!n)
-		return 1;
+	for (unsigned i = 0; i < PROCESS_BREAKS && !ret; i++) {
+		if (s->armed[i] != lin)
+			continue;
+		s->armed[i] = 0;
+		if (!n)
+			ret = process_break_off(s->p, i);
+	}
+	if (ret || !n)
+		return ret ? ret : 1;
 	if (!fault || n > PROCESS_BREAKS)
 		return 0;
 	ret = arm(s, lin, at, n);

@@ -45,7 +45,8 @@ struct shadow {
 	gva_t armed[PROCESS_BREAKS];
 	struct sensitive guarded[PROCESS_BREAKS]; /* for what each is */
 	unsigned next_break;
-	unsigned armings; /* since somebody made it 0 */
+	/* Pages that have taken some from another one since somebody made it 0. */
+	unsigned armings;
 };
 
 /* 0 or -ENOMEM. */
@@ -68,6 +69,8 @@ int shadow_enter(struct shadow *s);
  * -errno. */
 int shadow_fill(struct shadow *s, gva_t lin);
 
+/* Has the page a breakpoint? */
+bool shadow_armed(const struct shadow *s, gva_t page);
 /* Is code there in a function that one breakpoint stands for? */
 bool shadow_guards(const struct shadow *s, gva_t rip);
 

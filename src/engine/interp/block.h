@@ -128,7 +128,7 @@ struct block_cache {
 	/* What a write to a page of code costs, as a multiple of one by interpreted or
 	 * translated code; 0: as much. */
 	unsigned write_cost;
-	u8 *arena;  /* blocks and code pages, handed out from the front */
+	u8 *arena; /* blocks and code pages, handed out from the front */
 	size_t used, size;
 	struct block *once; /* a buffer for code outside RAM */
 	struct vcpu *v;

@@ -1214,11 +1214,12 @@ void translate_push(struct vcpu *v)
 		direct_reset(t->direct);
 }
 
-u64 translate_delay(struct vcpu *v)
+u64 translate_delay(struct vcpu *v, u64 *own)
 {
 	struct translator *t = translator_of(v);
 
-	return t->direct ? direct_delay(t->direct) : 0;
+	*own = 0;
+	return t->direct ? direct_delay(t->direct, own) : 0;
 }
 
 const struct engine engine_translate = {

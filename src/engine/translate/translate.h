@@ -450,7 +450,7 @@ void locate_reset(struct translator *t);
 void locate_fini(struct translator *t);
 /* For engine.locate. */
 bool translate_locate(struct vcpu *v, u64 host, u64 *lin);
-u64 translate_delay(struct vcpu *v);
+u64 translate_delay(struct vcpu *v, u64 *own);
 
 /* ---- string.c ---- */
 
