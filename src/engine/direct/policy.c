@@ -272,7 +272,7 @@ static void ticks_measure(struct policy *p)
 /* So long it has run translated, and then trapped, or not yet. */
 static void earn(struct policy *p, struct space *s, u64 took, bool trapped)
 {
-	u64 more = MIN(took, p->tick_beat) * (SLOWNESS - 1) / SLOWNESS;
+	u64 more = took * (SLOWNESS - 1) / SLOWNESS;
 	u64 less = trapped ? p->tick_trap : 0;
 
 	s->earned = s->earned + more > less ? s->earned + more - less : 0;
@@ -369,7 +369,7 @@ static void translated(struct policy *p)
 		return;
 	}
 	p->calm = 0;
-	earn(p, s, took, true);
+	earn(p, s, MIN(took, p->tick_beat), true);
 	if (s->earned >= p->tick_earn && !s->not_before)
 		s->on = true;
 }
@@ -438,8 +438,9 @@ void policy_sample(struct policy *p, bool user)
 		ticks_measure(p);
 	t = __rdtsc();
 	p->calm = p->skip = 0;
+	/* Twice: what has not trapped for so long computes, and will lose little. */
 	if (p->began)
-		earn(p, s, t - p->began, false);
+		earn(p, s, 2 * MIN(t - p->began, p->tick_beat), false);
 	p->began = t;
 	s->on = s->earned >= p->tick_earn &&
 		clock_ns(CLOCK_THREAD_CPUTIME_ID) >= s->not_before;
