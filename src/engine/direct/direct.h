@@ -50,7 +50,8 @@ enum direct_result {
 
 /* direct_wanted() has said so. Vector state is parked. */
 enum direct_result direct_run(struct direct *d, const bool *kicked);
-void direct_kick(struct direct *d);
+/* After *kicked is set. True: it is in direct_run(), or was just now, and leaves it. */
+bool direct_kick(struct direct *d);
 
 /* For the vCPU's callbacks of these names. */
 void direct_tlb_flushed(struct direct *d, u64 page);
