@@ -44,6 +44,7 @@
 #include "cpu/events.h"
 #include "cpu/msrmap.h"
 #include "host/lowmem.h"
+#include "host/slice.h"
 #include "irq/lapic.h"
 #include "mem/phys.h"
 #include "time/tsc.h"
@@ -54,6 +55,10 @@
 
 /* Pages that wait to be guarded: who asks waits for the answer. */
 #define GUARDS VM_MAX_VCPUS
+
+/* The least that a host takes. What a guest computes goes on until others want the CPU.
+ */
+#define SLICE_NS 100000
 
 struct cpu {
 	struct vcpu v; /* first: vcpu_kick() finds the cpu by it */
@@ -529,6 +534,7 @@ static void *cpu_thread(void *arg)
 	struct clock *clk = vm->cfg.clock;
 
 	sampling_begin(c->sampling);
+	slice_set(SLICE_NS);
 	if (c->lapic)
 		c->bell = lapic_bell(c->lapic, rung, c);
 	leave_quiet(c);
