@@ -8,7 +8,6 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -116,11 +115,11 @@ static void end_request(struct session *s, int sig)
 static void signalled(void *opaque, unsigned events)
 {
 	struct session *s = opaque;
-	struct signalfd_siginfo info;
+	int sig;
 
 	(void)events;
-	while (read(s->signals, &info, sizeof(info)) == sizeof(info)) {
-		switch (info.ssi_signo) {
+	while ((sig = term_signals_next(&s->signals))) {
+		switch (sig) {
 		case SIGWINCH: resized(s); break;
 		case SIGTSTP:
 			/* No time passes for the guest meanwhile. */
@@ -133,7 +132,7 @@ static void signalled(void *opaque, unsigned events)
 			term_continue();
 			resized(s);
 			break;
-		default: end_request(s, (int)info.ssi_signo); break;
+		default: end_request(s, sig); break;
 		}
 	}
 }
@@ -216,12 +215,12 @@ static int open_console(struct session *s, struct error *err)
 
 int events_open(struct session *s, struct error *err)
 {
-	int ret = term_signals_open(err);
+	int ret = term_signals_open(&s->signals, err);
 
 	if (ret < 0)
 		return ret;
-	s->signals = ret;
-	s->watch = loop_add(pc_loop(s->pc), s->signals, LOOP_READ, signalled, s, err);
+	s->watch = loop_add(pc_loop(s->pc), s->signals.pipe[0], LOOP_READ, signalled, s,
+			    err);
 	if (!s->watch)
 		return -EINVAL;
 	if (s->terminal.console)
@@ -243,7 +242,5 @@ void events_close(struct session *s)
 	if (s->watch)
 		loop_remove(s->watch);
 	s->watch = NULL;
-	if (s->signals >= 0)
-		term_signals_close(s->signals);
-	s->signals = -1;
+	term_signals_close(&s->signals);
 }

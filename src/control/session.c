@@ -282,7 +282,6 @@ static int make_pc(struct session *s, struct error *err)
 
 int session_init(struct session *s, struct error *err)
 {
-	s->signals = -1;
 	s->failed_fd = -1;
 	memset(s->fd, -1, sizeof(s->fd));
 	term_init();

@@ -7,6 +7,7 @@
 #include "control/guest.h"
 #include "control/options.h"
 #include "control/profile.h"
+#include "control/term.h"
 #include "x86/cpuid.h"
 
 struct agent;
@@ -55,7 +56,7 @@ struct session {
 	struct feed *winsize;
 	struct gdb *gdb;
 
-	int signals; /* signalfd */
+	struct term_signals signals;
 	struct loop_fd *watch;
 	/* Why it ended, beside what the machine says. */
 	int signal;    /* that ends us */

@@ -11,13 +11,13 @@
 #include "control/term.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/signalfd.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -139,27 +139,72 @@ static void request_set(sigset_t *set)
 	}
 }
 
-int term_signals_open(struct error *err)
+/*
+ * Not signalfd(2): each signal for any thread of the process, as that of an alarm, wakes
+ * whoever waits for one.
+ */
+static void *signals_thread(void *arg)
 {
-	sigset_t set;
-	int fd;
+	struct term_signals *s = arg;
+	int state, sig;
 
-	signal(SIGPIPE, SIG_IGN);
-	request_set(&set);
-	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (fd < 0)
-		return error_set(err, -errno, "signalfd: %s", strerror(errno));
-	pthread_sigmask(SIG_BLOCK, &set, NULL);
-	return fd;
+	for (;;) {
+		u8 byte;
+
+		/* The one place where it can be cancelled. */
+		pthread_setcancelstate(PTHREAD_CANCEL_ENABLE, &state);
+		sig = sigwaitinfo(&s->set, NULL);
+		pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+		if (sig < 0)
+			continue;
+		byte = (u8)sig;
+		while (write(s->pipe[1], &byte, 1) < 0 && errno == EINTR)
+			;
+	}
+	return NULL;
 }
 
-void term_signals_close(int fd)
+int term_signals_open(struct term_signals *s, struct error *err)
 {
-	sigset_t set;
+	int ret;
 
-	close(fd);
-	request_set(&set);
-	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	request_set(&s->set);
+	if (pipe2(s->pipe, O_CLOEXEC | O_NONBLOCK))
+		return error_set(err, -errno, "pipe: %s", strerror(errno));
+	pthread_sigmask(SIG_BLOCK, &s->set, NULL);
+	ret = pthread_create(&s->thread, NULL, signals_thread, s);
+	if (ret) {
+		pthread_sigmask(SIG_UNBLOCK, &s->set, NULL);
+		close(s->pipe[0]);
+		close(s->pipe[1]);
+		return error_set(err, -ret, "cannot start a thread: %s", strerror(ret));
+	}
+	s->open = true;
+	return 0;
+}
+
+int term_signals_next(struct term_signals *s)
+{
+	u8 byte;
+
+	return read(s->pipe[0], &byte, 1) == 1 ? byte : 0;
+}
+
+void term_signals_close(struct term_signals *s)
+{
+	int sig;
+
+	if (!s->open)
+		return;
+	s->open = false;
+	pthread_cancel(s->thread);
+	pthread_join(s->thread, NULL);
+	while ((sig = term_signals_next(s)))
+		kill(getpid(), sig);
+	close(s->pipe[0]);
+	close(s->pipe[1]);
+	pthread_sigmask(SIG_UNBLOCK, &s->set, NULL);
 }
 
 void term_die(int sig)

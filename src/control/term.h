@@ -6,6 +6,9 @@
  */
 #pragma once
 
+#include <pthread.h>
+#include <signal.h>
+
 #include "base/error.h"
 #include "base/types.h"
 
@@ -33,12 +36,20 @@ __attribute__((format(printf, 1, 2))) void term_say(const char *fmt, ...);
 /*
  * The signals that ask the process to do something: SIGINT, SIGTERM, SIGHUP, SIGQUIT,
  * SIGTSTP, SIGCONT, SIGWINCH. From term_signals_open() on they are blocked, in all
- * threads started later, and come out of the returned descriptor (signalfd), but for
- * those that were ignored. -errno on failure.
+ * threads started later, and those that were not ignored come to a thread of their own:
+ * when 'pipe[0]' can be read, term_signals_next() has one. -errno on failure.
  */
-int term_signals_open(struct error *err);
-/* Closes the descriptor and lets pending ones take effect. */
-void term_signals_close(int fd);
+struct term_signals {
+	int pipe[2];
+	sigset_t set;
+	pthread_t thread;
+	bool open;
+};
+int term_signals_open(struct term_signals *s, struct error *err);
+/* 0: there is none. */
+int term_signals_next(struct term_signals *s);
+/* Lets pending ones take effect. Also when it was not opened, all 0. */
+void term_signals_close(struct term_signals *s);
 /* Ends the process as if by this signal, with the terminal restored. */
 _Noreturn void term_die(int sig);
 /* Stop the process as SIGTSTP would; returns when it goes on, the terminal as it was. */

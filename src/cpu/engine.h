@@ -27,8 +27,9 @@ struct engine {
 	int (*vcpu_open)(struct vcpu *v, struct error *err);
 	void (*vcpu_close)(struct vcpu *v);
 	enum vcpu_exit (*run)(struct vcpu *v); /* vCPU thread */
-	void (*kick)(struct vcpu *v); /* any thread: leave run() soon; may be NULL when
-					 v->events is looked at anyway */
+	void (*kick)(struct vcpu *v); /* any thread, and signal handlers: leave run()
+					 soon; may be NULL when v->events is looked at
+					 anyway */
 	void (*pull)(struct vcpu *v); /* engine's cached state -> v */
 	void (*push)(struct vcpu *v); /* v was written from outside -> engine */
 	/*

@@ -15,7 +15,7 @@ static inline bool vcpu_event_ready(const struct vcpu *v, u32 ev)
 {
 	/* A SIPI that nobody waits for is taken too, to be forgotten: it must not meet a
 	 * later INIT. */
-	if (ev & (EV_STOP | EV_INIT | EV_SIPI | EV_FLUSH))
+	if (ev & (EV_STOP | EV_INIT | EV_SIPI | EV_FLUSH | EV_TIMER))
 		return true;
 	if (v->activity == ACT_WAIT_SIPI || v->activity == ACT_SHUTDOWN)
 		return false;

@@ -6,15 +6,21 @@
  * acceptance). One thread per vCPU runs the engine until an event needs attention, a
  * HLT waits, or the machine ends.
  *
- * Threads: a struct cpu belongs to its thread; events are posted by any thread with
- * vcpu_kick(). 'wake_lock' covers sleeping and being woken: a kicker takes it only when
- * 'asleep' is set, which the sleeper sets before it looks at the events a last time; both
- * sides are sequentially consistent. It also covers what follows.
+ * Threads: a struct cpu belongs to its thread; events are posted by any thread, and by
+ * signal handlers, with vcpu_kick(). A CPU sleeps on the futex 'asleep', which it sets
+ * before it looks at the events a last time, and who has posted one clears it and wakes
+ * whom it finds there; what each side writes first is a full barrier. So either the
+ * sleeper sees the event, or the word has changed and the host does not let it sleep, or
+ * wakes it.
+ *
+ * The timer of a CPU's local APIC rings a bell (time/clock.h): its signal posts EV_TIMER
+ * on the CPU's own thread. One that interrupts the thread on its way to sleep clears
+ * 'asleep', and the host looks at that again after a handler.
  *
  * Before a CPU decodes the first code of a page, all others lose what lets them write
  * there unseen (guard_others()). A CPU between two blocks is at a safe point: nothing
  * that it found in its TLB is still to be used. One that stays there says so by 'quiet',
- * and whoever holds its wake_lock may then act on its TLB; that is one that sleeps, one
+ * and whoever holds its quiet_lock may then act on its TLB; that is one that sleeps, one
  * that has no thread, and one that waits for others in guard_others() itself, so two that
  * wait for each other do not wait for ever. Of one that runs it is asked, and answered
  * when run() is left, soon. No other lock is held meanwhile.
@@ -23,11 +29,13 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -37,6 +45,7 @@
 #include "cpu/msrmap.h"
 #include "host/lowmem.h"
 #include "host/rundelay.h"
+#include "host/slice.h"
 #include "irq/lapic.h"
 #include "mem/phys.h"
 #include "pv/kvm.h"
@@ -53,6 +62,10 @@
 /* Pages that wait to be guarded: who asks waits for the answer. */
 #define GUARDS VM_MAX_VCPUS
 
+/* The least that a host takes. What a guest computes goes on until others want the CPU.
+ */
+#define SLICE_NS 100000
+
 struct cpu {
 	struct vcpu v; /* first: vcpu_kick() finds the cpu by it */
 	struct vm *vm;
@@ -64,10 +77,10 @@ struct cpu {
 	vns_t steal_at; /* when to look again; 0: the guest does not want to know */
 	pthread_t thread;
 	bool started, opened;
-	pthread_mutex_t wake_lock;
-	pthread_cond_t wake;
-	bool asleep; /* atomic */
-	/* With wake_lock. */
+	struct bell *bell; /* its thread's; NULL: none */
+	u32 asleep;        /* atomic, a futex */
+	pthread_mutex_t quiet_lock;
+	/* With quiet_lock. */
 	bool quiet;
 	unsigned guards; /* asked for and not done */
 	gpa_t guard[GUARDS];
@@ -96,7 +109,7 @@ static struct cpu *cpu_of(struct vcpu *v)
 
 /* ---- one CPU asks the others ---- */
 
-/* Do what was asked for. At a safe point, with wake_lock. */
+/* Do what was asked for. At a safe point, with quiet_lock. */
 static void answer(struct cpu *c)
 {
 	if (c->answered == c->asked)
@@ -111,17 +124,17 @@ static void answer(struct cpu *c)
 /* From here to leave_quiet() this CPU does nothing that needs its TLB. */
 static void enter_quiet(struct cpu *c)
 {
-	pthread_mutex_lock(&c->wake_lock);
+	pthread_mutex_lock(&c->quiet_lock);
 	answer(c);
 	c->quiet = true;
-	pthread_mutex_unlock(&c->wake_lock);
+	pthread_mutex_unlock(&c->quiet_lock);
 }
 
 static void leave_quiet(struct cpu *c)
 {
-	pthread_mutex_lock(&c->wake_lock);
+	pthread_mutex_lock(&c->quiet_lock);
 	c->quiet = false;
-	pthread_mutex_unlock(&c->wake_lock);
+	pthread_mutex_unlock(&c->quiet_lock);
 }
 
 /* 0: it is done. Else what 'answered' will be then. */
@@ -129,7 +142,7 @@ static u64 ask(struct cpu *c, gpa_t page)
 {
 	u64 ticket = 0;
 
-	pthread_mutex_lock(&c->wake_lock);
+	pthread_mutex_lock(&c->quiet_lock);
 	if (c->quiet) {
 		tlb_protect_code(&c->v, page);
 	} else {
@@ -137,7 +150,7 @@ static u64 ask(struct cpu *c, gpa_t page)
 		c->guard[c->guards++] = page;
 		ticket = ++c->asked;
 	}
-	pthread_mutex_unlock(&c->wake_lock);
+	pthread_mutex_unlock(&c->quiet_lock);
 	if (ticket)
 		vcpu_kick(&c->v, EV_FLUSH);
 	return ticket;
@@ -158,10 +171,10 @@ static void guard_others(struct vcpu *v, u64 page)
 
 		if (!ticket[i])
 			continue;
-		pthread_mutex_lock(&c->wake_lock);
+		pthread_mutex_lock(&c->quiet_lock);
 		while (c->answered < ticket[i])
-			pthread_cond_wait(&c->answer, &c->wake_lock);
-		pthread_mutex_unlock(&c->wake_lock);
+			pthread_cond_wait(&c->answer, &c->quiet_lock);
+		pthread_mutex_unlock(&c->quiet_lock);
 	}
 	leave_quiet(me);
 }
@@ -184,8 +197,7 @@ static void cpu_free(struct cpu *c)
 	sampling_free(c->sampling);
 	rundelay_fini(&c->delay);
 	pthread_cond_destroy(&c->answer);
-	pthread_cond_destroy(&c->wake);
-	pthread_mutex_destroy(&c->wake_lock);
+	pthread_mutex_destroy(&c->quiet_lock);
 	munmap(c, sizeof(*c));
 }
 
@@ -210,8 +222,7 @@ static int cpu_new(struct vm *vm, unsigned index, struct error *err)
 	v = &c->v;
 	vm->cpu[index] = c;
 	c->vm = vm;
-	pthread_mutex_init(&c->wake_lock, NULL);
-	pthread_cond_init(&c->wake, NULL);
+	pthread_mutex_init(&c->quiet_lock, NULL);
 	pthread_cond_init(&c->answer, NULL);
 	c->quiet = true;
 	rundelay_init(&c->delay);
@@ -346,11 +357,17 @@ void vcpu_kick(struct vcpu *v, u32 events)
 	vcpu_post(v, events);
 	if (c->vm->cfg.engine->kick)
 		c->vm->cfg.engine->kick(v);
-	if (!__atomic_load_n(&c->asleep, __ATOMIC_SEQ_CST))
-		return;
-	pthread_mutex_lock(&c->wake_lock);
-	pthread_cond_signal(&c->wake);
-	pthread_mutex_unlock(&c->wake_lock);
+	if (__atomic_load_n(&c->asleep, __ATOMIC_SEQ_CST) &&
+	    __atomic_exchange_n(&c->asleep, 0, __ATOMIC_SEQ_CST))
+		syscall(SYS_futex, &c->asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* In signal context on the CPU's thread. */
+static void rung(void *cpu)
+{
+	struct cpu *c = cpu;
+
+	vcpu_kick(&c->v, EV_TIMER);
 }
 
 static void event_clear(struct vcpu *v, u32 events)
@@ -500,11 +517,17 @@ static void take_events(struct cpu *c)
 
 	if (ev & EV_STOP)
 		event_clear(v, EV_STOP);
+	if (ev & EV_TIMER) {
+		/* Cleared first: what rings from here on does so once more. */
+		event_clear(v, EV_TIMER);
+		if (c->bell)
+			bell_run(c->bell);
+	}
 	if (ev & EV_FLUSH) {
 		event_clear(v, EV_FLUSH);
-		pthread_mutex_lock(&c->wake_lock);
+		pthread_mutex_lock(&c->quiet_lock);
 		answer(c);
-		pthread_mutex_unlock(&c->wake_lock);
+		pthread_mutex_unlock(&c->quiet_lock);
 	}
 	if (ev & EV_SMI)
 		event_clear(v, EV_SMI);
@@ -525,17 +548,17 @@ static void wait_event(struct cpu *c)
 {
 	struct vcpu *v = &c->v;
 
-	pthread_mutex_lock(&c->wake_lock);
-	answer(c);
-	c->quiet = true;
-	__atomic_store_n(&c->asleep, true, __ATOMIC_SEQ_CST);
+	enter_quiet(c);
 	profile_doing(v, DOING_WAIT);
-	while (!vcpu_event_ready(v, vcpu_events(v)))
-		pthread_cond_wait(&c->wake, &c->wake_lock);
+	for (;;) {
+		__atomic_store_n(&c->asleep, 1, __ATOMIC_SEQ_CST);
+		if (vcpu_event_ready(v, vcpu_events(v)))
+			break;
+		syscall(SYS_futex, &c->asleep, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+	}
+	__atomic_store_n(&c->asleep, 0, __ATOMIC_SEQ_CST);
 	profile_doing(v, DOING_LOOP);
-	__atomic_store_n(&c->asleep, false, __ATOMIC_SEQ_CST);
-	c->quiet = false;
-	pthread_mutex_unlock(&c->wake_lock);
+	leave_quiet(c);
 }
 
 /* Before the guest's tick is delivered, which adds up what its CPU did. */
@@ -570,6 +593,9 @@ static void *cpu_thread(void *arg)
 	rundelay_fini(&c->delay);
 	c->steal_at = 0;
 	sampling_begin(c->sampling);
+	slice_set(SLICE_NS);
+	if (c->lapic)
+		c->bell = lapic_bell(c->lapic, rung, c);
 	leave_quiet(c);
 	while (vm_why(vm) == VM_RUNNING) {
 		vns_t start, now;
@@ -605,6 +631,8 @@ static void *cpu_thread(void *arg)
 	if (vm->debug)
 		debug_left(vm->debug, &c->v);
 	enter_quiet(c);
+	bell_free(c->bell);
+	c->bell = NULL;
 	sampling_end(c->sampling);
 	if (!__atomic_sub_fetch(&vm->running, 1, __ATOMIC_SEQ_CST) && vm->ended)
 		vm->ended(vm->end_opaque);

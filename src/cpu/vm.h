@@ -83,8 +83,8 @@ enum vm_end vm_why(struct vm *vm);
 /* Which vCPU shut down, for VM_TRIPLE_FAULT; NULL otherwise. Machine stopped. */
 struct vcpu *vm_fault_vcpu(struct vm *vm);
 
-/* Any thread: post events to a vCPU and make it look. Also the lapic's event callback
- * (opaque is the vcpu). */
+/* Any thread, and signal handlers: post events to a vCPU and make it look. Also the
+ * lapic's event callback (opaque is the vcpu). */
 void vcpu_kick(struct vcpu *v, u32 events);
 void vcpu_apic_event(void *vcpu, unsigned lapic_events);
 /* The lapic's base_changed callback: where this CPU sees its window. Owning thread, or

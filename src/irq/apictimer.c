@@ -7,9 +7,9 @@
  * same origin, so a periodic timer does not drift. Expiries that were missed
  * (host late, masked, period below APICTIMER_MIN_NS) coalesce into one.
  *
- * An expiry is dealt with by whoever sees it first, the timer thread or the vCPU
- * that reads a count, so a guest never reads 0 before its interrupt is pending.
- * Missing: the reaction of the count to C-states (we claim CPUID.06H:EAX.ARAT).
+ * An expiry is dealt with by whoever sees it first, the thread that the timer fires on
+ * or the vCPU that reads a count, so a guest never reads 0 before its interrupt is
+ * pending. Missing: the reaction of the count to C-states (we claim CPUID.06H:EAX.ARAT).
  * Lock: t->lock, on vCPU threads and the timer thread; expired() runs under it.
  */
 #include "irq/apictimer.h"
@@ -172,6 +172,11 @@ void apictimer_fini(struct apictimer *t)
 {
 	timer_cancel(&t->t);
 	pthread_mutex_destroy(&t->lock);
+}
+
+struct bell *apictimer_bell(struct apictimer *t, void (*ring)(void *opaque), void *opaque)
+{
+	return bell_new(&t->t, ring, opaque);
 }
 
 void apictimer_reset(struct apictimer *t)

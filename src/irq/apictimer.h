@@ -50,6 +50,9 @@ struct apictimer {
 void apictimer_init(struct apictimer *t, struct clock *clk, u64 hz,
 		    const struct apictimer_ops *ops, void *opaque);
 void apictimer_fini(struct apictimer *t);
+/* See time/clock.h. The thread that hears it. */
+struct bell *apictimer_bell(struct apictimer *t, void (*ring)(void *opaque),
+			    void *opaque);
 /* After power-up and INIT: stopped, masked, one-shot, divide by 2. */
 void apictimer_reset(struct apictimer *t);
 

@@ -1021,6 +1021,11 @@ struct lapic *lapic_new(const struct lapic_config *cfg)
 	return l;
 }
 
+struct bell *lapic_bell(struct lapic *l, void (*ring)(void *opaque), void *opaque)
+{
+	return apictimer_bell(&l->timer, ring, opaque);
+}
+
 void lapic_free(struct lapic *l)
 {
 	if (!l)

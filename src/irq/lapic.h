@@ -121,6 +121,9 @@ void lapic_tsc_deadline_write(struct lapic *l, u64 tsc);
  * again. */
 void lapic_tsc_changed(struct lapic *l);
 
+/* A bell (time/clock.h) of its timer, for the owner. */
+struct bell *lapic_bell(struct lapic *l, void (*ring)(void *opaque), void *opaque);
+
 /* CR8: TPR[7:4]. The caller has checked that the upper bits of val are zero. */
 u64 lapic_cr8_read(const struct lapic *l);
 void lapic_cr8_write(struct lapic *l, u64 val);

@@ -6,13 +6,15 @@
  * words it needs are guarded by a sequence counter that is odd while they change.
  *
  * Timers stand in a list sorted by deadline; there are some ten of them in a machine (one
- * per chip and vCPU), so insertion walks it.
+ * per chip), so insertion walks it. One with a bell is in no list: its deadline is set in
+ * the host as soon as it is known here.
  *
  * Lock: clk->lock covers the list, all timers' private members and every change of the
- * time words. It is a leaf: nothing is called with it held. Threads: any.
+ * time words. It is a leaf: nothing but the host is called with it held. Threads: any.
  */
 #include "time/clock.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -20,6 +22,7 @@
 
 #include "base/alloc.h"
 #include "base/bits.h"
+#include "host/alarm.h"
 
 /* A bound for streams that leaves room for any sum of two times: 146 years. */
 #define VNS_MAX_SANE (INT64_C(1) << 62)
@@ -41,11 +44,19 @@ struct clock {
 
 	pthread_mutex_t lock;
 	struct timer *armed; /* sorted by deadline */
-	vns_t first;      /* earliest(); atomic, clock_catch_up() reads it without lock */
+	vns_t first; /* earliest(); atomic, clock_catch_up() reads it without lock */
+	struct bell *bells;
 	pthread_t runner; /* inside clock_run_timers(), while running_timers */
 	bool running_timers;
 	void (*wake)(void *opaque);
 	void *wake_opaque;
+};
+
+struct bell {
+	struct timer *t;
+	struct alarm alarm;
+	i64 set; /* host time that the alarm is set to; VNS_NEVER: it rings no more */
+	struct bell *next, **pprev; /* of the clock's */
 };
 
 static i64 host_ns(clockid_t id)
@@ -150,6 +161,56 @@ static void note_first(struct clock *clk)
 	__atomic_store_n(&clk->first, earliest(clk), __ATOMIC_RELAXED);
 }
 
+/* ---- bells ---- */
+
+/*
+ * Set the alarm to the timer's deadline. Under the lock, after each change of that or of
+ * the time words. The alarm is never later than the deadline, and a ring that overtakes a
+ * change here finds nothing due in bell_run(), or what is.
+ */
+static void bell_sync(struct bell *b)
+{
+	const struct clock *clk = b->t->clk;
+	i64 at = VNS_NEVER;
+
+	/* No time is before 0, so that this can only be too large: never, then. */
+	if (!clk->stops && b->t->deadline != VNS_NEVER &&
+	    __builtin_sub_overflow(MAX(b->t->deadline, 0), clk->base, &at))
+		at = VNS_NEVER;
+	if (at == b->set)
+		return;
+	b->set = at;
+	alarm_set_at(&b->alarm, at == VNS_NEVER ? 0 : (u64)MAX(at, 1));
+}
+
+static void bells_sync(struct clock *clk)
+{
+	for (struct bell *b = clk->bells; b; b = b->next)
+		bell_sync(b);
+}
+
+void bell_run(struct bell *b)
+{
+	struct timer *t = b->t;
+	struct clock *clk = t->clk;
+	vns_t deadline;
+	bool due;
+
+	pthread_mutex_lock(&clk->lock);
+	/* It may have rung: if that was too early, by whatever the host's clocks differ,
+	 * it is set again. */
+	b->set = VNS_NEVER;
+	deadline = t->deadline;
+	due = !clk->stops && deadline <= now_locked(clk);
+	if (due)
+		t->deadline = VNS_NEVER;
+	else
+		bell_sync(b);
+	pthread_mutex_unlock(&clk->lock);
+	if (due)
+		t->fire(t->opaque, deadline);
+}
+
 void clock_stop(struct clock *clk)
 {
 	pthread_mutex_lock(&clk->lock);
@@ -158,6 +219,7 @@ void clock_stop(struct clock *clk)
 		time_words_set(clk, false, now_locked(clk));
 	}
 	note_first(clk);
+	bells_sync(clk);
 	pthread_mutex_unlock(&clk->lock);
 }
 
@@ -183,6 +245,7 @@ void clock_start(struct clock *clk)
 		time_words_set(clk, true, clk->base - host_ns(CLOCK_MONOTONIC));
 	}
 	note_first(clk);
+	bells_sync(clk);
 	wake_unlock(clk, started && clk->armed);
 }
 
@@ -237,6 +300,12 @@ void timer_arm(struct timer *t, vns_t deadline)
 	bool earlier;
 
 	pthread_mutex_lock(&clk->lock);
+	if (t->bell) {
+		t->deadline = deadline;
+		bell_sync(t->bell);
+		pthread_mutex_unlock(&clk->lock);
+		return;
+	}
 	before = earliest(clk);
 	list_remove(t);
 	t->deadline = deadline;
@@ -254,8 +323,63 @@ void timer_cancel(struct timer *t)
 	pthread_mutex_lock(&t->clk->lock);
 	list_remove(t);
 	t->deadline = VNS_NEVER;
+	if (t->bell)
+		bell_sync(t->bell);
 	note_first(t->clk);
 	pthread_mutex_unlock(&t->clk->lock);
+}
+
+struct bell *bell_new(struct timer *t, void (*ring)(void *opaque), void *opaque)
+{
+	struct clock *clk = t->clk;
+	struct bell *b;
+
+	if (clk->manual)
+		return NULL;
+	b = xzalloc(sizeof(*b));
+	b->t = t;
+	b->set = VNS_NEVER;
+	if (!alarm_init(&b->alarm, ring, opaque)) {
+		free(b);
+		return NULL;
+	}
+	pthread_mutex_lock(&clk->lock);
+	assert(!t->bell);
+	t->bell = b;
+	b->next = clk->bells;
+	b->pprev = &clk->bells;
+	if (b->next)
+		b->next->pprev = &b->next;
+	clk->bells = b;
+	list_remove(t);
+	note_first(clk);
+	bell_sync(b);
+	pthread_mutex_unlock(&clk->lock);
+	return b;
+}
+
+void bell_free(struct bell *b)
+{
+	struct timer *t;
+	struct clock *clk;
+	vns_t before;
+
+	if (!b)
+		return;
+	t = b->t;
+	clk = t->clk;
+	pthread_mutex_lock(&clk->lock);
+	t->bell = NULL;
+	*b->pprev = b->next;
+	if (b->next)
+		b->next->pprev = b->pprev;
+	before = earliest(clk);
+	if (t->deadline != VNS_NEVER)
+		list_insert(clk, t);
+	note_first(clk);
+	wake_unlock(clk, earliest(clk) < before);
+	alarm_fini(&b->alarm);
+	free(b);
 }
 
 vns_t clock_next_deadline(struct clock *clk)

@@ -4,10 +4,11 @@
  * Only clock.c reads a host clock (I4). Every guest-visible time is computed
  * from clock_now() when it is read; a chip arms a timer only for its next edge.
  *
- * Threads: all functions may be called on any thread. Timer callbacks run on the
- * thread that calls clock_run_timers() or clock_catch_up(), with no lock of the clock
- * held; a callback may run once more just after timer_cancel() or a new timer_arm() on
- * another thread, so it takes its chip's lock and looks at the chip's own state.
+ * Threads: all functions may be called on any thread where nothing else is said. Timer
+ * callbacks run on the thread that calls clock_run_timers(), clock_catch_up() or
+ * bell_run(), with no lock of the clock held; a callback may run once more just after
+ * timer_cancel() or a new timer_arm() on another thread, so it takes its chip's lock and
+ * looks at the chip's own state.
  */
 #pragma once
 
@@ -16,6 +17,7 @@
 #include "state/save.h"
 
 struct clock;
+struct bell;
 
 /* A clock that follows the host's monotonic time, from 0, running. */
 struct clock *clock_new(void);
@@ -27,8 +29,8 @@ vns_t clock_now(struct clock *clk);
 
 /*
  * Stop and go on, without a jump that a guest could see. Nested stops count. While
- * stopped no timer fires and clock_next_deadline() is VNS_NEVER; a callback that had
- * already begun on another thread may still finish.
+ * stopped no timer fires, no bell is to ring and clock_next_deadline() is VNS_NEVER; a
+ * callback that had already begun on another thread may still finish.
  */
 void clock_stop(struct clock *clk);
 void clock_start(struct clock *clk);
@@ -63,7 +65,8 @@ struct timer {
 	void *opaque;
 	/* Below: clock.c only, under the clock's lock. */
 	vns_t deadline;
-	struct timer *next, **pprev; /* sorted list; pprev is NULL when not armed */
+	struct timer *next, **pprev; /* sorted list; pprev is NULL when not in it */
+	struct bell *bell;           /* NULL: the waiting thread sees to it */
 };
 
 void timer_init(struct timer *t, struct clock *clk, void (*fire)(void *, vns_t),
@@ -75,7 +78,25 @@ void timer_init(struct timer *t, struct clock *clk, void (*fire)(void *, vns_t),
 void timer_arm(struct timer *t, vns_t deadline);
 void timer_cancel(struct timer *t);
 
-/* The earliest deadline, VNS_NEVER if none. */
+/*
+ * A bell wakes the thread that has the most to do with a timer at its deadline, by a
+ * signal, wherever it is: the thread waiting for all others sleeps on. From bell_new() to
+ * bell_free() the timer fires in bell_run() and nowhere else.
+ *
+ * 'ring' is called in signal context on the thread that made the bell: only
+ * async-signal-safe calls. It has the thread call bell_run() soon, outside. Rings too
+ * many are harmless.
+ */
+/* By the thread that will hear it, for a timer that has none. NULL: the host gives no
+ * such timer, or the clock is manual; all is as without. */
+struct bell *bell_new(struct timer *t, void (*ring)(void *opaque), void *opaque);
+/* By that thread. The timer, still armed if it was, is the waiting thread's again. */
+void bell_free(struct bell *b);
+/* That thread, without locks: fire the timer if it is due. */
+void bell_run(struct bell *b);
+
+/* What follows is about timers without a bell. The earliest deadline, VNS_NEVER if none.
+ */
 vns_t clock_next_deadline(struct clock *clk);
 /*
  * Fire what is due, each timer at most once: one that its callback armed in the past

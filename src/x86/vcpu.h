@@ -70,6 +70,7 @@ enum vcpu_event {
 	EV_FLUSH =
 		1
 		<< 6, /* another CPU changed something this one caches, or is going to */
+	EV_TIMER = 1 << 7, /* its APIC's timer may be due */
 };
 
 enum activity { ACT_RUNNING, ACT_HLT, ACT_SHUTDOWN, ACT_WAIT_SIPI };

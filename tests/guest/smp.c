@@ -115,6 +115,52 @@ static void halted(void)
 	}
 }
 
+#define TICK 0x60
+
+/*
+ * A CPU that halts is woken by its timer each time, in each of its modes, however close
+ * to HLT it comes, while others send it interrupts.
+ */
+static void halt_for_ticks(word rounds)
+{
+	bool deadline = cpuid(1, 0).c & BIT(24);
+	unsigned n = me();
+	u32 random = n + 1;
+
+	lapic_write(LAPIC_TIMER_DIV, 0xb);
+	for (unsigned i = 0; i < rounds; i++) {
+		unsigned before = taken[n][TICK];
+		u32 wait;
+
+		random = random * 1664525 + 1013904223;
+		wait = random >> 22; /* of 40 ns, or of 1 ns */
+		if (i % 3 == 2 && deadline) {
+			lapic_write(LAPIC_LVT_TIMER, TICK | LVT_DEADLINE);
+			wrmsr(IA32_TSC_DEADLINE, rdtsc() + 40 * wait + 1);
+		} else {
+			lapic_write(LAPIC_LVT_TIMER, TICK | (i % 3 ? LVT_PERIODIC : 0));
+			lapic_write(LAPIC_TIMER_INIT, wait + 1);
+		}
+		if (i % 4 == 0)
+			send_ipi(smp_id((n + 1) % cpus), 0x4000 | (TICK + 1));
+		while (taken[n][TICK] == before)
+			sti_hlt();
+	}
+	lapic_write(LAPIC_LVT_TIMER, LVT_MASKED);
+	sti_nop();
+}
+
+static void halted_with_timers(void)
+{
+	if (!start())
+		return;
+	others(halt_for_ticks, 2500);
+	halt_for_ticks(2500);
+	join();
+	for (unsigned n = 0; n < cpus; n++)
+		want(taken[n][TICK] >= 2500);
+}
+
 /* Logical destinations: each CPU has a bit of the flat model, or a cluster of two. */
 static void set_logical(word cluster)
 {
@@ -887,6 +933,7 @@ const struct test_case cases[] = {
 	CASE(all_start, "SDM 3 9.4.4"),
 	CASE(ipis, "SDM 3 11.6"),
 	CASE(halted, "SDM 2 HLT"),
+	CASE(halted_with_timers, "SDM 3 11.5.4"),
 	CASE(logical_and_shorthands, "SDM 3 11.6.2"),
 	CASE(lowest_priority, "SDM 3 11.6.2.4"),
 	CASE(nmi, "SDM 3 11.6"),

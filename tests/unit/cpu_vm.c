@@ -70,6 +70,26 @@ PROGRAM(halt_for_ever, "inc dword ptr [0x3000]\n"
 		       "1: hlt\n"
 		       "inc dword ptr [0x3000]\n"
 		       "jmp 1b\n");
+/* The local APIC's timer at VECTOR, counting each 40 ns, or 5 us again and again. */
+#define SET_TIMER(lvt)                                                                   \
+	"mov ebx, 0xfee003e0\n"                                                          \
+	"mov dword ptr [ebx], 0xb\n"                                                     \
+	"mov ebx, 0xfee00320\n"                                                          \
+	"mov dword ptr [ebx], " lvt "\n"                                                 \
+	"mov ebx, 0xfee00380\n"
+PROGRAM(halt_for_timer, SET_TIMER("0x40") "1: inc dword ptr [0x3000]\n"
+					  "mov eax, [0x3000]\n"
+					  "and eax, 0x3ff\n"
+					  "inc eax\n"
+					  "mov [ebx], eax\n"
+					  "sti\n"
+					  "hlt\n"
+					  "cli\n"
+					  "jmp 1b\n");
+PROGRAM(spin_for_timer, SET_TIMER("0x20040") "mov dword ptr [ebx], 1000\n"
+					     "sti\n"
+					     "1: inc dword ptr [0x3000]\n"
+					     "jmp 1b\n");
 PROGRAM(spin, "sti\n"
 	      "1: inc dword ptr [0x3000]\n"
 	      "jmp 1b\n");
@@ -491,6 +511,49 @@ FOR_ALL(reading_the_tsc_fires_late_timers, 1)
 	assert_int_equal(ticks, 1);
 }
 
+/* Nobody waits for timers here: the CPU's own thread hears its own. */
+FOR_ALL(halted_cpu_wakes_by_its_timer, 1)
+{
+	u32 rounds;
+
+	ENTER(r, halt_for_timer);
+	go(r);
+	until(r, 1, 20000);
+	assert_int_equal(clock_next_deadline(r->clock), VNS_NEVER);
+	stop(r);
+	/* One that is left over is not forgotten, and heard when the thread is there
+	 * again.
+	 */
+	rounds = count(r, 1);
+	usleep(1000);
+	clock_run_timers(r->clock);
+	assert_int_equal(clock_next_deadline(r->clock), VNS_NEVER);
+	__atomic_store_n(&r->ended, 0, __ATOMIC_SEQ_CST);
+	go(r);
+	until(r, 1, rounds + 1000);
+	stop(r);
+}
+
+FOR_ALL(timer_comes_into_a_loop, 1)
+{
+	u32 ticks;
+
+	ENTER(r, spin_for_timer);
+	go(r);
+	until(r, 1, 1000);
+	/* It goes on. */
+	until(r, 0, count(r, 0) + 1000);
+	/* No ticks while time stands still, and then again. */
+	clock_stop(r->clock);
+	usleep(2000);
+	ticks = count(r, 1);
+	usleep(5000);
+	assert_int_equal(count(r, 1), ticks);
+	clock_start(r->clock);
+	until(r, 1, ticks + 1000);
+	stop(r);
+}
+
 /* ---- the end ---- */
 
 static void ends_soon(struct rig *r)
@@ -748,6 +811,8 @@ int main(void)
 		cmocka_unit_test(interrupt_waits_for_sti),
 		cmocka_unit_test(nmi_comes_with_interrupts_off),
 		cmocka_unit_test(reading_the_tsc_fires_late_timers),
+		cmocka_unit_test(halted_cpu_wakes_by_its_timer),
+		cmocka_unit_test(timer_comes_into_a_loop),
 		cmocka_unit_test(end_stops_a_guest_that_spins),
 		cmocka_unit_test(end_stops_a_guest_that_sleeps),
 		cmocka_unit_test(end_is_told_while_a_device_holds_a_cpu_up),

@@ -1,5 +1,6 @@
 /* The machine's clock and its timers. */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -269,6 +270,272 @@ static void host_clock_runs_and_stops_without_a_jump(void **state)
 	clock_free(clk);
 }
 
+/* ---- bells ---- */
+
+static void rung(void *opaque)
+{
+	__atomic_fetch_add((unsigned *)opaque, 1, __ATOMIC_SEQ_CST);
+}
+
+static unsigned times(const unsigned *rings)
+{
+	return __atomic_load_n(rings, __ATOMIC_SEQ_CST);
+}
+
+static void until(const unsigned *rings, unsigned least)
+{
+	for (unsigned ms = 0; times(rings) < least; ms++) {
+		assert_true(ms < 10000);
+		sleep_ns(1000000);
+	}
+}
+
+/* At its deadline, and the waiting thread is told of nothing. */
+static void bell_rings_when_its_timer_is_due(void **state)
+{
+	struct clock *clk = clock_new();
+	unsigned rings = 0, wakes = 0;
+	struct bell *bell;
+	struct shot a;
+	vns_t at;
+
+	(void)state;
+	shot_init(&a, clk);
+	clock_set_wake(clk, wake_count, &wakes);
+	bell = bell_new(&a.t, rung, &rings);
+	assert_non_null(bell);
+	at = clock_now(clk) + 2000000;
+	timer_arm(&a.t, at);
+	assert_true(clock_next_deadline(clk) == VNS_NEVER);
+	until(&rings, 1);
+	assert_true(clock_now(clk) >= at);
+	assert_true(clock_run_timers(clk) == VNS_NEVER);
+	clock_catch_up(clk, clock_now(clk) + NSEC_PER_SEC);
+	assert_int_equal(a.count, 0);
+	bell_run(bell);
+	assert_int_equal(a.count, 1);
+	assert_int_equal(a.deadline, at);
+	/* The same again, though it is past. */
+	timer_arm(&a.t, at);
+	until(&rings, 2);
+	bell_run(bell);
+	assert_int_equal(a.count, 2);
+	bell_run(bell);
+	assert_int_equal(a.count, 2);
+	/* Past, before there was time. */
+	timer_arm(&a.t, INT64_MIN);
+	until(&rings, 3);
+	bell_run(bell);
+	assert_int_equal(a.count, 3);
+	assert_true(a.deadline == INT64_MIN);
+	/* So late that there is no such time of the host. */
+	timer_arm(&a.t, VNS_NEVER - 1);
+	sleep_ns(2000000);
+	assert_int_equal(times(&rings), 3);
+	assert_int_equal(wakes, 0);
+	bell_free(bell);
+	clock_free(clk);
+}
+
+static void bell_follows_its_timer(void **state)
+{
+	struct clock *clk = clock_new();
+	unsigned rings = 0;
+	struct bell *bell;
+	struct shot a;
+
+	(void)state;
+	shot_init(&a, clk);
+	/* Armed before. */
+	timer_arm(&a.t, 0);
+	bell = bell_new(&a.t, rung, &rings);
+	until(&rings, 1);
+	assert_true(clock_run_timers(clk) == VNS_NEVER);
+	a.rearm = 1;
+	bell_run(bell);
+	/* What its callback armed. */
+	until(&rings, 2);
+	a.rearm = 0;
+	bell_run(bell);
+	assert_int_equal(a.count, 2);
+	/* Later than it was, and not at all. */
+	timer_arm(&a.t, clock_now(clk) + 20000000);
+	timer_arm(&a.t, clock_now(clk) + 3600 * NSEC_PER_SEC);
+	sleep_ns(30000000);
+	/* Run too early. */
+	bell_run(bell);
+	timer_cancel(&a.t);
+	timer_arm(&a.t, clock_now(clk) + 20000000);
+	timer_arm(&a.t, VNS_NEVER);
+	timer_arm(&a.t, clock_now(clk) + 20000000);
+	timer_cancel(&a.t);
+	sleep_ns(30000000);
+	assert_int_equal(times(&rings), 2);
+	bell_run(bell);
+	assert_int_equal(a.count, 2);
+	/* Early, and it rings still. */
+	timer_arm(&a.t, clock_now(clk) + 20000000);
+	bell_run(bell);
+	bell_run(bell);
+	until(&rings, 3);
+	bell_run(bell);
+	assert_int_equal(a.count, 3);
+	bell_free(bell);
+	clock_free(clk);
+}
+
+static void stopped_clock_silences_its_bells(void **state)
+{
+	struct clock *clk = clock_new();
+	unsigned rings = 0;
+	struct bell *bell;
+	struct shot a;
+	vns_t at;
+
+	(void)state;
+	shot_init(&a, clk);
+	bell = bell_new(&a.t, rung, &rings);
+	at = clock_now(clk) + 20000000;
+	timer_arm(&a.t, at);
+	clock_stop(clk);
+	sleep_ns(40000000);
+	bell_run(bell);
+	assert_int_equal(times(&rings) + a.count, 0);
+	clock_start(clk);
+	until(&rings, 1);
+	assert_true(clock_now(clk) >= at);
+	bell_run(bell);
+	assert_int_equal(a.count, 1);
+	/* It rings, but the clock stops before anyone has run. */
+	timer_arm(&a.t, 0);
+	until(&rings, 2);
+	clock_stop(clk);
+	bell_run(bell);
+	assert_int_equal(a.count, 1);
+	/* Armed meanwhile. */
+	timer_arm(&a.t, 1);
+	sleep_ns(2000000);
+	assert_int_equal(times(&rings), 2);
+	clock_start(clk);
+	until(&rings, 3);
+	bell_run(bell);
+	assert_int_equal(a.count, 2);
+	bell_free(bell);
+	clock_free(clk);
+}
+
+static void timer_without_its_bell_is_the_waiters(void **state)
+{
+	struct clock *clk = clock_new(), *manual = clock_new_manual();
+	unsigned rings = 0, wakes = 0;
+	struct shot a, m;
+	vns_t at;
+
+	(void)state;
+	shot_init(&a, clk);
+	clock_set_wake(clk, wake_count, &wakes);
+	bell_free(bell_new(&a.t, rung, &rings));
+	bell_free(NULL);
+	assert_int_equal(wakes, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		struct bell *bell = bell_new(&a.t, rung, &rings);
+
+		at = clock_now(clk) + 20000000;
+		timer_arm(&a.t, at);
+		bell_free(bell);
+		assert_int_equal(wakes, i + 1);
+		assert_int_equal(clock_next_deadline(clk), at);
+	}
+	sleep_ns(30000000);
+	assert_int_equal(times(&rings), 0);
+	clock_run_timers(clk);
+	assert_int_equal(a.count, 1);
+	shot_init(&m, manual);
+	assert_null(bell_new(&m.t, rung, &rings));
+	timer_arm(&m.t, 5);
+	clock_advance(manual, 5);
+	assert_int_equal(m.count, 1);
+	clock_free(clk);
+	clock_free(manual);
+}
+
+struct chain {
+	struct shot a;
+	unsigned rings;
+	unsigned arms; /* atomic */
+	bool end;
+};
+
+static void chain_arm(struct chain *c, vns_t at)
+{
+	__atomic_fetch_add(&c->arms, 1, __ATOMIC_SEQ_CST);
+	timer_arm(&c->a.t, at);
+}
+
+/* Arms it whenever it has fired, so close that it may be past. */
+static void *arm_thread(void *opaque)
+{
+	struct chain *c = opaque;
+	unsigned n = 0;
+	vns_t last = 0;
+
+	while (!__atomic_load_n(&c->end, __ATOMIC_SEQ_CST)) {
+		if (__atomic_load_n(&c->a.deadline, __ATOMIC_SEQ_CST) == last) {
+			n++;
+			/* Many in a row: the last one counts. */
+			for (unsigned i = n % 5; i > 0; i--)
+				chain_arm(c, clock_now(c->a.clk) + i * (n % 64) * 1000);
+			last = clock_now(c->a.clk) + n % 100 * 100;
+			chain_arm(c, last);
+		}
+		sched_yield();
+	}
+	return NULL;
+}
+
+static void *stop_thread(void *opaque)
+{
+	struct chain *c = opaque;
+
+	while (!__atomic_load_n(&c->end, __ATOMIC_SEQ_CST)) {
+		clock_stop(c->a.clk);
+		sched_yield();
+		clock_start(c->a.clk);
+		sleep_ns(10000);
+	}
+	return NULL;
+}
+
+/* Whoever arms it and stops the clock: each deadline is heard, and fires once. */
+static void no_ring_is_lost(void **state)
+{
+	struct chain c = { 0 };
+	struct clock *clk = clock_new();
+	pthread_t arm, stop;
+	struct bell *bell;
+
+	(void)state;
+	shot_init(&c.a, clk);
+	bell = bell_new(&c.a.t, rung, &c.rings);
+	assert_int_equal(pthread_create(&arm, NULL, arm_thread, &c), 0);
+	assert_int_equal(pthread_create(&stop, NULL, stop_thread, &c), 0);
+	for (unsigned seen = 0; c.a.count < 20000;) {
+		/* As the signal interrupts the sleep, and mostly does so in time. */
+		for (unsigned ms = 0; times(&c.rings) == seen; ms++) {
+			assert_true(ms < 10000);
+			sleep_ns(1000000);
+		}
+		seen = times(&c.rings);
+		bell_run(bell);
+		assert_true(c.a.count <= __atomic_load_n(&c.arms, __ATOMIC_SEQ_CST));
+	}
+	__atomic_store_n(&c.end, true, __ATOMIC_SEQ_CST);
+	pthread_join(arm, NULL);
+	pthread_join(stop, NULL);
+	bell_free(bell);
+	clock_free(clk);
+}
+
 static void epoch_is_civil_time_of_virtual_zero(void **state)
 {
 	struct clock *clk = clock_new();
@@ -404,6 +671,11 @@ int main(void)
 		cmocka_unit_test(wake_when_the_earliest_deadline_gets_earlier),
 		cmocka_unit_test(catch_up_fires_what_is_late_and_wakes_the_waiter),
 		cmocka_unit_test(host_clock_runs_and_stops_without_a_jump),
+		cmocka_unit_test(bell_rings_when_its_timer_is_due),
+		cmocka_unit_test(bell_follows_its_timer),
+		cmocka_unit_test(stopped_clock_silences_its_bells),
+		cmocka_unit_test(timer_without_its_bell_is_the_waiters),
+		cmocka_unit_test(no_ring_is_lost),
 		cmocka_unit_test(epoch_is_civil_time_of_virtual_zero),
 		cmocka_unit_test(time_never_goes_back_while_others_stop_and_start),
 		cmocka_unit_test(save_load_save_is_identical),

@@ -772,12 +772,13 @@ enum direct_result direct_run(struct direct *d, const bool *kicked)
 	return ret ? DIRECT_ON : result;
 }
 
-void direct_kick(struct direct *d)
+bool direct_kick(struct direct *d)
 {
 	u64 thread = __atomic_load_n(&d->running, __ATOMIC_SEQ_CST);
 
 	if (thread)
 		process_kick(thread);
+	return thread;
 }
 
 void direct_tlb_flushed(struct direct *d, u64 page)

@@ -50,11 +50,12 @@ enum direct_result {
 
 /* direct_wanted() has said so. Vector state is parked. */
 enum direct_result direct_run(struct direct *d, const bool *kicked);
-void direct_kick(struct direct *d);
 /* ns for which the process that ran last was ready and did not run, since the last time
  * that it was asked about; for how much of that and of what this thread waited the two
  * have kept each other waiting goes to *own. Vector state is parked. */
 u64 direct_delay(struct direct *d, u64 *own);
+/* After *kicked is set. True: it is in direct_run(), or was just now, and leaves it. */
+bool direct_kick(struct direct *d);
 
 /* For the vCPU's callbacks of these names. */
 void direct_tlb_flushed(struct direct *d, u64 page);

@@ -36,6 +36,7 @@
 
 #include "base/alloc.h"
 #include "base/bits.h"
+#include "host/slice.h"
 #include "mem/phys.h"
 
 /* Where no program of the guest is expected. */
@@ -180,6 +181,8 @@ _Noreturn static void child(struct setup *s)
 	    prctl(PR_SET_NAME, "umbra-direct") ||
 	    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || !map_mapper(p))
 		child_fail(p);
+	/* Longer than its parent's, so that an event for the vCPU interrupts it. */
+	slice_set(0);
 	reset_signals();
 	close_others(s);
 	ctl_of(p)->tid =

@@ -1022,10 +1022,11 @@ static void kick(void *translator)
 	__atomic_store_n(&t->f->jump_mask, 0, __ATOMIC_SEQ_CST);
 	if (__atomic_exchange_n(&t->kicked, true, __ATOMIC_SEQ_CST))
 		return;
+	/* From direct execution the loop comes round before it runs code of ours. */
+	if (t->direct && direct_kick(t->direct))
+		return;
 	if (__atomic_load_n(&t->running, __ATOMIC_SEQ_CST))
 		poll_take(t);
-	if (t->direct)
-		direct_kick(t->direct);
 }
 
 void translate_kick(struct vcpu *v)
