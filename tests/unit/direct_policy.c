@@ -271,6 +271,26 @@ static void what_takes_less_translated_is(void **state)
 	policy_free(p);
 }
 
+/* A stop costs more than it did when the process was made, as when everything is cold: it
+ * is not taken for computing. */
+static void stops_that_cost_more_than_at_first(void **state)
+{
+	struct policy *p = start(*state, false);
+	struct upkeep none = { 0 };
+	unsigned traps = 0;
+	struct tally c;
+
+	earn(p);
+	policy_tally(&c, CLOCK_THREAD_CPUTIME_ID, 8000, &none);
+	policy_settled(p, &c);
+	while (policy_wants(p) && ++traps < 4000) {
+		compute(18000);
+		policy_trap(p);
+	}
+	assert_false(policy_wants(p));
+	policy_free(p);
+}
+
 static void the_alarm_asks(void **state)
 {
 	struct policy *p;
@@ -303,6 +323,7 @@ int main(void)
 		TEST(faults_without_end),
 		TEST(a_new_program_has_no_past),
 		TEST(what_takes_less_translated_is),
+		TEST(stops_that_cost_more_than_at_first),
 		TEST(the_alarm_asks),
 	};
 

@@ -490,16 +490,28 @@ void policy_runs(struct policy *p, bool runs)
 	p->went = true;
 }
 
+/* What a stop takes of the process's time: what it took at first, where nothing was cold,
+ * or most of what the shortest ones took. */
+static u64 stop_takes(struct tally *c, u64 took)
+{
+	u64 each = took / MAX(c->traps + c->faults, 1u);
+
+	if (!c->least || each < c->least)
+		c->least = MAX(each, 1);
+	return MIN(MAX(c->trap, c->least * 3 / 4), 3 * c->trap);
+}
+
 /* Make up the account. */
 static void lot_end(struct policy *p)
 {
 	struct tally *c = p->c;
 	u64 t = clock_ns(c->clock), took = t - c->at;
+	u64 takes = stop_takes(c, took);
 	u64 orders = (c->upkeep->orders - c->before.orders) * ORDER;
 	u64 looks = (c->upkeep->looked - c->before.looked) * LOOK;
 	/* What of that was no computing. */
-	u64 lost = (c->traps + c->faults) * c->trap + orders;
-	u64 cost = (c->traps + c->faults) * (STOP + c->trap) + orders + looks;
+	u64 lost = (c->traps + c->faults) * takes + orders;
+	u64 cost = (c->traps + c->faults) * (STOP + takes) + orders + looks;
 	i64 saved = took > lost ? (i64)((took - lost) * (SLOWNESS - 1)) : 0;
 	struct space *s = space_of(p);
 

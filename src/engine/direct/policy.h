@@ -30,7 +30,8 @@ struct upkeep {
  * began. */
 struct tally {
 	clockid_t clock; /* of its CPU time */
-	u64 trap;        /* what one takes of it */
+	u64 trap;        /* what one took of it when the process was made */
+	u64 least; /* that a stop of any lot took, with what ran before it; 0: none */
 	const struct upkeep *upkeep;
 	i64 balance; /* nanoseconds */
 	bool away;   /* it has not run directly for a while */
