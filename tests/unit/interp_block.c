@@ -283,61 +283,65 @@ FOR_ALL(remapped_code_page_is_seen_after_invlpg)
 	engine_box_free(e, b);
 }
 
-/* An instruction over two pages, of which the second is exchanged, or taken away. */
-FOR_ALL(second_page_of_an_instruction_is_looked_up_again)
+/* An instruction over two pages, MOV EAX, imm; RET. Come to at RBX, directly or through
+ * what stands in front of it in the first page. */
+#define OVER (CODE2 + 0x1000 - 3)
+static struct box *start_over_two_pages(const struct engine *e, gva_t from)
 {
 	struct box *b = START(e, call_and_flush);
-	gva_t page2 = CODE2 + 0x1000;
 
-	b->v->gpr[RBX] = page2 - 3;
-	b->v->gpr[RDX] = page2;
-	put_mov(b->ram + page2 - 3, 0x11223344);
+	b->v->gpr[RBX] = from;
+	b->v->gpr[RDX] = OVER + 3;
+	put_mov(b->ram + OVER, 0x11223344);
 	memcpy(b->ram + 0x90000, "\x66\x55\xc3", 3);
-	for (u32 i = 0; i < 60; i++) {
-		bool other = i / 10 & 1;
-
-		poke(b, PT + (page2 >> 12) * 8, (other ? 0x90000 : page2) | 0x67, 8);
-		assert_int_equal(run_to_stop(e, b), other ? 0x55663344 : 0x11223344);
-	}
-	/* DMA into either page. */
-	assert_true(phys_dma_write(b->phys, 0x90001, "\x77", 1));
-	assert_int_equal(run_to_stop(e, b), 0x77663344);
-	assert_true(phys_dma_write(b->phys, page2 - 2, "\x99", 1));
-	assert_int_equal(run_to_stop(e, b), 0x77663399);
-	/* Gone: the fault is at the instruction, its address is the second page. */
-	poke(b, PT + (page2 >> 12) * 8, 0, 8);
-	run_to_stop(e, b);
-	assert_int_equal(b->v->rip, HANDLERS + 16 * VEC_PF + 1);
-	assert_int_equal(b->v->cr2, page2);
-	assert_int_equal(peek(b, b->v->gpr[RSP] + 8, 8), page2 - 3);
-	engine_box_free(e, b);
+	return b;
 }
 
-/* The same where it is come to from in front of it, in the first page; and the write that
- * changes it is its own. */
-FOR_ALL(second_page_of_an_instruction_that_is_linked)
+/* The second page is exchanged, again and again. */
+static void exchange_second_page(const struct engine *e, struct box *b)
 {
-	struct box *b = START(e, call_and_flush);
-	gva_t page2 = CODE2 + 0x1000;
-
-	b->v->gpr[RBX] = page2 - 9;
-	b->v->gpr[RDX] = page2;
-	/* nop; mov ecx, 5 */
-	memcpy(b->ram + page2 - 9, "\x90\xb9\x05\0\0\0", 6);
-	put_mov(b->ram + page2 - 3, 0x11223344);
-	memcpy(b->ram + 0x90000, "\x66\x55\xc3", 3);
 	for (u32 i = 0; i < 90; i++) {
 		bool other = i / 30 & 1;
 
-		poke(b, PT + (page2 >> 12) * 8, (other ? 0x90000 : page2) | 0x67, 8);
+		poke(b, PT + ((OVER + 3) >> 12) * 8, (other ? 0x90000 : OVER + 3) | 0x67,
+		     8);
 		assert_int_equal(run_to_stop(e, b), other ? 0x55663344 : 0x11223344);
-		assert_int_equal(b->v->gpr[RCX], 5);
 	}
-	poke(b, PT + (page2 >> 12) * 8, 0, 8);
+}
+
+/* The fault is at the instruction, its address is the second page. */
+static void take_second_page(const struct engine *e, struct box *b)
+{
+	poke(b, PT + ((OVER + 3) >> 12) * 8, 0, 8);
 	run_to_stop(e, b);
 	assert_int_equal(b->v->rip, HANDLERS + 16 * VEC_PF + 1);
-	assert_int_equal(b->v->cr2, page2);
-	assert_int_equal(peek(b, b->v->gpr[RSP] + 8, 8), page2 - 3);
+	assert_int_equal(b->v->cr2, OVER + 3);
+	assert_int_equal(peek(b, b->v->gpr[RSP] + 8, 8), OVER);
+}
+
+FOR_ALL(second_page_of_an_instruction_is_looked_up_again)
+{
+	struct box *b = start_over_two_pages(e, OVER);
+
+	exchange_second_page(e, b);
+	/* DMA into either page. */
+	assert_true(phys_dma_write(b->phys, OVER + 4, "\x77", 1));
+	assert_int_equal(run_to_stop(e, b), 0x77223344);
+	assert_true(phys_dma_write(b->phys, OVER + 1, "\x99", 1));
+	assert_int_equal(run_to_stop(e, b), 0x77223399);
+	take_second_page(e, b);
+	engine_box_free(e, b);
+}
+
+FOR_ALL(second_page_of_an_instruction_that_is_linked)
+{
+	struct box *b = start_over_two_pages(e, OVER - 6);
+
+	/* nop; mov ecx, 5 */
+	memcpy(b->ram + OVER - 6, "\x90\xb9\x05\0\0\0", 6);
+	exchange_second_page(e, b);
+	assert_int_equal(b->v->gpr[RCX], 5);
+	take_second_page(e, b);
 	engine_box_free(e, b);
 }
 
