@@ -40,7 +40,9 @@ struct engine {
 	bool (*locate)(struct vcpu *v, u64 host, u64 *lin);
 	/*
 	 * vCPU thread: ns for which another thread that runs this CPU's code was ready
-	 * and did not run, since the last time. NULL: there are none.
+	 * and did not run, since the last time. For how much of that, and of what the
+	 * vCPU thread waited, the two have kept each other waiting goes to *own. NULL:
+	 * there are none.
 	 */
 	u64 (*delay)(struct vcpu *v, u64 *own);
 };

@@ -127,6 +127,7 @@ static void coming_back_is_no_loss(void **state)
 	earn(p);
 	policy_settled(p, &c);
 	upkeep.orders += 1000000;
+	policy_runs(p, true);
 	assert_true(policy_trap(p));
 	assert_true(policy_trap(p));
 	/* But to pay for it again and again is. */

@@ -1,11 +1,11 @@
 /*
  * Measuring whether direct execution pays.
  *
- * A trap costs some ten microseconds, and so does a page that is not in the shadow yet.
- * Translated code runs at two thirds of the speed where it is hot, at a quarter or less
- * in a program of many pages, and traps for next to nothing. Times of processes are of
- * CPU; stretches are measured by the host's TSC, which a preemption spoils now and then:
- * none counts for more than a beat.
+ * A trap costs some thirty microseconds, and so does a page that is not in the shadow
+ * yet. Translated code runs at two thirds of the speed where it is hot, at a quarter or
+ * less in a program of many pages, and traps for next to nothing. Times of processes are
+ * of CPU; stretches are measured by the host's TSC, which a preemption spoils now and
+ * then: none counts for more than a beat.
  *
  * Thread: see policy.h; beat() is a signal handler on that thread.
  */
@@ -486,8 +486,16 @@ void policy_settled(struct policy *p, struct tally *c)
 
 void policy_runs(struct policy *p, bool runs)
 {
+	struct tally *c = p->c;
+
 	p->runs = runs;
 	p->went = true;
+	/* What it took to be up to date again is the price of having been away. */
+	if (runs && c->away) {
+		c->away = false;
+		c->balance = EARN;
+		lot_begin(c, clock_ns(c->clock));
+	}
 }
 
 /* What a stop takes of the process's time: what it took at first, where nothing was cold,
@@ -527,15 +535,8 @@ bool policy_trap(struct policy *p)
 {
 	struct tally *c = p->c;
 
-	/* What it took to be up to date again is the price of having been away. */
-	if (c->away) {
-		c->away = false;
-		c->balance = EARN;
-		lot_begin(c, clock_ns(c->clock));
-	} else if (++c->traps >= LOT ||
-		   (c->upkeep->orders - c->before.orders) * ORDER >= MUCH) {
+	if (++c->traps >= LOT || (c->upkeep->orders - c->before.orders) * ORDER >= MUCH)
 		lot_end(p);
-	}
 	return p->always || space_of(p)->on;
 }
 

@@ -72,7 +72,7 @@ void policy_tally(struct tally *c, clockid_t clock, u64 trap,
 		  const struct upkeep *upkeep);
 /* This is the process, from now on. */
 void policy_settled(struct policy *p, struct tally *c);
-/* It begins to run, and has stopped. */
+/* It is up to date and begins to run, and has stopped. */
 void policy_runs(struct policy *p, bool runs);
 /* It has trapped; false: that is too often, it should not go on. */
 bool policy_trap(struct policy *p);

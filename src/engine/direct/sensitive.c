@@ -196,41 +196,40 @@ static bool ends_flow(const ZydisDecodedInstruction *zi)
 struct flow {
 	unsigned at, end;
 	bool reached[PAGE_SIZE];
+	/* Of that, what has not been looked at. */
+	u16 todo[PAGE_SIZE];
+	unsigned todos;
 };
 
-static void reach(struct flow *f, i64 to, bool *more)
+static void reach(struct flow *f, i64 to)
 {
 	if (to < f->at || to >= f->end || f->reached[to - RUN_UP])
 		return;
 	f->reached[to - RUN_UP] = true;
-	*more = true;
+	f->todo[f->todos++] = (u16)to;
 }
 
 /* False: it calls something, which would return into it, or begins twice. */
 static bool follow(struct flow *f, const ZydisDecoder *d, const u8 *copy)
 {
-	bool more = false;
-
 	memset(f->reached, 0, sizeof(f->reached));
-	reach(f, f->at, &more);
-	/* Branches back need another round each, at worst. */
-	for (unsigned round = 0; more && round < FINDS; round++) {
-		more = false;
-		for (unsigned i = f->at; i < f->end; i++) {
-			ZydisDecodedInstruction zi;
-			i64 next;
+	f->todos = 0;
+	reach(f, f->at);
+	while (f->todos) {
+		unsigned i = f->todo[--f->todos];
+		ZydisDecodedInstruction zi;
+		i64 next;
 
-			if (!f->reached[i - RUN_UP] || !decode_at(d, copy, i, SIZE, &zi))
-				continue;
-			if (zi.meta.category == ZYDIS_CATEGORY_CALL ||
-			    (i > f->at && is_endbr64(copy + i)))
-				return false;
-			next = i + zi.length;
-			if (!ends_flow(&zi))
-				reach(f, next, &more);
-			if (is_branch(&zi))
-				reach(f, next + zi.raw.imm[0].value.s, &more);
-		}
+		if (!decode_at(d, copy, i, SIZE, &zi))
+			continue;
+		if (zi.meta.category == ZYDIS_CATEGORY_CALL ||
+		    (i > f->at && is_endbr64(copy + i)))
+			return false;
+		next = i + zi.length;
+		if (!ends_flow(&zi))
+			reach(f, next);
+		if (is_branch(&zi))
+			reach(f, next + zi.raw.imm[0].value.s);
 	}
 	return true;
 }
@@ -265,9 +264,10 @@ static unsigned functions_of(const ZydisDecoder *d, const u8 *copy, gva_t lin,
 			     const unsigned *find, unsigned finds, struct sensitive *s,
 			     unsigned max)
 {
-	struct flow f = { 0 };
+	struct flow f;
 	unsigned n = 0;
 
+	f.end = 0;
 	for (unsigned i = 0; i < finds; i++) {
 		if (find[i] >= f.end) {
 			f.at = find[i] < RUN_UP ? 0 : function_start(d, copy, find[i]);

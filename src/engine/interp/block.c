@@ -184,7 +184,7 @@ static void page_written(struct block_cache *c, gpa_t page, gpa_t gpa, u64 len)
 	if (!p->first)
 		p->idle++;
 	link = &p->first;
-	p->missed += MAX(c->write_cost, 1u);
+	p->missed += c->write_cost;
 	all = p->missed >= MISSES_MAX;
 	while (*link) {
 		struct block *b = *link;
@@ -359,6 +359,7 @@ int block_cache_init(struct block_cache *c, struct vcpu *v)
 {
 	c->v = v;
 	c->size = ARENA_SIZE;
+	c->write_cost = 1;
 	c->owner = pthread_self();
 	c->arena = mmap(NULL, c->size, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

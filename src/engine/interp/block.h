@@ -125,8 +125,8 @@ struct block_cache {
 	struct block *hash[1 << BLOCK_HASH_BITS];
 	struct code_page *pages[1 << PAGE_HASH_BITS];
 	bool basic; /* a block ends with a conditional branch */
-	/* What a write to a page of code costs, as a multiple of one by interpreted or
-	 * translated code; 0: as much. */
+	/* What a write to a page of code costs now, as a multiple of one by interpreted
+	 * or translated code. */
 	unsigned write_cost;
 	u8 *arena; /* blocks and code pages, handed out from the front */
 	size_t used, size;

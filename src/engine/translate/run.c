@@ -841,7 +841,7 @@ static bool run_direct(struct translator *t, enum step *s)
 		profile_note(v, v->rip, SPOT_TRAP);
 		t->cache.write_cost = TRAP_WRITE;
 		*s = step_one(v, &t->cache);
-		t->cache.write_cost = 0;
+		t->cache.write_cost = 1;
 		break;
 	default: *s = STEP_FAILED; break;
 	}

@@ -38,10 +38,10 @@
  *
  * T3 A direct link within one page always holds: source and target have the same
  * mapping. One between pages, or to an instruction that reaches into another page, holds
- * while addresses translate as they do, and while its
- * page is executed at one linear address: when that changes, all are undone
- * (struct code_page.lin). Everything else looks the target up by linear address, in a
- * table that is emptied with them: what runs has been noted by note_page() since.
+ * while addresses translate as they do, and while its page is executed at one linear
+ * address: when that changes, all are undone (struct code_page.lin). Everything else
+ * looks the target up by linear address, in a table that is emptied with them: what runs
+ * has been noted by note_pages() since.
  *
  * T4 Each loop of translated code passes a place where a kick gets it out: backward
  * links, calls and links between pages read a page that a kick takes away; table look-ups
