@@ -191,6 +191,17 @@ void seg_update_ok(struct vcpu *v, unsigned sreg)
 	v->seg_plain[sreg] = !((ok & SEG_R_OK) && (ok & SEG_W_OK) && is_plain(v, s));
 }
 
+void seg_replace(struct vcpu *v, unsigned sreg, struct seg s)
+{
+	const struct seg *old = &v->seg[sreg];
+	bool alike = old->base == s.base && old->limit == s.limit && !in_real_or_v86(v) &&
+		     !((old->attr ^ s.attr) & ~(u32)(SEG_DPL_MASK | SEG_L | SEG_DB));
+
+	v->seg[sreg] = s;
+	if (!alike)
+		seg_update_ok(v, sreg);
+}
+
 void seg_changed(struct vcpu *v, unsigned sreg)
 {
 	seg_update_ok(v, sreg);

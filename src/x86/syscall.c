@@ -27,16 +27,16 @@ static void enter_flat(struct vcpu *v, unsigned cs, unsigned ss, unsigned cpl,
 {
 	u32 dpl = cpl << SEG_DPL_SHIFT;
 
-	v->seg[SS] = (struct seg){ .limit = FLAT_LIMIT,
-				   .attr = FLAT_DATA | dpl,
-				   .sel = (u16)ss };
-	v->seg[CS] = (struct seg){ .limit = FLAT_LIMIT,
-				   .attr = FLAT_CODE | dpl | (long64 ? SEG_L : SEG_DB),
-				   .sel = (u16)cs };
+	seg_replace(v, SS,
+		    (struct seg){ .limit = FLAT_LIMIT,
+				  .attr = FLAT_DATA | dpl,
+				  .sel = (u16)ss });
+	seg_replace(v, CS,
+		    (struct seg){ .limit = FLAT_LIMIT,
+				  .attr = FLAT_CODE | dpl | (long64 ? SEG_L : SEG_DB),
+				  .sel = (u16)cs });
 	v->cpl = (u8)cpl;
 	v->rip = long64 ? rip : (u32)rip;
-	seg_update_ok(v, CS);
-	seg_update_ok(v, SS);
 	vcpu_mode_changed(v);
 }
 

@@ -139,6 +139,7 @@ static bool on_trial(struct vcpu *v)
 
 static void flushed(struct vcpu *v, u64 page)
 {
+	walks_forget(v);
 	if (v->tlb_flushed)
 		v->tlb_flushed(v, page);
 }

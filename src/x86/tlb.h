@@ -66,6 +66,22 @@ struct tlb {
 	bool ready; /* entries were made empty: zero is the tag of page 0 */
 };
 
+/*
+ * Where walks in 4- and 5-level paging have come to the tables of 4 KiB pages: a
+ * paging-structure cache (SDM volume 3 section 4.10.3). Whatever flushes a page of the
+ * TLB flushes all of this, and so does a page fault what it was found by.
+ */
+#define WALKS_SIZE 256u
+struct tlb_walks {
+	u32 now; /* entries of another time do not count */
+	struct tlb_walked {
+		u64 region; /* linear address >> 21 */
+		u64 table;  /* guest-physical */
+		u32 time;
+		bool user, writable, nx; /* so far */
+	} entry[WALKS_SIZE];
+};
+
 static inline u64 tlb_tag(u64 page)
 {
 	return -page;

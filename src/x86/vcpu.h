@@ -205,6 +205,7 @@ struct vcpu {
 			  */
 	struct trial *trial; /* NULL, or this is a stand-in whose writes are taken back
 				(x86/trial.h) */
+	struct tlb_walks walks;
 	struct tlb tlb;
 };
 

@@ -10,6 +10,8 @@
  */
 #include "x86/walk.h"
 
+#include <string.h>
+
 #include "mem/phys.h"
 #include "x86/stats.h"
 #include "x86/trial.h"
@@ -252,8 +254,54 @@ static bool finish(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
 	return true;
 }
 
+/* ---- how far walks have come ---- */
+
+void walks_forget(struct vcpu *v)
+{
+	struct tlb_walks *c = &v->walks;
+
+	/* 0 is the time of what was never filled. */
+	if (unlikely(!++c->now)) {
+		memset(c, 0, sizeof(*c));
+		c->now = 1;
+	}
+}
+
+static struct tlb_walked *walked_at(struct tlb_walks *c, gva_t va)
+{
+	u64 region = va >> 21;
+
+	return &c->entry[(region ^ region >> 18) % WALKS_SIZE];
+}
+
+/* A stand-in looks at those of the other, as it does at its TLB. */
+static struct tlb_walked *walked(struct vcpu *v, gva_t va)
+{
+	struct tlb_walks *c = v->trial ? &v->trial->real->walks : &v->walks;
+	struct tlb_walked *e = walked_at(c, va);
+	bool counts = !v->trial || !v->trial->flushed;
+
+	return counts && e->time == c->now && e->region == va >> 21 ? e : NULL;
+}
+
+static void walked_drop(struct vcpu *v, struct tlb_walked *e)
+{
+	if (e && !v->trial)
+		e->time = v->walks.now - 1;
+}
+
+static void walked_note(struct vcpu *v, gva_t va, gpa_t table, bool user, bool writable,
+			bool nx)
+{
+	if (likely(!v->trial))
+		*walked_at(&v->walks, va) =
+			(struct tlb_walked){ va >> 21, table,    v->walks.now,
+					     user,     writable, nx };
+}
+
 static bool walk_once(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx,
-		      struct walk *w, enum paging_mode mode, bool *again)
+		      struct walk *w, enum paging_mode mode,
+		      const struct tlb_walked *from, bool *again)
 {
 	const struct format *f = &formats[mode];
 	unsigned shift = f->top_shift;
@@ -261,6 +309,13 @@ static bool walk_once(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx id
 	gpa_t table = v->cr3 & (mode == PAGING_32 ? BITS(31, 12) : BITS(51, 12));
 
 	w->user = true;
+	if (from) {
+		table = from->table;
+		shift = PAGE_SHIFT;
+		w->user = from->user;
+		writable = from->writable;
+		nx = from->nx;
+	}
 	if (mode == PAGING_PAE) {
 		u64 pdpte = v->pdpte[bits_get(va, 31, 30)];
 
@@ -292,12 +347,15 @@ static bool walk_once(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx id
 		}
 		table = entry & (mode == PAGING_32 ? BITS(31, 12) : BITS(51, 12));
 		shift -= f->index_bits;
+		if (shift == PAGE_SHIFT && mode >= PAGING_4LEVEL)
+			walked_note(v, va, table, w->user, writable, nx);
 	}
 }
 
 bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct walk *w)
 {
 	enum paging_mode mode = v->paging;
+	struct tlb_walked *from = NULL;
 	bool again;
 
 	v->stats->walks++;
@@ -311,12 +369,16 @@ bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct wa
 		w->rights = BIT(ACC_READ) | BIT(ACC_WRITE) | BIT(ACC_EXEC);
 		return true;
 	}
+	if (mode >= PAGING_4LEVEL)
+		from = walked(v, va);
 	/* Another CPU that keeps changing the entry makes progress itself; it cannot hold
-	 * us for long. */
+	 * us for long. A fault is what the tables say now. */
 	do {
-		again = false;
-		if (walk_once(v, va, acc, idx, w, mode, &again))
+		again = from;
+		if (walk_once(v, va, acc, idx, w, mode, from, &again))
 			return true;
+		walked_drop(v, from);
+		from = NULL;
 	} while (again);
 	return false;
 }

@@ -30,6 +30,9 @@ enum paging_mode paging_mode(const struct vcpu *v);
  */
 bool walk(struct vcpu *v, gva_t va, enum access acc, enum mmu_idx idx, struct walk *w);
 
+/* Forget how far walks have come. */
+void walks_forget(struct vcpu *v);
+
 /* How far a walk gets without the entry of the page. */
 struct walk_table {
 	gpa_t table; /* that has the entry */

@@ -463,6 +463,117 @@ static void every_reserved_bit(void **test)
 	}
 }
 
+/* ---- how far walks have come ---- */
+
+/* A walk that is granted, and how many entries it has read. */
+static u64 refs_of(struct box *b, gva_t va, struct walk *w)
+{
+	u64 refs = b->stats.walk_refs;
+
+	assert_true(walk(b->v, va, ACC_READ, MMU_KERNEL, w));
+	return b->stats.walk_refs - refs;
+}
+
+/* Through all levels to pages of 4 KiB, of which the first two are mapped. */
+static void map_two(struct box *b, struct setting *s)
+{
+	for (unsigned i = 0; i < s->shape->levels; i++)
+		s->entry[i] = (TABLES + (i + 1) * 0x1000) | P | RW | US;
+	apply(b, s);
+	poke(b, entry_gpa(s, s->shape->levels - 1) + s->shape->entry_size, 0x7000 | P,
+	     s->shape->entry_size);
+}
+
+static void walks_in_long_mode_begin_where_others_came_by(void **test)
+{
+	struct box *b = *test;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(shapes); i++) {
+		struct setting s = { .shape = &shapes[i],
+				     .va = 0x40000000,
+				     .phys_bits = 40 };
+		bool cached = s.shape->mode >= PAGING_4LEVEL;
+		struct walk w;
+
+		map_two(b, &s);
+		assert_int_equal(refs_of(b, s.va, &w), s.shape->levels);
+		assert_int_equal(refs_of(b, s.va + 0x1000, &w),
+				 cached ? 1 : s.shape->levels);
+		assert_int_equal(w.gpa, 0x7000);
+		assert_true(peek(b,
+				 entry_gpa(&s, s.shape->levels - 1) + s.shape->entry_size,
+				 1) &
+			    A);
+		/* The same bits of the index, elsewhere. */
+		if (cached)
+			assert_false(walk(b->v, s.va + (UINT64_C(1) << 30), ACC_READ,
+					  MMU_KERNEL, &w));
+	}
+}
+
+static void every_flush_makes_walks_begin_at_the_top(void **test)
+{
+	struct setting s = { .shape = &shapes[3], .va = 0x40000000, .phys_bits = 40 };
+	struct box *b = *test;
+	struct walk w;
+
+	map_two(b, &s);
+	assert_int_equal(refs_of(b, s.va, &w), 4);
+	tlb_flush_page(b->v, 0x1234000);
+	assert_int_equal(refs_of(b, s.va, &w), 4);
+	tlb_flush_nonglobal(b->v);
+	assert_int_equal(refs_of(b, s.va, &w), 4);
+	tlb_flush_all(b->v);
+	assert_int_equal(refs_of(b, s.va, &w), 4);
+	assert_int_equal(refs_of(b, s.va, &w), 1);
+}
+
+/* SDM 3 section 4.10.2.4: what was cached cannot be why it faults twice. */
+static void no_fault_comes_from_an_old_table(void **test)
+{
+	struct setting s = { .shape = &shapes[3], .va = 0x40000000, .phys_bits = 40 };
+	struct box *b = *test;
+	struct walk w;
+
+	map_two(b, &s);
+	assert_int_equal(refs_of(b, s.va, &w), 4);
+	/* Another table, and the old one is cleared. */
+	poke(b, entry_gpa(&s, 2), 0x60000 | P | RW | US, 8);
+	poke(b, 0x60000, 0x9000 | P, 8);
+	poke(b, entry_gpa(&s, 3), 0, 8);
+	assert_int_equal(refs_of(b, s.va, &w), 1 + 4);
+	assert_int_equal(w.gpa, 0x9000);
+	/* So it is when the fault is real. */
+	poke(b, 0x60000, 0, 8);
+	assert_false(walk(b->v, s.va, ACC_READ, MMU_KERNEL, &w));
+	assert_int_equal(w.pf_error, 0);
+}
+
+/* What entries above allow holds for walks that do not see them. */
+static void rights_of_entries_above_are_kept(void **test)
+{
+	struct box *b = *test;
+
+	for (unsigned n = 0; n < 3 * 8; n++) {
+		struct setting s = { .shape = &shapes[3],
+				     .va = 0x40000000,
+				     .phys_bits = 40,
+				     .wp = true,
+				     .nxe = true };
+		struct walk first, again;
+
+		map_two(b, &s);
+		poke(b, entry_gpa(&s, n / 8),
+		     (TABLES + (n / 8 + 1) * 0x1000) | P | (n & 1 ? RW : 0) |
+			     (n & 2 ? US : 0) | (n & 4 ? NX : 0),
+		     8);
+		assert_int_equal(refs_of(b, s.va, &first), 4);
+		assert_int_equal(refs_of(b, s.va, &again), 1);
+		assert_int_equal(again.rights, first.rights);
+		assert_int_equal(again.user, first.user);
+	}
+}
+
 /* ---- single facts ---- */
 
 static void no_paging_maps_one_to_one(void **test)
@@ -631,6 +742,10 @@ int main(void)
 		TEST(walk_agrees_with_the_manual_on_random_settings),
 		TEST(every_right_in_every_mode),
 		TEST(every_reserved_bit),
+		TEST(walks_in_long_mode_begin_where_others_came_by),
+		TEST(every_flush_makes_walks_begin_at_the_top),
+		TEST(no_fault_comes_from_an_old_table),
+		TEST(rights_of_entries_above_are_kept),
 		TEST(no_paging_maps_one_to_one),
 		TEST(tables_outside_ram_read_as_ones),
 		TEST(cr3_low_and_high_bits_are_not_part_of_the_address),

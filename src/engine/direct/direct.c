@@ -361,6 +361,11 @@ bool direct_aside(struct direct *d)
 	return true;
 }
 
+bool direct_rests(const struct direct *d)
+{
+	return d->unavailable || (!d->aside && !policy_wants(d->policy));
+}
+
 bool direct_wanted(struct direct *d)
 {
 	if (d->unavailable || !policy_wants(d->policy) || !possible(d))

@@ -39,6 +39,8 @@ void direct_user_ends(struct direct *d);
 bool direct_asked(struct direct *d);
 /* Should what comes next be executed directly? */
 bool direct_wanted(struct direct *d);
+/* Will it say no, and direct_aside() too? */
+bool direct_rests(const struct direct *d);
 /* Or, as it says no, be interpreted, block by block? Direct execution goes on soon. */
 bool direct_aside(struct direct *d);
 

@@ -303,6 +303,15 @@ static bool is_brief(struct stretch *s)
 	return true;
 }
 
+__attribute__((noinline)) static void get_ready(struct policy *p)
+{
+	vcpu_park(p->v);
+	if (!p->alarm.made && !p->no_alarm)
+		p->no_alarm = !alarm_init(&p->alarm, beat, p);
+	if (!p->tick_beat)
+		ticks_measure(p);
+}
+
 void policy_user_begins(struct policy *p)
 {
 	struct space *s = space_of(p);
@@ -312,12 +321,8 @@ void policy_user_begins(struct policy *p)
 	p->brief = p->went = p->watch = false;
 	if (p->always)
 		return;
-	if (unlikely(!p->alarm.made && !p->no_alarm)) {
-		vcpu_park(p->v);
-		p->no_alarm = !alarm_init(&p->alarm, beat, p);
-	}
-	if (unlikely(!p->tick_beat))
-		ticks_measure(p);
+	if (unlikely(!p->tick_beat || !(p->alarm.made || p->no_alarm)))
+		get_ready(p);
 	if (s->on && p->alarm.made) {
 		p->now = stretch_of(p);
 		p->brief = is_brief(p->now);

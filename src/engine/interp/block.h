@@ -155,9 +155,13 @@ void block_cache_fini(struct block_cache *c);
 void block_cache_flush(struct block_cache *c);
 /* Drop what other threads wrote to. Between blocks only, before each one. */
 void block_catch_up_slow(struct block_cache *c);
+static inline bool block_cache_behind(const struct block_cache *c)
+{
+	return __builtin_expect(__atomic_load_n(&c->queued, __ATOMIC_ACQUIRE), 0);
+}
 static inline void block_catch_up(struct block_cache *c)
 {
-	if (__builtin_expect(__atomic_load_n(&c->queued, __ATOMIC_ACQUIRE), 0))
+	if (block_cache_behind(c))
 		block_catch_up_slow(c);
 }
 /* There may be no room for another block: flush first. */

@@ -106,15 +106,26 @@ static void emit_c_return(struct emit *e, const struct translator *t)
 	load_flags(e, t);
 }
 
+/* To the code in r11, with the guest's state. */
+static void emit_start(struct emit *e, const struct translator *t)
+{
+	emit_load(e, H_RSP, FRAME(t, shadow_rsp));
+	load_flags(e, t);
+	load_gprs(e);
+	e8(e, 0x41); /* jmp r11 */
+	e8(e, 0xff);
+	e8(e, 0xe3);
+}
+
 /*
- * A piece that calls u64 function(struct vcpu *v, argument), and goes back, or leaves
- * when the result is not 0. Called with the argument in r11 and the offset of the
- * instruction's block from the page in r10.
+ * A piece that calls u64 function(struct vcpu *v, argument), and goes back, leaves when
+ * the result is 1, or goes on with the code at what else it is. Called with the argument
+ * in r11 and the offset of the instruction's block from the page in r10.
  */
 static u64 emit_call_piece(struct emit *e, const struct translator *t, u64 function)
 {
 	u64 piece = emit_exec(e);
-	u8 *skip;
+	u8 *skip, *elsewhere;
 
 	save_gprs(e);
 	save_flags(e, t);
@@ -131,7 +142,14 @@ static u64 emit_call_piece(struct emit *e, const struct translator *t, u64 funct
 	load_gprs(e);
 	e8(e, 0xc3);
 	emit_patch(skip, e->p);
+	emit_mov_rr(e, H_R11, H_RAX);
+	e8(e, 0x48); /* dec rax */
+	e8(e, 0xff);
+	e8(e, 0xc8);
+	elsewhere = emit_jcc(e, 5); /* jnz */
 	back_to_c(e, t);
+	emit_patch(elsewhere, e->p);
+	emit_start(e, t);
 	return piece;
 }
 
@@ -174,12 +192,7 @@ bool pieces_emit(struct translator *t)
 		push_reg(&e, callers[i]);
 	emit_mov_rr(&e, H_R11, H_RDI);
 	emit_store(&e, H_RSP, FRAME(t, host_rsp));
-	emit_load(&e, H_RSP, FRAME(t, shadow_rsp));
-	load_flags(&e, t);
-	load_gprs(&e);
-	e8(&e, 0x41); /* jmp r11 */
-	e8(&e, 0xff);
-	e8(&e, 0xe3);
+	emit_start(&e, t);
 
 	/* Where the bottom of the shadow stack returns to: the target is in r9. The whole
 	 * pair goes. */

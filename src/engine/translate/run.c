@@ -460,6 +460,27 @@ static bool must_leave(struct translator *t)
 	       v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev));
 }
 
+/* What code was translated under, besides privilege: changed, all of it is wrong. */
+#define ASSUMED_CR0 (CR0_TS | CR0_EM)
+#define ASSUMED_CR4 (CR4_OSFXSR | CR4_OSXSAVE | CR4_SMAP)
+
+static bool assumptions_changed(const struct translator *t)
+{
+	const struct vcpu *v = t->v;
+
+	return (v->cr0 & ASSUMED_CR0) != t->cr0 || (v->cr4 & ASSUMED_CR4) != t->cr4 ||
+	       v->xcr0 != t->xcr0;
+}
+
+static bool translatable(const struct vcpu *v)
+{
+	if (v->code_size != 8 && !narrow_flat(v) &&
+	    (v->stack_size != v->code_size ||
+	     v->seg[CS].base + tr_last_ip(v) > 0xffffffff))
+		return false;
+	return !v->ac_check && (v->cpl == 0 || v->cpl == 3);
+}
+
 bool translate_stays(unsigned mode, const struct insn *in)
 {
 	if (!tr_mode_is_based(mode))
@@ -473,6 +494,66 @@ bool translate_stays(unsigned mode, const struct insn *in)
 	case ZYDIS_MNEMONIC_LGS: return true;
 	default: return false;
 	}
+}
+
+/* Must whoever runs come by the loop, rather than go on with code that has been found
+ * here before? */
+static bool must_come_by(struct translator *t)
+{
+	struct vcpu *v = t->v;
+
+	return must_leave(t) || __atomic_load_n(&t->kicked, __ATOMIC_SEQ_CST) ||
+	       assumptions_changed(t) || v->code_size != 8 || !translatable(v) ||
+	       t->options.run_block || block_cache_behind(&t->cache) ||
+	       t->memos.retires || t->f->link;
+}
+
+/* The same about direct execution, which is told where user code begins and ends. */
+static bool must_run_direct(struct translator *t)
+{
+	bool user = t->v->cpl == 3;
+
+	if (!t->direct)
+		return false;
+	if (user != t->was_user)
+		(user ? direct_user_begins : direct_user_ends)(t->direct);
+	t->was_user = user;
+	return user && !direct_rests(t->direct);
+}
+
+/*
+ * A call out has gone elsewhere, and maybe to another privilege level: system calls and
+ * faults, and the way back. Where the code is known it goes on there; the executable
+ * address, or 0.
+ */
+static u64 pass_over(struct translator *t)
+{
+	struct vcpu *v = t->v;
+	struct frame *f = t->f;
+	const struct tr_jump *j;
+	unsigned mode;
+
+	if (must_come_by(t) || must_run_direct(t))
+		return 0;
+	mode = tr_mode(v);
+	j = &f->jumps[mode].slot[tr_jump_slot(v->rip)];
+	if (!t->jumps_ready[mode] || j->neg_lin != -v->rip)
+		return 0;
+	v->stats->code_passed++;
+	t->shadow[t->mode] = f->shadow_rsp;
+	t->mode = mode;
+	f->shadow_rsp = t->shadow[mode];
+	f->page_lin = j->page;
+	f->flags_in = cc_to_ax(v->cc);
+	f->vec_parked = !vectors_usable(v);
+	return j->code;
+}
+
+static u64 go_elsewhere(struct translator *t)
+{
+	u64 code = pass_over(t);
+
+	return code ? code : leave_with(t, TR_GO_ON);
 }
 
 u64 translate_call_out(struct vcpu *v, const struct insn *in)
@@ -510,8 +591,8 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 		f->vec_parked = !vectors_usable(v);
 		f->flags_in = cc_to_ax(v->cc);
 		return 0;
-	case OP_JUMP: return leave_with(t, TR_GO_ON);
-	case OP_END: v->rip = next_ip(v, in); return leave_with(t, TR_GO_ON);
+	case OP_JUMP: return go_elsewhere(t);
+	case OP_END: v->rip = next_ip(v, in); return go_elsewhere(t);
 	case OP_EXIT:
 		if (v->activity == ACT_SHUTDOWN)
 			return leave_with(t, TR_SHUTDOWN);
@@ -524,7 +605,7 @@ u64 translate_call_out(struct vcpu *v, const struct insn *in)
 	default:
 		v->rip = this_ip(v, in);
 		v->pending_db = 0;
-		return leave_with(t, step_deliver(v) ? TR_GO_ON : TR_SHUTDOWN);
+		return step_deliver(v) ? go_elsewhere(t) : leave_with(t, TR_SHUTDOWN);
 	}
 }
 
@@ -567,15 +648,6 @@ static void code_ungroup(struct translator *t, struct block *b)
 	b->lone = true;
 	/* What is returned to may be this code. */
 	shadows_forget(t);
-}
-
-static bool translatable(const struct vcpu *v)
-{
-	if (v->code_size != 8 && !narrow_flat(v) &&
-	    (v->stack_size != v->code_size ||
-	     v->seg[CS].base + tr_last_ip(v) > 0xffffffff))
-		return false;
-	return !v->ac_check && (v->cpl == 0 || v->cpl == 3);
 }
 
 static void code_retire(struct translator *t, struct tr_code *code)
@@ -740,13 +812,13 @@ void translate_enter(struct translator *t, const struct tr_code *code)
 		v->cc = f->flags_out & RFLAGS_STATUS;
 }
 
-/* What code was translated under, besides privilege: changed, all of it is wrong. */
 static void check_assumptions(struct translator *t)
 {
 	struct vcpu *v = t->v;
-	u64 cr4 = v->cr4 & (CR4_OSFXSR | CR4_OSXSAVE | CR4_SMAP),
-	    cr0 = v->cr0 & (CR0_TS | CR0_EM);
+	u64 cr4 = v->cr4 & ASSUMED_CR4, cr0 = v->cr0 & ASSUMED_CR0;
 
+	if (likely(!assumptions_changed(t)))
+		return;
 	if (unlikely(cr0 != t->cr0)) {
 		/* Vector instructions ask the interpreter again. */
 		vcpu_park(v);

@@ -56,6 +56,10 @@
  * T6 A memo (struct tr_memo) allows what its TLB entry allows, and is emptied when that
  * changes. An empty one matches no address.
  *
+ * T7 A call out that goes elsewhere, SYSCALL or a fault, goes on with code that the table
+ * has for the mode that there is now (pass_over()), unless there is anything that the
+ * loop in run.c would look at; each mode has its own table and shadow stack.
+ *
  * Thread: the owner of the vCPU; translate_kick() any thread.
  */
 #pragma once
@@ -416,7 +420,7 @@ bool translate_stays(unsigned mode, const struct insn *in);
 void translate_enter(struct translator *t, const struct tr_code *code);
 
 /* Called from translated code through the 'call_out' piece: 0 go on behind the
- * instruction, 1 leave. */
+ * instruction, 1 leave, else go on with the code at that executable address. */
 u64 translate_call_out(struct vcpu *v, const struct insn *in);
 
 /* The same through the 'group_miss' piece: 0 check again, 1 leave. */
