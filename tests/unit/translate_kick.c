@@ -4,9 +4,9 @@
  */
 #include "translate_box.h"
 
+#include "engine/translate/translate.h"
+
 #include <pthread.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -129,60 +129,71 @@ LOOP(string, "1: inc rbx\n mov rcx, 100000\n mov esi, 0x60000\n rep lodsb\n jmp 
 LOOP(vectors, "1: inc rbx\n paddd xmm0, xmm1\n jmp 1b")
 LOOP(call_outs, "1: inc rbx\n cld\n sgdt [rsp - 32]\n jmp 1b")
 
-/* Kicked once, when it is about to have the page of polls given back; NULL: nobody. */
-static struct vcpu *kicked_meanwhile;
-
-int mprotect(void *addr, size_t len, int prot)
-{
-	struct vcpu *v = NULL;
-
-	if (prot == PROT_READ)
-		v = __atomic_exchange_n(&kicked_meanwhile, NULL, __ATOMIC_SEQ_CST);
-	if (v) {
-		vcpu_post(v, EV_INTR);
-		engine_translate.kick(v);
-	}
-	return (int)syscall(SYS_mprotect, addr, len, prot);
-}
-
-/*
- * Two kicks for an interrupt that has to wait, one just when the page of polls is given
- * back for the other; the third, for what cannot wait, is not to be forgotten.
- */
-static void a_kick_while_one_is_answered(void **state)
+/* A vCPU that goes round and round on its own thread, with interrupts off. */
+static struct box *goes_round(struct runner *r, pthread_t *thread)
 {
 	struct box *b = engine_box_new(&engine_translate);
-	struct runner r = { .e = &engine_translate, .b = b };
-	pthread_t thread;
 
-	(void)state;
 	if (!b)
 		skip();
+	*r = (struct runner){ .e = &engine_translate, .b = b };
 	engine_box_start(&engine_translate, b, 0);
 	memcpy(b->ram + CODE, jmp_back, (size_t)(jmp_back_end - jmp_back));
 	b->v->flags &= ~(u64)RFLAGS_IF;
-	kicked_meanwhile = b->v;
-	pthread_create(&thread, NULL, run_thread, &r);
-	/* Again where it came before the thread was there; not while it is answered. */
-	for (unsigned i = 0;
-	     i < PATIENCE_MS && __atomic_load_n(&kicked_meanwhile, __ATOMIC_SEQ_CST);
-	     i++) {
-		if (i % 200 == 10) {
+	pthread_create(thread, NULL, run_thread, r);
+	usleep(3000);
+	return b;
+}
+
+static void stops(struct runner *r, pthread_t thread)
+{
+	u64 start = now_ms();
+
+	vcpu_post(r->b->v, EV_STOP);
+	engine_translate.kick(r->b->v);
+	while (!__atomic_load_n(&r->done, __ATOMIC_SEQ_CST) &&
+	       now_ms() - start < PATIENCE_MS)
+		usleep(100);
+	assert_int_equal(__atomic_load_n(&r->done, __ATOMIC_SEQ_CST), 1);
+	pthread_join(thread, NULL);
+	engine_box_free(&engine_translate, r->b);
+}
+
+/* Kicks for an interrupt that has to wait, at any time while the one before is answered;
+ * the last, for what cannot wait, is not to be forgotten. */
+static void a_kick_while_one_is_answered(void **state)
+{
+	(void)state;
+	for (unsigned round = 0; round < 20; round++) {
+		struct runner r;
+		pthread_t thread;
+		struct box *b = goes_round(&r, &thread);
+
+		for (unsigned i = 0; i < 2000 + 7 * round; i++) {
 			vcpu_post(b->v, EV_INTR);
 			engine_translate.kick(b->v);
 		}
-		usleep(1000);
+		stops(&r, thread);
 	}
-	assert_null(kicked_meanwhile);
-	usleep(10000);
-	vcpu_post(b->v, EV_STOP);
-	engine_translate.kick(b->v);
-	for (unsigned i = 0;
-	     i < PATIENCE_MS && !__atomic_load_n(&r.done, __ATOMIC_SEQ_CST); i++)
-		usleep(1000);
-	assert_int_equal(__atomic_load_n(&r.done, __ATOMIC_SEQ_CST), 1);
-	pthread_join(thread, NULL);
-	engine_box_free(&engine_translate, b);
+}
+
+/* One that was answered before it had turned the pointer of the polls. */
+static void a_kick_that_comes_too_late(void **state)
+{
+	struct runner r;
+	pthread_t thread;
+	struct box *b = goes_round(&r, &thread);
+	struct translator *t = b->v->engine;
+	u64 fine = __atomic_load_n(&t->f->poll, __ATOMIC_SEQ_CST), start = now_ms();
+
+	(void)state;
+	for (unsigned i = 0; i < 10; i++) {
+		__atomic_store_n(&t->f->poll, fine - PAGE_SIZE, __ATOMIC_SEQ_CST);
+		while (__atomic_load_n(&t->f->poll, __ATOMIC_SEQ_CST) != fine)
+			assert_true(now_ms() - start < PATIENCE_MS);
+		assert_false(__atomic_load_n(&r.done, __ATOMIC_SEQ_CST));
+	}
+	stops(&r, thread);
 }
 
 int main(void)
@@ -206,6 +217,7 @@ int main(void)
 		cmocka_unit_test(vectors_loop),
 		cmocka_unit_test(call_outs_loop),
 		cmocka_unit_test(a_kick_while_one_is_answered),
+		cmocka_unit_test(a_kick_that_comes_too_late),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -101,8 +101,11 @@ static void emit_poll(struct front *f, const struct plan *p, const struct insn *
 	struct cold *c = cold_add(f, p, NULL, false);
 
 	c->in = miss;
+	emit_load(&f->e, T_KEEP, FRAME(f->t, poll));
 	site_add(f, c);
-	emit_load(&f->e, T_KEEP, f->t->poll);
+	e8(&f->e, 0x4d); /* mov r11, [r11] */
+	e8(&f->e, 0x8b);
+	e8(&f->e, 0x1b);
 }
 
 /* The rel32 at 'at' leads to this offset from the page. */

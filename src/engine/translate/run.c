@@ -40,12 +40,12 @@
 #define CODE_SIZE  MiB(256)
 #define ARENA_SIZE MiB(128)
 #define SITES_MAX  (1u << 20)
-/* A shadow stack for each mode between guard pages, and the page of polls. The upper end
- * of a stack is its bottom. */
+/* A shadow stack for each mode between guard pages, and the frame. The upper end of a
+ * stack is its bottom. */
 #define GUARD      KiB(64)
 #define SHADOW     KiB(256)
 #define BOTTOM     512
-#define LOW_SIZE   (GUARD + CODE_MODES * (SHADOW + GUARD) + PAGE_SIZE)
+#define LOW_SIZE   (GUARD + CODE_MODES * (SHADOW + GUARD))
 _Static_assert(LOW_SIZE + sizeof(struct frame) <= MiB(8), "64 CPUs share a GiB");
 /* Times a block is interpreted before it is translated. */
 #define HOT          6
@@ -450,14 +450,25 @@ static bool vectors_usable(const struct vcpu *v)
 	return v->vec_live && !(v->cr0 & (CR0_TS | CR0_EM));
 }
 
+/* What polls read: memory, or after a kick the guard pages. */
+static u64 poll_fine(const struct translator *t)
+{
+	return (u64)(uintptr_t)t->f;
+}
+
+static bool poll_fails(const struct translator *t)
+{
+	return __atomic_load_n(&t->f->poll, __ATOMIC_SEQ_CST) != poll_fine(t);
+}
+
 /* What a look between two instructions, or iterations of one, is for. */
 static bool must_leave(struct translator *t)
 {
 	struct vcpu *v = t->v;
 	u32 ev = vcpu_events(v);
 
-	return t->f->leave || t->poll_gone || v->shadow || v->step_check || v->ac_check ||
-	       v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev));
+	return t->f->leave || poll_fails(t) || v->shadow || v->step_check ||
+	       v->ac_check || v->pending_db || (unlikely(ev) && vcpu_event_ready(v, ev));
 }
 
 /* What code was translated under, besides privilege: changed, all of it is wrong. */
@@ -759,7 +770,7 @@ static bool is_guard(const struct translator *t, u64 addr)
 {
 	u64 off = addr - (u64)(uintptr_t)t->low;
 
-	return off < LOW_SIZE - PAGE_SIZE;
+	return off < LOW_SIZE;
 }
 
 /*
@@ -776,8 +787,6 @@ static bool host_fault(void *opaque, struct sig_regs *r)
 	if (!s)
 		s = site_find(&t->sites[1], at);
 	if (s) {
-		if (r->addr == (u64)t->poll)
-			__atomic_store_n(&t->poll_gone, true, __ATOMIC_SEQ_CST);
 		r->rip = (u64)t->base + s->slow;
 		return true;
 	}
@@ -996,22 +1005,6 @@ static enum step run_one(struct translator *t)
 					    : STEP_SHUTDOWN;
 }
 
-/*
- * A kick that comes while the last one is being answered may take the page after it was
- * given back: then the next poll says so (host_fault()).
- */
-static void poll_take(struct translator *t)
-{
-	__atomic_store_n(&t->poll_gone, true, __ATOMIC_SEQ_CST);
-	mprotect((void *)(intptr_t)t->poll, PAGE_SIZE, PROT_NONE);
-}
-
-static void poll_restore(struct translator *t)
-{
-	__atomic_store_n(&t->poll_gone, false, __ATOMIC_SEQ_CST);
-	mprotect((void *)(intptr_t)t->poll, PAGE_SIZE, PROT_READ);
-}
-
 static enum vcpu_exit translate_loop(struct translator *t)
 {
 	struct vcpu *v = t->v;
@@ -1021,10 +1014,10 @@ static enum vcpu_exit translate_loop(struct translator *t)
 		enum step s;
 		u32 ev;
 
-		/* Give the page back first: while 'kicked' is set nobody takes it again.
-		 */
-		if (unlikely(__atomic_load_n(&t->poll_gone, __ATOMIC_SEQ_CST)))
-			poll_restore(t);
+		/* First: while 'kicked' is set nobody kicks anew. One who has set it
+		 * before may come late, in vain. */
+		if (unlikely(poll_fails(t)))
+			__atomic_store_n(&f->poll, poll_fine(t), __ATOMIC_SEQ_CST);
 		/* Take the kick back before looking at what it was for. */
 		if (__atomic_load_n(&t->kicked, __ATOMIC_SEQ_CST)) {
 			__atomic_store_n(&t->kicked, false, __ATOMIC_SEQ_CST);
@@ -1078,9 +1071,7 @@ enum vcpu_exit translate_run(struct vcpu *v)
 	t->strayed = true;
 	if (!signal_stack())
 		return VCPU_EXIT_ERROR;
-	__atomic_store_n(&t->running, true, __ATOMIC_SEQ_CST);
 	why = translate_loop(t);
-	__atomic_store_n(&t->running, false, __ATOMIC_SEQ_CST);
 	vcpu_park(v);
 	return why;
 }
@@ -1097,8 +1088,7 @@ static void kick(void *translator)
 	/* From direct execution the loop comes round before it runs code of ours. */
 	if (t->direct && direct_kick(t->direct))
 		return;
-	if (__atomic_load_n(&t->running, __ATOMIC_SEQ_CST))
-		poll_take(t);
+	__atomic_store_n(&t->f->poll, poll_fine(t) - PAGE_SIZE, __ATOMIC_SEQ_CST);
 }
 
 void translate_kick(struct vcpu *v)
@@ -1183,7 +1173,7 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->f = (struct frame *)(void *)(t->low + LOW_SIZE);
 	for (unsigned i = 0; i <= CODE_MODES; i++)
 		mprotect(t->low + i * (SHADOW + GUARD), GUARD, PROT_NONE);
-	t->poll = (i32)(uintptr_t)(t->low + LOW_SIZE - PAGE_SIZE);
+	t->f->poll = poll_fine(t);
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;
 	t->f->page_mask = PAGE_MASK;
 	for (unsigned i = 0; i < MEMO_SHIFTS; i++)

@@ -44,8 +44,8 @@
  * has been noted by note_pages() since.
  *
  * T4 Each loop of translated code passes a place where a kick gets it out: backward
- * links, calls and links between pages read a page that a kick takes away; table look-ups
- * find nothing.
+ * links, calls and links between pages read where frame.poll points to, which after a
+ * kick is a guard page; table look-ups find nothing.
  *
  * T5 A CALL pushes the complement of its return address and where to go on to the shadow
  * stack, a host call; a RET whose address is the one on top is a host return. What is on
@@ -229,9 +229,10 @@ struct frame {
 	u64 page_mask;
 	u64 single_mask[MEMO_SHIFTS];       /* page number and bits that must be 0 */
 	u64 not_if, not_ac, not_df, status; /* bits of RFLAGS */
-	u64 low_mask;         /* 16 bits of an offset, and SEG_BARRED for the next one */
-	u64 sign_mask;        /* bit 63 */
-	u64 jump_mask;        /* TR_JUMPS - 1, or 0 when kicked; atomic */
+	u64 low_mask;  /* 16 bits of an offset, and SEG_BARRED for the next one */
+	u64 sign_mask; /* bit 63 */
+	u64 jump_mask; /* TR_JUMPS - 1, or 0 when kicked; atomic */
+	u64 poll;      /* an address that can be read, or not when kicked; atomic */
 	struct tr_link *link; /* the exit taken, or NULL */
 	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
@@ -338,12 +339,9 @@ struct translator {
 	u32 epoch[CODE_MODES];                 /* raised when they are undone */
 	unsigned mode;                         /* of the code that runs: tr_mode() */
 	u64 shadow[CODE_MODES]; /* its rsp while code of another mode runs */
-	u8 *low;                /* guard, shadow stacks, guard, poll page */
-	i32 poll;               /* address of the page that a kick takes away */
+	u8 *low;                /* guard, shadow stacks, guard, frame */
 	/* Atomic. */
-	bool running;                  /* translated code may be */
 	bool kicked;                   /* leave */
-	bool poll_gone;                /* the page cannot be read, or soon cannot */
 	bool kernel_local[CODE_MODES]; /* some of its code is not in global pages */
 	struct emit hot,
 		cold; /* where the next block's code goes, and its seldom-run part */
