@@ -24,6 +24,9 @@
 
 #define FIFO      16
 #define BAUD_BASE 115200 /* 1.8432 MHz / 16 */
+/* Bytes received without a pause, and the longest pause. */
+#define BURST     256
+#define PAUSE_NS  2000000
 
 enum {
 	RBR = 0,
@@ -125,6 +128,11 @@ const struct state_desc serial_desc = {
 
 struct serial {
 	struct serial_state s;
+	/* Bytes received since the guest saw no interrupt pending; no more until it does,
+	 * or 'pause' fires. */
+	unsigned burst;
+	bool pausing;
+	struct timer pause;
 	pthread_mutex_t lock;
 	u32 instance;
 	struct clock *clk;
@@ -399,6 +407,30 @@ static void mcr_write(struct serial *d, u8 v)
 		tx_flush(d);
 }
 
+/*
+ * A line is slow: who handles the interrupt comes to an end, and gives up where it does
+ * not (Linux after 512 rounds, and it would never hear of a line that has stayed high).
+ * So there is a pause now and then.
+ */
+static void burst_ends(struct serial *d)
+{
+	d->burst = 0;
+	d->pausing = false;
+	timer_cancel(&d->pause);
+}
+
+static void burst_grows(struct serial *d, size_t n)
+{
+	if (!(d->s.ier & IER_RX))
+		return;
+	d->burst += (unsigned)n;
+	if (d->burst < BURST || d->pausing)
+		return;
+	d->pausing = true;
+	/* Some drivers never look. */
+	timer_arm(&d->pause, clock_now(d->clk) + PAUSE_NS);
+}
+
 static u8 reg_read(struct serial *d, u64 off)
 {
 	struct serial_state *s = &d->s;
@@ -409,6 +441,8 @@ static u8 reg_read(struct serial *d, u64 off)
 	case IER: return s->lcr & LCR_DLAB ? (u8)(s->divisor >> 8) : s->ier;
 	case IIR:
 		v = iir(s);
+		if (v == IIR_NONE)
+			burst_ends(d);
 		/* Reading it is the acknowledgement, but only of what it says. */
 		if (v == IIR_THRE)
 			s->pending &= (u8)~PENDING_THRE;
@@ -452,15 +486,30 @@ static void reg_write(struct serial *d, u64 off, u8 v)
 /* ---- public ---- */
 
 /* Room for the backend: in loopback the receiver is not connected to it. */
-static size_t room_outside(const struct serial_state *s)
+static size_t room_outside(const struct serial *d)
 {
-	return loop_on(s) ? 0 : rx_room(s);
+	return loop_on(&d->s) || d->pausing ? 0 : rx_room(&d->s);
+}
+
+static void pause_fired(void *opaque, vns_t deadline)
+{
+	struct serial *d = opaque;
+	bool tell;
+
+	(void)deadline;
+	pthread_mutex_lock(&d->lock);
+	tell = d->pausing;
+	burst_ends(d);
+	tell = tell && room_outside(d) && d->room;
+	pthread_mutex_unlock(&d->lock);
+	if (tell)
+		d->room(d->room_opaque);
 }
 
 /* After a register access: lower the lock, tell of room that was not there before. */
 static void finish(struct serial *d, size_t room_before)
 {
-	bool tell = !room_before && room_outside(&d->s) && d->room;
+	bool tell = !room_before && room_outside(d) && d->room;
 
 	update_irq(d);
 	pthread_mutex_unlock(&d->lock);
@@ -476,7 +525,7 @@ static u64 serial_read(void *dev, u64 off, unsigned size)
 
 	(void)size;
 	pthread_mutex_lock(&d->lock);
-	room = room_outside(&d->s);
+	room = room_outside(d);
 	v = reg_read(d, off);
 	finish(d, room);
 	return v;
@@ -489,7 +538,7 @@ static void serial_write(void *dev, u64 off, u64 val, unsigned size)
 
 	(void)size;
 	pthread_mutex_lock(&d->lock);
-	room = room_outside(&d->s);
+	room = room_outside(d);
 	reg_write(d, off, (u8)val);
 	finish(d, room);
 }
@@ -509,6 +558,7 @@ struct serial *serial_new(u32 instance, struct clock *clk, struct irq_line irq,
 	d->irq = irq;
 	d->out = out;
 	timer_init(&d->timeout, clk, timeout_fired, d);
+	timer_init(&d->pause, clk, pause_fired, d);
 	d->s.timeout_ns = VNS_NEVER;
 	d->s.divisor = 1;
 	d->s.lines = SERIAL_CTS | SERIAL_DSR | SERIAL_DCD;
@@ -521,6 +571,7 @@ void serial_free(struct serial *d)
 	if (!d)
 		return;
 	timer_cancel(&d->timeout);
+	timer_cancel(&d->pause);
 	pthread_mutex_destroy(&d->lock);
 	free(d);
 }
@@ -537,6 +588,7 @@ void serial_reset(struct serial *d)
 
 	pthread_mutex_lock(&d->lock);
 	timer_cancel(&d->timeout);
+	burst_ends(d);
 	*s = zero;
 	update_irq(d);
 	pthread_mutex_unlock(&d->lock);
@@ -555,6 +607,7 @@ int serial_load(struct serial *d, struct state_buf *b, struct error *err)
 	ret = state_load(b, &serial_desc, d->instance, &d->s, err);
 	if (!ret) {
 		timer_cancel(&d->timeout);
+		burst_ends(d);
 		if (d->s.timeout_ns != VNS_NEVER)
 			timer_arm(&d->timeout, d->s.timeout_ns);
 		update_irq(d);
@@ -582,7 +635,7 @@ size_t serial_rx_room(struct serial *d)
 	size_t n;
 
 	pthread_mutex_lock(&d->lock);
-	n = room_outside(&d->s);
+	n = room_outside(d);
 	pthread_mutex_unlock(&d->lock);
 	return n;
 }
@@ -592,9 +645,10 @@ size_t serial_rx(struct serial *d, const u8 *buf, size_t len)
 	size_t n;
 
 	pthread_mutex_lock(&d->lock);
-	n = MIN(len, room_outside(&d->s));
+	n = MIN(len, room_outside(d));
 	for (size_t i = 0; i < n; i++)
 		rx_push(d, buf[i], 0);
+	burst_grows(d, n);
 	update_irq(d);
 	pthread_mutex_unlock(&d->lock);
 	return n;

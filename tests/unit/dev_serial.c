@@ -367,6 +367,59 @@ static void serial_without_fifo_holds_one_byte(void **state)
 	rig_fini(&r);
 }
 
+/* One that reads what there is, and is given more each time. Returns how much it was
+ * until there is no more, but at most 'most'. */
+static unsigned read_on(struct rig *r, unsigned most)
+{
+	unsigned n = 0;
+
+	while (n < most && (feed(r, "x") || rd(r, LSR) & 1)) {
+		rd(r, RBR);
+		n++;
+	}
+	return n;
+}
+
+/* Linux gives up an interrupt after 512 rounds, with the line high for good. */
+static void serial_pauses_until_the_interrupt_is_over(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r);
+	setup(&r, 0, 1);
+	r.rooms = 0;
+	assert_in_range(read_on(&r, 2000), 100, 400);
+	assert_int_equal(serial_rx_room(r.d), 0);
+	assert_false(r.level);
+	/* The handler looks whether there is more. */
+	assert_int_equal(rd(&r, IIR) & 1, 1);
+	assert_int_equal(r.rooms, 1);
+	assert_in_range(read_on(&r, 2000), 100, 400);
+	rig_fini(&r);
+}
+
+/* Nor does the line fall silent for one that does not look. */
+static void serial_pauses_end_by_themselves(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r);
+	setup(&r, 0, 1);
+	read_on(&r, 2000);
+	r.rooms = 0;
+	clock_advance(r.clk, 10000000);
+	clock_run_timers(r.clk);
+	assert_int_equal(r.rooms, 1);
+	assert_in_range(read_on(&r, 2000), 100, 400);
+	/* Without interrupts nobody waits for their end. */
+	wr(&r, IER, 0);
+	rd(&r, IIR);
+	assert_int_equal(read_on(&r, 2000), 2000);
+	rig_fini(&r);
+}
+
 static void serial_tells_of_room_once_it_was_full(void **state)
 {
 	struct rig r;
@@ -610,6 +663,8 @@ int main(void)
 		cmocka_unit_test(serial_timeout_follows_rate_and_length),
 		cmocka_unit_test(serial_without_fifo_holds_one_byte),
 		cmocka_unit_test(serial_tells_of_room_once_it_was_full),
+		cmocka_unit_test(serial_pauses_until_the_interrupt_is_over),
+		cmocka_unit_test(serial_pauses_end_by_themselves),
 		cmocka_unit_test(serial_input_is_wanted_while_its_interrupt_is_on),
 		cmocka_unit_test(serial_fifo_switch_clears_both),
 		cmocka_unit_test(serial_loopback_returns_data_and_lines),
