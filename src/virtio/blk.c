@@ -30,7 +30,7 @@
 #define RANGE_SIZE  16u /* struct virtio_blk_discard_write_zeroes */
 #define BATCH       32u
 /* What is longer is not copied on a vCPU's thread. */
-#define INLINE_MAX  KiB(256)
+#define INLINE_MAX  MiB(1)
 /* Of one discard or write-zeroes request: fits a u32 of bytes. */
 #define SECTORS_MAX ((u32)(GiB(2) / BLOCK_SECTOR))
 

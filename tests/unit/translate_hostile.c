@@ -77,6 +77,59 @@ static void high_byte_registers_are_themselves(void **state)
 	free(r.ram);
 }
 
+/* Every operation that LOCK may precede, with operands of all kinds, results and flags
+ * kept; the last lies over the end of a page. */
+#define LOCKED(op)                                                                       \
+	"lock " op " qword ptr [rbx + 8], r9\n pushfq\n"                                 \
+	"lock " op " dword ptr [rbx + rcx * 4], r12d\n pushfq\n"                         \
+	"lock " op " word ptr [r11 + 32], r10w\n pushfq\n"                               \
+	"lock " op " byte ptr [rbx + 41], ah\n pushfq\n"                                 \
+	"lock " op " byte ptr [r8 + 45], sil\n pushfq\n"                                 \
+	"lock " op " qword ptr [rbx + 48], -0x12345\n pushfq\n"                          \
+	"lock " op " byte ptr [rbx + 57], 0x95\n pushfq\n"                               \
+	"lock " op " dword ptr [rbx + 0xffe], r13d\n pushfq\n"
+#define LOCKED_ONE(op)                                                                   \
+	"lock " op " qword ptr [rbx + 8]\n pushfq\n lock " op                            \
+	" byte ptr [r11 + 41]\n pushfq\n lock " op " dword ptr [rbx + 0xffe]\n pushfq\n"
+PROGRAM(locked,
+	"mov ebp, 60\n mov ebx, 0x60000\n mov r8, rbx\n mov r11, rbx\n mov ecx, 5\n"
+	"mov rsi, 0x1122334455667788\n"
+	"7: lea rax, [rsi + rbp]\n imul rsi, rax, 0x7654321\n mov r9, rsi\n"
+	"mov r10, rax\n rol rax, 23\n mov r12, rax\n mov r13, rsi\n"
+	"mov rsp, 0x70000\n" LOCKED("add") LOCKED("or") LOCKED("adc") LOCKED("sbb")
+		LOCKED("and") LOCKED("sub") LOCKED("xor") LOCKED_ONE("inc")
+			LOCKED_ONE("dec") LOCKED_ONE("not") LOCKED_ONE(
+				"neg") "mov edx, 0x70000\n 8: sub edx, 8\n rol rdi, 1\n "
+				       "xor rdi, [rdx]\n cmp rdx, rsp\n"
+				       "jne 8b\n dec ebp\n jnz 7b\n int3");
+
+static void locked_operations_of_every_kind(void **state)
+{
+	(void)state;
+	RUN(locked, 3, NULL);
+	assert_done(r);
+	free(r.ram);
+}
+
+/* They are translated, and not called out for. */
+static void locked_operations_are_in_line(void **state)
+{
+	const struct engine *e = &engine_translate_eager;
+	struct box *b = engine_box_new(e);
+	struct end r;
+
+	(void)state;
+	if (!b)
+		skip();
+	engine_box_start(e, b, 3);
+	memcpy(b->ram + CODE, locked, (size_t)(locked_end - locked));
+	engine_box_run(e, b, &r);
+	/* Those over the end of a page are. */
+	assert_in_range(b->stats.call_outs, 60 * 11, 60 * 14);
+	engine_box_free(e, b);
+	free(r.ram);
+}
+
 PROGRAM(memory_registers,
 	"mov r8, 0x60000\n mov r9, 1\n mov r10, 2\n mov r11, 3\n"
 	"xchg r8, r8\n xchg r9, r10\n xchg r9d, r9d\n xadd r10, r10\n xadd r11, r9\n "
@@ -723,6 +776,8 @@ int main(void)
 		cmocka_unit_test(a_rex_that_is_ignored_stays_ignored),
 		cmocka_unit_test(an_opcode_that_looks_like_an_escape),
 		cmocka_unit_test(high_byte_registers_are_themselves),
+		cmocka_unit_test(locked_operations_of_every_kind),
+		cmocka_unit_test(locked_operations_are_in_line),
 		cmocka_unit_test(registers_kept_in_memory_behave),
 		cmocka_unit_test(addresses_in_scratch_registers),
 		cmocka_unit_test(segment_overrides_and_short_addresses),
