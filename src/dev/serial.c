@@ -415,6 +415,8 @@ static void mcr_write(struct serial *d, u8 v)
 static void burst_ends(struct serial *d)
 {
 	d->burst = 0;
+	if (!d->pausing)
+		return;
 	d->pausing = false;
 	timer_cancel(&d->pause);
 }
@@ -491,22 +493,7 @@ static size_t room_outside(const struct serial *d)
 	return loop_on(&d->s) || d->pausing ? 0 : rx_room(&d->s);
 }
 
-static void pause_fired(void *opaque, vns_t deadline)
-{
-	struct serial *d = opaque;
-	bool tell;
-
-	(void)deadline;
-	pthread_mutex_lock(&d->lock);
-	tell = d->pausing;
-	burst_ends(d);
-	tell = tell && room_outside(d) && d->room;
-	pthread_mutex_unlock(&d->lock);
-	if (tell)
-		d->room(d->room_opaque);
-}
-
-/* After a register access: lower the lock, tell of room that was not there before. */
+/* After a change: lower the lock, tell of room that was not there before. */
 static void finish(struct serial *d, size_t room_before)
 {
 	bool tell = !room_before && room_outside(d) && d->room;
@@ -515,6 +502,18 @@ static void finish(struct serial *d, size_t room_before)
 	pthread_mutex_unlock(&d->lock);
 	if (tell)
 		d->room(d->room_opaque);
+}
+
+static void pause_fired(void *opaque, vns_t deadline)
+{
+	struct serial *d = opaque;
+	size_t room;
+
+	(void)deadline;
+	pthread_mutex_lock(&d->lock);
+	room = room_outside(d);
+	burst_ends(d);
+	finish(d, room);
 }
 
 static u64 serial_read(void *dev, u64 off, unsigned size)
@@ -586,12 +585,14 @@ void serial_reset(struct serial *d)
 				     .lines = s->lines,
 				     .msr = s->lines };
 
+	size_t room;
+
 	pthread_mutex_lock(&d->lock);
+	room = room_outside(d);
 	timer_cancel(&d->timeout);
 	burst_ends(d);
 	*s = zero;
-	update_irq(d);
-	pthread_mutex_unlock(&d->lock);
+	finish(d, room);
 }
 
 void serial_save(const struct serial *d, struct state_buf *b)
@@ -601,18 +602,19 @@ void serial_save(const struct serial *d, struct state_buf *b)
 
 int serial_load(struct serial *d, struct state_buf *b, struct error *err)
 {
+	size_t room;
 	int ret;
 
 	pthread_mutex_lock(&d->lock);
+	room = room_outside(d);
 	ret = state_load(b, &serial_desc, d->instance, &d->s, err);
 	if (!ret) {
 		timer_cancel(&d->timeout);
 		burst_ends(d);
 		if (d->s.timeout_ns != VNS_NEVER)
 			timer_arm(&d->timeout, d->s.timeout_ns);
-		update_irq(d);
 	}
-	pthread_mutex_unlock(&d->lock);
+	finish(d, room);
 	return ret;
 }
 

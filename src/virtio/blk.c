@@ -26,13 +26,14 @@
 #include "base/bits.h"
 #include "block/block.h"
 
-#define HEADER_SIZE 16u
-#define RANGE_SIZE  16u /* struct virtio_blk_discard_write_zeroes */
-#define BATCH       32u
-/* What is longer is not copied on a vCPU's thread. */
-#define INLINE_MAX  MiB(1)
+#define HEADER_SIZE  16u
+#define RANGE_SIZE   16u /* struct virtio_blk_discard_write_zeroes */
+#define BATCH        32u
+/* What is longer is not copied on a vCPU's thread, unless io_uring would do so. */
+#define INLINE_READ  MiB(1)
+#define INLINE_WRITE KiB(256)
 /* Of one discard or write-zeroes request: fits a u32 of bytes. */
-#define SECTORS_MAX ((u32)(GiB(2) / BLOCK_SECTOR))
+#define SECTORS_MAX  ((u32)(GiB(2) / BLOCK_SECTOR))
 
 struct virtio_blk_state {
 	u8 writeback; /* as the driver set it */
@@ -277,6 +278,13 @@ static u8 parse(struct request *r, bool *answered)
 	}
 }
 
+static bool fits_inline(const struct block_req *r)
+{
+	return (r->op == BLOCK_READ && r->len <= INLINE_READ) ||
+	       (r->op == BLOCK_WRITE && r->len <= INLINE_WRITE &&
+		!(r->flags & BLOCK_FUA));
+}
+
 /* Answered at once, or to be submitted: then it is counted. */
 static bool begin(struct request *r)
 {
@@ -289,8 +297,7 @@ static bool begin(struct request *r)
 		return false;
 	}
 	r->r.done = request_done;
-	if (r->r.op <= BLOCK_WRITE && r->r.len <= INLINE_MAX &&
-	    !(r->r.flags & BLOCK_FUA) && block_try(d->block, &r->r)) {
+	if (fits_inline(&r->r) && block_try(d->block, &r->r)) {
 		request_end(r, status_of(r->r.p.ret));
 		return false;
 	}

@@ -48,7 +48,7 @@ struct tlb_large {
 };
 
 struct tlb_way {
-	struct tlb_entry entry[TLB_SIZE];
+	struct tlb_entry entry[TLB_SIZE] __attribute__((aligned(64)));
 	struct tlb_info info[TLB_SIZE];
 	/* The slots that were filled since the last flush, so that a flush costs what was
 	 * put in: those of pages that a CR3 load flushes, and global ones. One whose

@@ -420,6 +420,28 @@ static void serial_pauses_end_by_themselves(void **state)
 	rig_fini(&r);
 }
 
+/* A reset ends a pause, and empties what was full. */
+static void serial_tells_of_room_after_a_reset(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	rig_init(&r);
+	setup(&r, 0, 1);
+	read_on(&r, 2000);
+	assert_int_equal(serial_rx_room(r.d), 0);
+	r.rooms = 0;
+	serial_reset(r.d);
+	assert_int_equal(r.rooms, 1);
+	setup(&r, 0, 0);
+	feed(&r, "0123456789abcdef");
+	assert_int_equal(serial_rx_room(r.d), 0);
+	r.rooms = 0;
+	serial_reset(r.d);
+	assert_int_equal(r.rooms, 1);
+	rig_fini(&r);
+}
+
 static void serial_tells_of_room_once_it_was_full(void **state)
 {
 	struct rig r;
@@ -665,6 +687,7 @@ int main(void)
 		cmocka_unit_test(serial_tells_of_room_once_it_was_full),
 		cmocka_unit_test(serial_pauses_until_the_interrupt_is_over),
 		cmocka_unit_test(serial_pauses_end_by_themselves),
+		cmocka_unit_test(serial_tells_of_room_after_a_reset),
 		cmocka_unit_test(serial_input_is_wanted_while_its_interrupt_is_on),
 		cmocka_unit_test(serial_fifo_switch_clears_both),
 		cmocka_unit_test(serial_loopback_returns_data_and_lines),

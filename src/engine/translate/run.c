@@ -1054,11 +1054,14 @@ static enum vcpu_exit translate_loop(struct translator *t)
 static bool signal_stack(void)
 {
 	static _Thread_local u8 stack[KiB(64)] __attribute__((aligned(64)));
+	static _Thread_local bool there;
 	stack_t now, ours = { .ss_sp = stack, .ss_size = sizeof(stack) };
 
-	if (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE))
+	if (likely(there))
 		return true;
-	return sigaltstack(&ours, NULL) == 0;
+	there = (sigaltstack(NULL, &now) == 0 && !(now.ss_flags & SS_DISABLE)) ||
+		sigaltstack(&ours, NULL) == 0;
+	return there;
 }
 
 enum vcpu_exit translate_run(struct vcpu *v)
@@ -1079,15 +1082,16 @@ enum vcpu_exit translate_run(struct vcpu *v)
 static void kick(void *translator)
 {
 	struct translator *t = translator;
+	bool first;
 
 	/* In this order: where the loop takes it back it finds all, or comes round
 	 * again. */
 	__atomic_store_n(&t->f->jump_mask, 0, __ATOMIC_SEQ_CST);
-	if (__atomic_exchange_n(&t->kicked, true, __ATOMIC_SEQ_CST))
-		return;
+	first = !__atomic_exchange_n(&t->kicked, true, __ATOMIC_SEQ_CST);
 	/* From direct execution the loop comes round before it runs code of ours. */
-	if (t->direct && direct_kick(t->direct))
+	if (first && t->direct && direct_kick(t->direct))
 		return;
+	/* Also where another has kicked, who may not have come so far yet. */
 	__atomic_store_n(&t->f->poll, poll_fine(t) - PAGE_SIZE, __ATOMIC_SEQ_CST);
 }
 
@@ -1171,8 +1175,15 @@ static int translator_new(struct translator **out, struct vcpu *v,
 		return error_set(err, -ENOMEM, "no memory below 2 GiB");
 	}
 	t->f = (struct frame *)(void *)(t->low + LOW_SIZE);
-	for (unsigned i = 0; i <= CODE_MODES; i++)
-		mprotect(t->low + i * (SHADOW + GUARD), GUARD, PROT_NONE);
+	for (unsigned i = 0; i <= CODE_MODES; i++) {
+		if (mprotect(t->low + i * (SHADOW + GUARD), GUARD, PROT_NONE)) {
+			int ret = error_set(err, -errno, "no guard pages: %s",
+					    strerror(errno));
+
+			translator_free(t);
+			return ret;
+		}
+	}
 	t->f->poll = poll_fine(t);
 	t->f->index_mask = (u64)(TLB_SIZE - 1) << PAGE_SHIFT;
 	t->f->page_mask = PAGE_MASK;

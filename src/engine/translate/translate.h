@@ -239,7 +239,7 @@ struct frame {
 	u64 vec_parked;   /* 0: vector instructions may run */
 	u64 group[TR_GROUPS]; /* addends */
 	u64 save[SAVES];      /* of string.c */
-	struct tr_jumps jumps[CODE_MODES];
+	struct tr_jumps jumps[CODE_MODES] __attribute__((aligned(64)));
 };
 
 /* Which slots of a struct tr_jumps are taken, so that emptying it costs what was put in.
