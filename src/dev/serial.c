@@ -584,7 +584,6 @@ void serial_reset(struct serial *d)
 				     .scr = s->scr,
 				     .lines = s->lines,
 				     .msr = s->lines };
-
 	size_t room;
 
 	pthread_mutex_lock(&d->lock);

@@ -26,7 +26,8 @@ int serial_load(struct serial *s, struct state_buf *b, struct error *err);
 
 /*
  * Told when serial_rx_room() became more than zero, on the thread that made it so (a
- * vCPU reading) and without the port's lock. Before the machine runs.
+ * vCPU reading, whoever runs timers, who resets) and without the port's lock. Before the
+ * machine runs.
  */
 void serial_set_room_notify(struct serial *s, void (*room)(void *opaque), void *opaque);
 

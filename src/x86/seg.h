@@ -85,8 +85,8 @@ void seg_set(struct vcpu *v, unsigned sreg, u16 sel, const struct desc *d);
 void seg_set_null(struct vcpu *v, unsigned sreg, u16 sel);
 /* Recompute v->seg_ok[sreg]; vcpu_mode_changed() besides for CS and SS. */
 void seg_changed(struct vcpu *v, unsigned sreg);
-/* Put a segment there, in the mode that there was for the one before; the same besides.
- */
+/* Put a segment there; real, virtual-8086 or protected mode is as it was for the one
+ * before. For whoever calls vcpu_mode_changed() afterwards. */
 void seg_replace(struct vcpu *v, unsigned sreg, struct seg s);
 /* v->seg_ok alone, for whoever calls vcpu_mode_changed() afterwards. */
 void seg_update_ok(struct vcpu *v, unsigned sreg);

@@ -201,4 +201,23 @@ UNUSED static void run_program(const struct program *p, struct end *want)
 	}
 }
 
+/* Run on one engine, for what it counts. Skips the test where it does not work. */
+UNUSED static void count_program(const struct engine *e, const struct program *p,
+				 struct vcpu_stats *s)
+{
+	struct box *b = engine_box_new(e);
+	struct end r;
+
+	if (!b)
+		skip();
+	engine_box_start(e, b, p->cpl);
+	memcpy(b->ram + CODE, p->code, (size_t)(p->end - p->code));
+	if (p->prepare)
+		p->prepare(b);
+	engine_box_run(e, b, &r);
+	free(r.ram);
+	*s = b->stats;
+	engine_box_free(e, b);
+}
+
 #define AT(label, program) (CODE + (u64)((label) - (program)))

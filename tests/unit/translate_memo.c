@@ -255,18 +255,7 @@ EMPTY(fs_sum_flagless, "0x0000800000000000", FLAGLESS(FSREL), QUICK(FSREL),
 static void run_on(const struct engine *e, const u8 *code, const u8 *end,
 		   struct vcpu_stats *s)
 {
-	struct box *b = engine_box_new(e);
-	struct end r;
-
-	if (!b)
-		skip();
-	engine_box_start(e, b, 3);
-	memcpy(b->ram + CODE, code, (size_t)(end - code));
-	data_pages(b);
-	engine_box_run(e, b, &r);
-	free(r.ram);
-	*s = b->stats;
-	engine_box_free(e, b);
+	count_program(e, &(struct program){ "", code, end, 3, data_pages }, s);
 }
 
 PROGRAM(one_page, "mov esi, 0x80000\n mov ecx, 1000\n 1: " COPIES QUICK(READ)

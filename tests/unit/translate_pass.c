@@ -228,20 +228,14 @@ static void faults_return_between_calls(void **state)
 /* It is not the loop that does it all. */
 static void most_are_passed_over(void **state)
 {
-	const struct engine *e = &engine_translate;
-	struct box *b = engine_box_new(e);
-	struct end r;
+	struct vcpu_stats s;
 
 	(void)state;
-	if (!b)
-		skip();
-	engine_box_start(e, b, 3);
-	memcpy(b->ram + CODE, calls, (size_t)(calls_end - calls));
-	nothing_special_prepare(b);
-	engine_box_run(e, b, &r);
-	assert_in_range(b->stats.code_passed, 40, 2 * ROUNDS);
-	engine_box_free(e, b);
-	free(r.ram);
+	count_program(&engine_translate,
+		      &(struct program){ "calls", calls, calls_end, 3,
+					 nothing_special_prepare },
+		      &s);
+	assert_in_range(s.code_passed, 40, 2 * ROUNDS);
 }
 
 int main(void)

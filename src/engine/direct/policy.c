@@ -45,7 +45,8 @@
 #define LOT          32
 #define MUCH         UINT64_C(2000000)
 /* A program is away so long at first. What was mapped for it stays, so that the next
- * time costs less; with 2 ms what never pays (mprotect, fork) takes twice as long. */
+ * time costs less; with 2 ms what never pays (mprotect, fork) takes up to twice as long.
+ */
 #define BACKOFF_MIN  UINT64_C(6000000)
 #define BACKOFF_MAX  UINT64_C(500000000)
 /* A stretch that is shorter is better translated, whatever it takes directly: by its own

@@ -519,17 +519,21 @@ static bool must_come_by(struct translator *t)
 	       t->memos.retires || t->f->link;
 }
 
-/* The same about direct execution, which is told where user code begins and ends. */
-static bool must_run_direct(struct translator *t)
+/* Tell direct execution, which there is, where user code begins and ends. Is it that? */
+static bool at_user_code(struct translator *t)
 {
 	bool user = t->v->cpl == 3;
 
-	if (!t->direct)
-		return false;
 	if (user != t->was_user)
 		(user ? direct_user_begins : direct_user_ends)(t->direct);
 	t->was_user = user;
-	return user && !direct_rests(t->direct);
+	return user;
+}
+
+/* Must they for it to run directly, perhaps? */
+static bool may_run_direct(struct translator *t)
+{
+	return t->direct && at_user_code(t) && !direct_rests(t->direct);
 }
 
 /*
@@ -544,7 +548,7 @@ static u64 pass_over(struct translator *t)
 	const struct tr_jump *j;
 	unsigned mode;
 
-	if (must_come_by(t) || must_run_direct(t))
+	if (must_come_by(t) || may_run_direct(t))
 		return 0;
 	mode = tr_mode(v);
 	j = &f->jumps[mode].slot[tr_jump_slot(v->rip)];
@@ -908,12 +912,8 @@ static struct tr_code *code_suited(struct translator *t, struct block *b)
 static bool run_direct(struct translator *t, enum step *s)
 {
 	struct vcpu *v = t->v;
-	bool user = v->cpl == 3;
 
-	if (user != t->was_user)
-		(user ? direct_user_begins : direct_user_ends)(t->direct);
-	t->was_user = user;
-	if (!user || !direct_wanted(t->direct))
+	if (!at_user_code(t) || !direct_wanted(t->direct))
 		return false;
 	profile_doing(v, DOING_DIRECT);
 	switch (direct_run(t->direct, &t->kicked)) {
