@@ -146,10 +146,18 @@ static void check_execmem(struct finding *f)
 
 static void check_direct(struct finding *f)
 {
+	struct direct_host host;
 	struct error err = { 0 };
 
-	if (direct_probe(&err))
+	if (direct_probe(&host, &err))
 		found(f, NOTE, "user code of guests is translated: %s", err.msg);
+	else if (!host.breaks || !host.counters_trap || !host.bases_kept)
+		found(f, YES,
+		      "user code of guests can run on the processor itself; this host "
+		      "does "
+		      "not stop it at%s%s%s: pages with those are translated",
+		      host.breaks ? "" : " CPUID", host.counters_trap ? "" : " RDTSC",
+		      host.bases_kept ? "" : " WRFSBASE");
 	else
 		found(f, YES, "user code of guests can run on the processor itself");
 }

@@ -52,6 +52,7 @@ enum {
 	OTHER = 104,
 	JIT = 136,
 	NOWHERE = 200,
+	WARM = 208,
 	TOP = 511
 };
 /* For code that direct execution may leave alone afterwards. */
@@ -371,10 +372,9 @@ static bool begin(void)
 		for (unsigned i = 0; i < 512; i++)
 			pt[s][i] = 0;
 		use_space(s);
+		map(WARM, WARM, CODE_BITS);
 		for (unsigned i = 0; i < 4; i++) {
-			fill(AT(CODE + i), 0xcc, 4096);
 			fill(AT(DATA + i), 0, 4096);
-			map(CODE + i, CODE + i, CODE_BITS);
 			map(DATA + i, DATA + i, DATA_BITS);
 			map(STACK + i, STACK + i, DATA_BITS);
 		}
@@ -384,11 +384,22 @@ static bool begin(void)
 	wrmsr(MSR_GS_BASE, 0);
 	/* Where direct execution has given up, it tries again after a while. */
 	start_user();
-	copy(AT(CODE), (const u8 *)"\xeb\xfe", 2);
+	copy(AT(WARM), (const u8 *)"\xeb\xfe", 2);
+	in.ip = U(WARM);
 	ticks_left = 3;
 	on_tick = count_ticks;
 	run();
 	on_tick = NULL;
+	/* Code comes into pages that are not mapped, as programs do: what user code may
+	 * contain is found out when a page is mapped. */
+	for (unsigned s = 2; s-- > 0;) {
+		use_space(s);
+		for (unsigned i = 0; i < 4; i++) {
+			fill(AT(CODE + i), 0xcc, 4096);
+			map(CODE + i, CODE + i, CODE_BITS);
+		}
+	}
+	flush_tlb();
 	start_user();
 	return true;
 }

@@ -20,6 +20,7 @@
 #include "base/bits.h"
 #include "control/engines.h"
 #include "cpu/hostcpu.h"
+#include "engine/direct/direct.h"
 #include "machine/devices.h"
 #include "machine/pc.h"
 #include "x86/cpuid.h"
@@ -207,6 +208,15 @@ static bool has_long_mode(const struct cpuid_table *t)
 	return t->features[FEAT_LM / 32] >> FEAT_LM % 32 & 1;
 }
 
+/* Does the host lose RFLAGS.NT of user code that runs directly? (CAVEATS.md) */
+static bool loses_nt(const struct runner *r)
+{
+	struct direct_host host = { .nt_kept = true };
+
+	return !strncmp(r->engine_name, "translate", 9) && !direct_probe(&host, NULL) &&
+	       !host.nt_kept;
+}
+
 static void run(struct runner *r, const char *name)
 {
 	char cmdline[LINE_MAX_];
@@ -228,7 +238,8 @@ static void run(struct runner *r, const char *name)
 	device_args_default(&lines, "pc-testdev");
 	cfg.device = &lines;
 	cfg.devices = 1;
-	snprintf(cmdline, sizeof(cmdline), "%s%s", r->rows ? "-rows " : "", name);
+	snprintf(cmdline, sizeof(cmdline), "%s%s%s", r->rows ? "-rows " : "",
+		 loses_nt(r) ? "-no-nt " : "", name);
 	if (needs_long_mode(r->guest) && !has_long_mode(&r->cpuid)) {
 		printf("skip %s: the CPU has no long mode\n", *name ? name : "guest");
 		return;

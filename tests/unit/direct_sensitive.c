@@ -8,6 +8,8 @@
 
 #define PAGE 0x50000
 
+static const struct direct_host good = { true, true, true, PROCESS_BREAKS }, bad = { 0 };
+
 static u8 *page_of(struct box *b)
 {
 	return b->ram + PAGE;
@@ -21,10 +23,11 @@ static void start(struct box *b)
 }
 
 /* In the page there; and the first of them begins at this offset, from its start. */
-static void expect(struct box *b, unsigned count, int first)
+static void expect_where(struct box *b, const struct direct_host *host, unsigned count,
+			 int first)
 {
 	struct sensitive s[4] = { 0 };
-	unsigned n = sensitive_find(b->v, PAGE, page_of(b), s, 4);
+	unsigned n = sensitive_find(b->v, PAGE, page_of(b), host, s, 4);
 
 	assert_int_equal(n, count);
 	if (n) {
@@ -33,43 +36,64 @@ static void expect(struct box *b, unsigned count, int first)
 	}
 }
 
+static void expect(struct box *b, unsigned count, int first)
+{
+	expect_where(b, &good, count, first);
+}
+
+/* Whether it is found; ON_BAD: on a host that does not do as it should. */
+enum found { NO, YES, ON_BAD };
+
 static const struct {
 	u8 code[8], len;
-	bool found;
+	enum found found;
 } insns[] = {
-	{ { 0x0f, 0xa2 }, 2, true },                    /* cpuid */
-	{ { 0xf3, 0x0f, 0xa2 }, 3, true },              /* with a prefix of no use */
-	{ { 0x48, 0x0f, 0xa2 }, 3, true },              /* rex.w */
-	{ { 0x0f, 0x02, 0xc8 }, 3, true },              /* lar ecx, eax */
-	{ { 0x66, 0x0f, 0x03, 0xc8 }, 4, true },        /* lsl cx, ax */
-	{ { 0x4c, 0x0f, 0x03, 0x07 }, 4, true },        /* lsl r8, [rdi] */
-	{ { 0x0f, 0x01, 0x07 }, 3, true },              /* sgdt [rdi] */
-	{ { 0x67, 0x0f, 0x01, 0x4f, 0x08 }, 5, true },  /* sidt [edi + 8] */
-	{ { 0x0f, 0x01, 0x67, 0x10 }, 4, true },        /* smsw [rdi + 16] */
-	{ { 0x49, 0x0f, 0x01, 0xe1 }, 4, true },        /* smsw r9 */
-	{ { 0x0f, 0x34 }, 2, true },                    /* sysenter */
-	{ { 0xf3, 0x0f, 0xc7, 0xf8 }, 4, true },        /* rdpid rax */
-	{ { 0xf3, 0x41, 0x0f, 0xc7, 0xf8 }, 5, true },  /* rdpid r8 */
-	{ { 0x0f, 0x01, 0xd0 }, 3, true },              /* xgetbv */
-	{ { 0x0f, 0x01, 0xee }, 3, true },              /* rdpkru */
-	{ { 0x0f, 0x01, 0xef }, 3, true },              /* wrpkru */
-	{ { 0x0f, 0x01, 0xc1 }, 3, true },              /* vmcall */
-	{ { 0x0f, 0x01, 0xd9 }, 3, true },              /* vmmcall */
-	{ { 0xcd, 0x80 }, 2, true },                    /* int 80h */
-	{ { 0xcd, 4 }, 2, true },                       /* int 4 */
-	{ { 0xcd, 0x81 }, 2, false },                   /* int 81h */
-	{ { 0x0f, 0x31 }, 2, false },                   /* rdtsc: traps */
-	{ { 0x0f, 0x01, 0xf9 }, 3, false },             /* rdtscp: traps */
-	{ { 0x0f, 0x05 }, 2, false },                   /* syscall */
-	{ { 0x0f, 0x01, 0x17 }, 3, false },             /* lgdt */
-	{ { 0x0f, 0xc7, 0x0f }, 3, false },             /* cmpxchg8b */
-	{ { 0x0f, 0xc7, 0xf0 }, 3, false },             /* rdrand */
-	{ { 0x48, 0x0f, 0xc7, 0xf8 }, 4, false },       /* rdseed */
-	{ { 0x0f, 0xaf, 0xc0 }, 3, false },             /* imul */
-	{ { 0xb8, 0x0f, 0xa2, 0x00, 0x00 }, 5, false }, /* in an immediate */
-	{ { 0x48, 0x8b, 0x80, 0x0f, 0x01, 0xd0, 0x00 }, 7, false }, /* displacement */
-	{ { 0xe8, 0xcd, 0x80, 0x00, 0x00 }, 5, false },
+	{ { 0x0f, 0xa2 }, 2, YES },                      /* cpuid */
+	{ { 0xf3, 0x0f, 0xa2 }, 3, YES },                /* with a prefix of no use */
+	{ { 0x48, 0x0f, 0xa2 }, 3, YES },                /* rex.w */
+	{ { 0x0f, 0x02, 0xc8 }, 3, YES },                /* lar ecx, eax */
+	{ { 0x66, 0x0f, 0x03, 0xc8 }, 4, YES },          /* lsl cx, ax */
+	{ { 0x4c, 0x0f, 0x03, 0x07 }, 4, YES },          /* lsl r8, [rdi] */
+	{ { 0x0f, 0x01, 0x07 }, 3, YES },                /* sgdt [rdi] */
+	{ { 0x67, 0x0f, 0x01, 0x4f, 0x08 }, 5, YES },    /* sidt [edi + 8] */
+	{ { 0x0f, 0x01, 0x67, 0x10 }, 4, YES },          /* smsw [rdi + 16] */
+	{ { 0x49, 0x0f, 0x01, 0xe1 }, 4, YES },          /* smsw r9 */
+	{ { 0x0f, 0x34 }, 2, YES },                      /* sysenter */
+	{ { 0xf3, 0x0f, 0xc7, 0xf8 }, 4, YES },          /* rdpid rax */
+	{ { 0xf3, 0x41, 0x0f, 0xc7, 0xf8 }, 5, YES },    /* rdpid r8 */
+	{ { 0x0f, 0x01, 0xd0 }, 3, YES },                /* xgetbv */
+	{ { 0x0f, 0x01, 0xee }, 3, YES },                /* rdpkru */
+	{ { 0x0f, 0x01, 0xef }, 3, YES },                /* wrpkru */
+	{ { 0x0f, 0x01, 0xc1 }, 3, YES },                /* vmcall */
+	{ { 0x0f, 0x01, 0xd9 }, 3, YES },                /* vmmcall */
+	{ { 0xcd, 0x80 }, 2, YES },                      /* int 80h */
+	{ { 0xcd, 4 }, 2, YES },                         /* int 4 */
+	{ { 0xcd, 0x81 }, 2, NO },                       /* int 81h */
+	{ { 0x0f, 0x31 }, 2, ON_BAD },                   /* rdtsc */
+	{ { 0x0f, 0x33 }, 2, ON_BAD },                   /* rdpmc */
+	{ { 0x0f, 0x01, 0xf9 }, 3, ON_BAD },             /* rdtscp */
+	{ { 0xf3, 0x0f, 0xae, 0xd0 }, 4, ON_BAD },       /* wrfsbase eax */
+	{ { 0xf3, 0x49, 0x0f, 0xae, 0xdf }, 5, ON_BAD }, /* wrgsbase r15 */
+	{ { 0xf3, 0x48, 0x0f, 0xae, 0xc0 }, 5, NO },     /* rdfsbase rax */
+	{ { 0x0f, 0xae, 0x10 }, 3, NO },                 /* ldmxcsr [rax] */
+	{ { 0x0f, 0xae, 0xf0 }, 3, NO },                 /* mfence */
+	{ { 0x0f, 0x01, 0xfa }, 3, NO },                 /* monitorx */
+	{ { 0x0f, 0x05 }, 2, NO },                       /* syscall */
+	{ { 0x0f, 0x01, 0x17 }, 3, NO },                 /* lgdt */
+	{ { 0x0f, 0xc7, 0x0f }, 3, NO },                 /* cmpxchg8b */
+	{ { 0x0f, 0xc7, 0xf0 }, 3, NO },                 /* rdrand */
+	{ { 0x48, 0x0f, 0xc7, 0xf8 }, 4, NO },           /* rdseed */
+	{ { 0x0f, 0xaf, 0xc0 }, 3, NO },                 /* imul */
+	{ { 0xb8, 0x0f, 0xa2, 0x00, 0x00 }, 5, NO },     /* in an immediate */
+	{ { 0x48, 0x8b, 0x80, 0x0f, 0x01, 0xd0, 0x00 }, 7, NO }, /* displacement */
+	{ { 0xe8, 0xcd, 0x80, 0x00, 0x00 }, 5, NO },
 };
+
+static void expect_found(struct box *b, enum found found, int first)
+{
+	expect_where(b, &good, found == YES, first);
+	expect_where(b, &bad, found != NO, first);
+}
 
 static void sensitive_each_found_anywhere(void **state)
 {
@@ -81,7 +105,7 @@ static void sensitive_each_found_anywhere(void **state)
 		for (unsigned p = 0; p < ARRAY_SIZE(places); p++) {
 			memset(page_of(b), 0x90, PAGE_SIZE);
 			memcpy(page_of(b) + places[p], insns[i].code, insns[i].len);
-			expect(b, insns[i].found, places[p]);
+			expect_found(b, insns[i].found, places[p]);
 		}
 	}
 }
@@ -104,12 +128,12 @@ static void sensitive_over_the_edge_is_in_both_pages(void **state)
 			memcpy(page_of(b) - before, insns[i].code, insns[i].len);
 			/* What is behind the opcode's third byte does not matter. */
 			if (before < opcode + 3)
-				expect(b, insns[i].found, -before);
+				expect_found(b, insns[i].found, -before);
 			memset(page_of(b) - PAGE_SIZE, 0x90, 3 * PAGE_SIZE);
 			memcpy(page_of(b) + PAGE_SIZE - before, insns[i].code,
 			       insns[i].len);
 			if (before > opcode)
-				expect(b, insns[i].found, PAGE_SIZE - before);
+				expect_found(b, insns[i].found, PAGE_SIZE - before);
 		}
 	}
 }
@@ -122,17 +146,17 @@ static void sensitive_all_are_counted(void **state)
 	start(b);
 	for (unsigned i = 0; i < 10; i++)
 		memcpy(page_of(b) + 100 * i, "\x0f\xa2", 2);
-	assert_int_equal(sensitive_find(b->v, PAGE, page_of(b), s, 10), 10);
+	assert_int_equal(sensitive_find(b->v, PAGE, page_of(b), &good, s, 10), 10);
 	for (unsigned i = 0; i < 10; i++)
 		assert_int_equal(s[i].at, PAGE + 100 * i);
 	/* They are in no function that begins in the page. */
-	assert_true(sensitive_find(b->v, PAGE, page_of(b), s, 9) > 9);
-	assert_true(sensitive_find(b->v, PAGE, page_of(b), s, 0) > 0);
+	assert_true(sensitive_find(b->v, PAGE, page_of(b), &good, s, 9) > 9);
+	assert_true(sensitive_find(b->v, PAGE, page_of(b), &good, s, 0) > 0);
 }
 
 static unsigned find(struct box *b, struct sensitive *s, unsigned max)
 {
-	return sensitive_find(b->v, PAGE, page_of(b), s, max);
+	return sensitive_find(b->v, PAGE, page_of(b), &good, s, max);
 }
 
 /* Six of them from 'at' + 4 on, with a function before and one behind. */
@@ -320,7 +344,7 @@ static void sensitive_random_bytes(void **state)
 						  : x & 2 ? 0xcd
 							  : x >> 8);
 		}
-		found = sensitive_find(b->v, PAGE, page_of(b), at, 4);
+		found = sensitive_find(b->v, PAGE, page_of(b), &good, at, 4);
 		for (unsigned i = 0; found <= 4 && i < found; i++)
 			assert_in_range(at[i].at, PAGE - 50, PAGE + PAGE_SIZE - 1);
 	}

@@ -26,6 +26,7 @@
 #include "mem/phys.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
+#include "x86/msr.h"
 #include "x86/profile.h"
 #include "x86/seg.h"
 #include "x86/stats.h"
@@ -340,6 +341,14 @@ static u64 *avoided(struct direct *d, gva_t lin)
 	return &d->avoid[(lin >> PAGE_SHIFT) % AVOIDED];
 }
 
+/* This address space is another program's now. */
+static void forget_avoided(struct direct *d)
+{
+	for (unsigned i = 0; i < AVOIDED; i++)
+		if (!((d->avoid[i] ^ avoid_tag(d, 0)) & ~PAGE_MASK))
+			d->avoid[i] = ~UINT64_C(0);
+}
+
 /* Is the code that comes next not to run directly? */
 static bool barred(struct direct *d)
 {
@@ -551,21 +560,40 @@ static u8 code_byte(const struct direct *d, gva_t lin)
 	return host ? *host : 0;
 }
 
+/* The length of the RDTSC or RDTSCP there, 0: it is neither. */
+static unsigned tsc_length(const struct direct *d, u64 rip)
+{
+	if (code_byte(d, rip) != 0x0f)
+		return 0;
+	switch (code_byte(d, rip + 1)) {
+	case 0x31: return cpu_has(d->v, FEAT_TSC) ? 2 : 0;
+	case 0x01:
+		return cpu_has(d->v, FEAT_RDTSCP) && code_byte(d, rip + 2) == 0xf9 ? 3
+										   : 0;
+	default: return 0;
+	}
+}
+
 /* RDTSC, which programs use a lot to know the time, without going all the way. */
 static bool read_tsc(const struct direct *d, struct process_regs *r,
 		     const struct process_stop *stop)
 {
 	struct vcpu *v = d->v;
+	unsigned len;
 	u64 t;
 
-	if (!stop->by_cpu || stop->sig != SIGSEGV || r->cs != SEL_CS ||
-	    (v->cr4 & CR4_TSD) || (r->rflags & RFLAGS_TF) || !cpu_has(v, FEAT_TSC) ||
-	    code_byte(d, r->rip) != 0x0f || code_byte(d, r->rip + 1) != 0x31)
+	if (!(stop->at_break || (stop->by_cpu && stop->sig == SIGSEGV)) ||
+	    r->cs != SEL_CS || (v->cr4 & CR4_TSD) || (r->rflags & RFLAGS_TF))
+		return false;
+	len = tsc_length(d, r->rip);
+	if (!len)
 		return false;
 	t = v->platform->tsc(v->platform_opaque);
 	r->rax = (u32)t;
 	r->rdx = t >> 32;
-	r->rip += 2;
+	if (len == 3)
+		r->rcx = (u32)v->msr[MSRI_TSC_AUX];
+	r->rip += len;
 	r->rflags &= ~(u64)RFLAGS_RF;
 	return true;
 }
@@ -658,8 +686,10 @@ static int enter(struct direct *d, struct process_regs *r)
 	struct place *a = d->at;
 	int ret = shadow_enter(&a->s);
 
-	if (a->s.renewed)
+	if (a->s.renewed) {
 		policy_anew(d->policy, a->s.cr3);
+		forget_avoided(d);
+	}
 	/* Where the guest has mapped a page meanwhile, it is needed now. */
 	if (!ret && d->faulted != ~UINT64_C(0))
 		ret = shadow_fill(&a->s, d->faulted);
@@ -788,6 +818,9 @@ bool direct_kick(struct direct *d)
 
 void direct_tlb_flushed(struct direct *d, u64 page)
 {
+	/* Other code may be there. */
+	if (*avoided(d, page) == avoid_tag(d, page))
+		*avoided(d, page) = ~UINT64_C(0);
 	for (unsigned i = 0; i < PLACES; i++)
 		if (d->place[i].p)
 			shadow_flushed(&d->place[i].s, page);
@@ -802,14 +835,16 @@ void direct_code_protected(struct direct *d, gpa_t page)
 
 /* ---- set-up ---- */
 
-int direct_probe(struct error *err)
+int direct_probe(struct direct_host *host, struct error *err)
 {
 	struct phys *phys = phys_new();
 	struct process *p = NULL;
 	int ret = process_new(&p, phys, err);
 
-	if (!ret)
+	if (!ret) {
+		*host = p->host;
 		process_free(p);
+	}
 	phys_free(phys);
 	return ret;
 }

@@ -17,8 +17,16 @@
 
 struct direct;
 
-/* Does the host let user code run directly? 0, or -errno with the reason. Any thread. */
-int direct_probe(struct error *err);
+/* What the host does for user code as it should (trial.c). */
+struct direct_host {
+	bool counters_trap; /* RDTSC, RDTSCP and RDPMC, as has been asked for */
+	bool bases_kept;    /* WRFSBASE and WRGSBASE have an effect, or trap */
+	bool nt_kept;       /* RFLAGS.NT */
+	unsigned breaks;    /* instruction breakpoints that there are: 4, or none */
+};
+
+/* Does it let user code run directly? 0, or -errno with the reason. Any thread. */
+int direct_probe(struct direct_host *host, struct error *err);
 
 /* Never NULL. 'always': as soon as it is possible, for tests. 'ask': have translated code
  * left soon; called in signal context. */

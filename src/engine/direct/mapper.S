@@ -16,6 +16,7 @@
 	.section .rodata
 	.balign 64
 	.globl direct_mapper, direct_mapper_end
+	.globl direct_trial_counters, direct_trial_break, direct_trial_bases, direct_trial_nt
 direct_mapper:
 	.set order, direct_mapper + MAPPER_ORDER
 	.set ctl, direct_mapper + MAPPER_CTL
@@ -58,6 +59,25 @@ direct_mapper:
 	mov eax, SYS_futex
 	syscall
 	jmp 1b
+
+	/* What process_trial() has the guest's thread execute. */
+direct_trial_counters:
+	rdtsc
+	rdpmc
+	int3
+direct_trial_break:
+	nop
+	nop
+	int3
+direct_trial_bases:
+	wrfsbase rax
+	int3
+	wrgsbase rax
+	int3
+direct_trial_nt:
+	push rax
+	popfq
+	ud2
 direct_mapper_end:
 
 	.section .note.GNU-stack, "", @progbits

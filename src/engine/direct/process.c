@@ -320,8 +320,9 @@ int process_try(struct process *p)
 	struct process_regs r;
 	int ret;
 
-	if (ptrace(PTRACE_GETREGS, p->tid, 0, &r))
-		return -errno;
+	ret = process_get_regs(p, &r);
+	if (ret)
+		return ret;
 	r.rip = p->base + MAPPER_TEXT + (u64)(code - direct_mapper);
 	r.rax = SYS_exit_group;
 	r.rdi = p->base;
@@ -366,7 +367,9 @@ static int start(struct process *p, struct setup *s)
 	process_order(p, &low);
 	process_order(p, &high);
 	ret = process_map(p);
-	return ret ? ret : process_try(p);
+	if (!ret)
+		ret = process_try(p);
+	return ret ? ret : process_trial(p);
 }
 
 int process_new(struct process **out, struct phys *phys, struct error *err)
@@ -498,6 +501,11 @@ void process_roam(struct stay *s)
 	s->stays = false;
 }
 
+int process_get_regs(struct process *p, struct process_regs *regs)
+{
+	return ptrace(PTRACE_GETREGS, p->tid, 0, regs) ? -errno : 0;
+}
+
 int process_set_regs(struct process *p, const struct process_regs *regs)
 {
 	return ptrace(PTRACE_SETREGS, p->tid, 0, regs) ? -errno : 0;
@@ -514,8 +522,9 @@ int process_run(struct process *p, struct process_regs *regs, struct process_sto
 	ret = await_stop(p, &status);
 	if (ret)
 		return ret;
-	if (ptrace(PTRACE_GETREGS, p->tid, 0, regs))
-		return -errno;
+	ret = process_get_regs(p, regs);
+	if (ret)
+		return ret;
 	*stop = (struct process_stop){ .sig = WSTOPSIG(status) };
 	if (stop->sig == (SIGTRAP | 0x80))
 		stop->sig = 0;

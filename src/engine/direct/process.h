@@ -10,6 +10,7 @@
 #include <sched.h>
 
 #include "base/error.h"
+#include "engine/direct/direct.h"
 #include "engine/direct/mapper.h"
 
 struct phys;
@@ -21,13 +22,17 @@ struct process_regs {
 	u64 rip, cs, rflags, rsp, ss, fs_base, gs_base, ds, es, fs, gs;
 };
 
+/* How many instruction breakpoints a processor has. */
+#define PROCESS_BREAKS 4
+
 struct process {
 	int pid, tid; /* of the mapper, and of the guest's thread; 0: gone */
 	int memfd;
 	u8 *view; /* of the shared memory */
 	u64 base; /* where it is in the process */
 	u64 dr7;
-	int cpu; /* of the host, where it runs; -1: anywhere */
+	int cpu;                 /* of the host, where it runs; -1: anywhere */
+	struct direct_host host; /* process_trial() */
 };
 
 /* A thread that stays on its CPU for a while. */
@@ -57,6 +62,9 @@ void process_free(struct process *p);
  * its registers. */
 int process_try(struct process *p);
 
+/* Find out what the host does, for p->host. -errno. Changes its registers. */
+int process_trial(struct process *p);
+
 /* Is this in the part of the address space that is not the guest's? */
 static inline bool process_owns(const struct process *p, u64 addr)
 {
@@ -78,6 +86,7 @@ bool process_order(struct process *p, const struct mapper_call *c);
  */
 int process_map(struct process *p);
 
+int process_get_regs(struct process *p, struct process_regs *regs);
 /* The registers to go on with. -errno: the host does not take them. */
 int process_set_regs(struct process *p, const struct process_regs *regs);
 /* Run guest code until it stops, and get the registers. -errno: the process is gone. */
@@ -90,7 +99,6 @@ int process_vec_get(struct process *p, void *area, size_t len);
 int process_vec_set(struct process *p, const void *area, size_t len);
 
 /* Breakpoint 'i' of PROCESS_BREAKS is at this address now. -errno: it cannot be. */
-#define PROCESS_BREAKS 4
 int process_break(struct process *p, unsigned i, u64 addr);
 /* There is none any more. -errno. */
 int process_break_off(struct process *p, unsigned i);

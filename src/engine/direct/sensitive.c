@@ -6,7 +6,7 @@
  * loses the upper half of RAX; and INT 4, a trap that looks like a fault. SLDT, STR, VERR
  * and VERW are not looked for: the bytes 0F 00 are everywhere in code, what they tell is
  * next to nothing, and hosts with UMIP do not let them through. RDTSC, RDTSCP and RDPMC
- * trap.
+ * trap, and WRFSBASE and WRGSBASE do what they should, but not on all hosts (trial.c).
  * What is written where it may be executed already, through this page or another one, is
  * not looked at before the page is mapped again.
  *
@@ -45,14 +45,17 @@ static bool group7(u8 modrm)
 }
 
 /* The two bytes behind 0F. */
-static bool looks_so(u8 opcode, u8 modrm)
+static bool looks_so(u8 opcode, u8 modrm, const struct direct_host *host)
 {
 	switch (opcode) {
+	case 0x31:
+	case 0x33: return !host->counters_trap;
+	case 0xae: return modrm >= 0xd0 && modrm < 0xe0 && !host->bases_kept;
 	case 0xa2:
 	case 0x02:
 	case 0x03:
 	case 0x34: return true;
-	case 0x01: return group7(modrm);
+	case 0x01: return group7(modrm) || (modrm == 0xf9 && !host->counters_trap);
 	case 0xc7: return modrm >= 0xf8;
 	default: return false;
 	}
@@ -114,17 +117,18 @@ static void read_near(struct vcpu *v, gva_t lin, u8 *buf, unsigned len)
 
 /* Is the opcode of an instruction at 'at', and where does that begin? */
 static bool sensitive_at(const ZydisDecoder *d, const u8 *copy, unsigned at,
-			 unsigned *start)
+			 const struct direct_host *host, unsigned *start)
 {
 	const u8 *o = copy + at;
 
 	*start = at;
-	if (o[0] == 0xcd ? o[1] != 0x80 && o[1] != 4 : !looks_so(o[1], o[2]))
+	if (o[0] == 0xcd ? o[1] != 0x80 && o[1] != 4 : !looks_so(o[1], o[2], host))
 		return false;
 	if (!is_instruction(d, copy, at, start))
 		return false;
-	/* Without F3 it is RDSEED, and no RDPID. */
-	return o[0] != 0x0f || o[1] != 0xc7 || memchr(copy + *start, 0xf3, at - *start);
+	/* RDPID, WRFSBASE and WRGSBASE have F3; RDSEED and others have not. */
+	return o[0] != 0x0f || (o[1] != 0xc7 && o[1] != 0xae) ||
+	       memchr(copy + *start, 0xf3, at - *start);
 }
 
 /* ---- functions ---- */
@@ -287,7 +291,8 @@ static unsigned functions_of(const ZydisDecoder *d, const u8 *copy, gva_t lin,
 /* ---- pages ---- */
 
 /* In the order of their addresses; no more than FINDS. */
-static unsigned find_all(const ZydisDecoder *d, const u8 *copy, unsigned *find)
+static unsigned find_all(const ZydisDecoder *d, const u8 *copy,
+			 const struct direct_host *host, unsigned *find)
 {
 	static const u8 first[] = { 0x0f, 0xcd };
 	const u8 *end = copy + RUN_UP + PAGE_SIZE;
@@ -298,7 +303,7 @@ static unsigned find_all(const ZydisDecoder *d, const u8 *copy, unsigned *find)
 		     n < FINDS && (p = memchr(p, first[i], (size_t)(end - p))); p++) {
 			unsigned k = n;
 
-			if (!sensitive_at(d, copy, (unsigned)(p - copy), &start))
+			if (!sensitive_at(d, copy, (unsigned)(p - copy), host, &start))
 				continue;
 			for (n++; k && find[k - 1] > start; k--)
 				find[k] = find[k - 1];
@@ -308,8 +313,8 @@ static unsigned find_all(const ZydisDecoder *d, const u8 *copy, unsigned *find)
 	return n;
 }
 
-unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes, struct sensitive *s,
-			unsigned max)
+unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes,
+			const struct direct_host *host, struct sensitive *s, unsigned max)
 {
 	unsigned find[FINDS], n;
 	u8 copy[SIZE];
@@ -320,7 +325,7 @@ unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes, struct sensi
 	read_near(v, lin - RUN_UP, copy, RUN_UP);
 	read_near(v, lin + PAGE_SIZE, copy + RUN_UP + PAGE_SIZE, REST);
 	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	n = find_all(&d, copy, find);
+	n = find_all(&d, copy, host, find);
 	if (n == FINDS)
 		return n;
 	if (n > max)

@@ -8,6 +8,7 @@
  */
 #pragma once
 
+#include "engine/direct/process.h"
 #include "x86/vcpu.h"
 
 /* A breakpoint, and the end of the function that it stands for; the same address: it is
@@ -18,9 +19,11 @@ struct sensitive {
 
 /*
  * How many breakpoints the page at this linear address, with these bytes, seems to need;
- * where, if they are no more than 'max'. What only looks like a sensitive instruction in
+ * where, if they are no more than 'max'. What is among them depends on what the host does
+ * by itself. What only looks like a sensitive instruction in
  * the middle of other instructions does not count; so code that jumps there is missed, as
  * is code that comes into the middle of a function from another page.
  */
-unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes, struct sensitive *s,
+unsigned sensitive_find(struct vcpu *v, gva_t lin, const u8 *bytes,
+			const struct direct_host *host, struct sensitive *s,
 			unsigned max);

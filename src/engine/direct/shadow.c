@@ -518,7 +518,7 @@ bool shadow_guards(const struct shadow *s, gva_t rip)
 static int executable(struct shadow *s, gva_t lin, const u8 *bytes, bool fault)
 {
 	struct sensitive at[PROCESS_BREAKS];
-	unsigned n = sensitive_find(s->v, lin, bytes, at, PROCESS_BREAKS);
+	unsigned n = sensitive_find(s->v, lin, bytes, &s->p->host, at, s->p->host.breaks);
 	int ret = 0;
 
 	/* It may have been another page before. */
@@ -531,7 +531,7 @@ static int executable(struct shadow *s, gva_t lin, const u8 *bytes, bool fault)
 	}
 	if (ret || !n)
 		return ret ? ret : 1;
-	if (!fault || n > PROCESS_BREAKS)
+	if (!fault || n > s->p->host.breaks)
 		return 0;
 	ret = arm(s, lin, at, n);
 	return ret ? ret : 1;

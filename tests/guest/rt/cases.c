@@ -8,10 +8,10 @@
  *     # row (WHERE) NAME: ROW
  *     # checks N matrix M (WHERE) NAME
  *
- * The command line is "[-rows] [NAME]". With a name only that case runs; cases that are
- * to run alone run no other way. The third line from the end comes for each row that
- * fails, the next for each row with -rows, the last is for tools/conformance: see row()
- * and checked().
+ * The command line is "[-rows] [-no-nt] [NAME]". With a name only that case runs; cases
+ * that are to run alone run no other way. The third line from the end comes for each row
+ * that fails, the next for each row with -rows, the last is for tools/conformance: see
+ * row() and checked().
  */
 #include "rt.h"
 
@@ -26,6 +26,7 @@ static const char *skipped;
 static char why[256];
 static const char *cmdline = "";
 static bool list_rows;
+bool host_loses_nt;
 /* The row under way, if any, and how it failed. */
 static char row_name[128], row_why[256];
 static bool row_failed;
@@ -137,18 +138,25 @@ static bool same(const char *a, const char *b)
 	return *a == *b;
 }
 
+/* Does the text begin with this option? Then it is skipped. */
+static bool option(const char **text, const char *flag)
+{
+	const char *at = *text;
+
+	while (*flag && *at == *flag)
+		at++, flag++;
+	if (*flag)
+		return false;
+	while (*at == ' ')
+		at++;
+	*text = at;
+	return true;
+}
+
 static void read_command_line(const char *text)
 {
-	static const char flag[] = "-rows";
-	unsigned n = 0;
-
-	while (flag[n] && text[n] == flag[n])
-		n++;
-	list_rows = !flag[n];
-	if (list_rows)
-		text += n;
-	while (*text == ' ')
-		text++;
+	list_rows = option(&text, "-rows");
+	host_loses_nt = option(&text, "-no-nt");
 	cmdline = text;
 }
 

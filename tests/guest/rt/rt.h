@@ -94,6 +94,8 @@ void row(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 /* The first of a row counts. At any privilege level. */
 void fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void skip(const char *why);
+/* Told on the command line: user code that runs directly loses RFLAGS.NT. */
+extern bool host_loses_nt;
 /* And end the guest. */
 void stop(const char *fmt, ...) __attribute__((noreturn, format(printf, 1, 2)));
 bool failed(void);
