@@ -62,6 +62,22 @@ static void computing_earns_it(void **state)
 	policy_free(p);
 }
 
+/* Where a stop costs ten times as much, so much more. */
+static void dear_stops_want_more(void **state)
+{
+	struct policy *p = start(*state, false);
+
+	policy_stop_took(p, 80000);
+	for (unsigned i = 0; i < 10; i++) {
+		compute(1000000);
+		policy_sample(p, true);
+		assert_false(policy_wants(p));
+	}
+	policy_stop_took(p, 1000);
+	earn(p);
+	policy_free(p);
+}
+
 static void the_kernel_does_not(void **state)
 {
 	struct policy *p = start(*state, false);
@@ -314,6 +330,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(computing_earns_it),
+		TEST(dear_stops_want_more),
 		TEST(the_kernel_does_not),
 		TEST(of_each_address_space),
 		TEST(held_until_the_next_sample),

@@ -39,7 +39,7 @@
 #define STAY         16
 #define FAILURES_MAX 8
 /* Blocks that are interpreted in pages that are not to be executed directly. */
-#define ASIDE_MAX    1000
+#define ASIDE_MAX    60
 #define AVOIDED      1024
 /* Nanoseconds that the vCPU's thread and the process wait for each other at a stop, as
  * one is woken before the other sleeps: 1500 to 1700 were seen. */
@@ -201,15 +201,17 @@ static bool possible(const struct direct *d)
 	       same_cpu(d);
 }
 
-/* What a trap costs here and now, as the process's clock has it. */
-static int time_traps(struct place *a)
+/* What a trap costs here and now, as the clocks of the process and of this thread have
+ * it. */
+static int time_traps(struct direct *d, struct place *a)
 {
-	u64 t = clock_ns(a->clock);
+	u64 t = clock_ns(a->clock), own = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 	int ret = 0;
 
 	for (unsigned i = 0; i < TRIES && !ret; i++)
 		ret = process_try(a->p);
 	a->trap = (clock_ns(a->clock) - t) / TRIES;
+	policy_stop_took(d->policy, (clock_ns(CLOCK_THREAD_CPUTIME_ID) - own) / TRIES);
 	return ret;
 }
 
@@ -224,7 +226,7 @@ static int place_new(struct direct *d, struct place *a, struct error *err)
 		return error_set(err, -ENOMEM, "no memory for a shadow");
 	if (clock_getcpuclockid(a->p->pid, &a->clock))
 		return error_set(err, -ENOSYS, "a process has no clock");
-	ret = time_traps(a);
+	ret = time_traps(d, a);
 	if (ret)
 		return error_set(err, ret, "a process does not trap");
 	a->vec_len = process_vec_get(a->p, a->vec, sizeof(a->vec));

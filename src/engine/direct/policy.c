@@ -23,9 +23,12 @@
 #include "x86/stats.h"
 #include "x86/walk.h"
 
-/* Nanoseconds of CPU time from here on. What a stop costs the VMM, a trap or a fault,
- * with what it finds cold; the process pays for it as well (struct tally). */
+/* Nanoseconds of CPU time from here on, where system calls are as fast as on hardware;
+ * elsewhere stops and what is compared with them is dearer, see policy_stop_took(). What
+ * a stop costs the VMM, a trap or a fault, with what it finds cold; the process pays for
+ * it as well (struct tally). */
 #define STOP         UINT64_C(16000)
+#define STOP_MAX     (20 * STOP)
 /* The same, where that is not known. */
 #define THERE        UINT64_C(8000)
 /* What comparing a page with the tables costs, and what an order of the mapper does:
@@ -116,6 +119,7 @@ struct policy {
 	void *ask_opaque;
 
 	struct tally *c;
+	u64 stop; /* what one costs the VMM here */
 };
 
 #define NEVER (~UINT64_C(0))
@@ -263,13 +267,30 @@ static u64 ticks_of(const struct policy *p, u64 ns)
 	return (u64)((u128)ticks * ns / took);
 }
 
+/* What takes this where a stop takes STOP. */
+static u64 here(const struct policy *p, u64 ns)
+{
+	return ns * p->stop / STOP;
+}
+
 static void ticks_measure(struct policy *p)
 {
-	p->tick_earn = ticks_of(p, EARN);
+	p->tick_earn = ticks_of(p, here(p, EARN));
 	p->tick_beat = ticks_of(p, BEAT);
-	p->tick_trap = ticks_of(p, STOP + THERE);
-	p->short_translated = ticks_of(p, SHORT);
-	p->short_direct = ticks_of(p, SHORT_DIRECT);
+	p->tick_trap = ticks_of(p, here(p, STOP + THERE));
+	p->short_translated = ticks_of(p, here(p, SHORT));
+	p->short_direct = ticks_of(p, here(p, SHORT_DIRECT));
+}
+
+/*
+ * A host that is a guest itself may take ten times as long for a system call or a fault,
+ * and with them for all that direct execution is made of.
+ */
+void policy_stop_took(struct policy *p, u64 own)
+{
+	/* As much again for what it finds cold. */
+	p->stop = MIN(MAX(2 * own, STOP), STOP_MAX);
+	ticks_measure(p);
 }
 
 /* So long it has run translated, and then trapped, or not yet. */
@@ -501,7 +522,7 @@ void policy_runs(struct policy *p, bool runs)
 	/* What it took to be up to date again is the price of having been away. */
 	if (runs && c->away) {
 		c->away = false;
-		c->balance = EARN;
+		c->balance = (i64)here(p, EARN);
 		lot_begin(c, clock_ns(c->clock));
 	}
 }
@@ -523,18 +544,18 @@ static void lot_end(struct policy *p)
 	struct tally *c = p->c;
 	u64 t = clock_ns(c->clock), took = t - c->at;
 	u64 takes = stop_takes(c, took);
-	u64 orders = (c->upkeep->orders - c->before.orders) * ORDER;
+	u64 orders = (c->upkeep->orders - c->before.orders) * here(p, ORDER);
 	u64 looks = (c->upkeep->looked - c->before.looked) * LOOK;
 	/* What of that was no computing. */
 	u64 lost = (c->traps + c->faults) * takes + orders;
-	u64 cost = (c->traps + c->faults) * (STOP + takes) + orders + looks;
+	u64 cost = (c->traps + c->faults) * (p->stop + takes) + orders + looks;
 	i64 saved = took > lost ? (i64)((took - lost) * (SLOWNESS - 1)) : 0;
 	struct space *s = space_of(p);
 
 	lot_begin(c, t);
 	if (saved > (i64)cost)
 		s->backoff = MAX(s->backoff / 2, BACKOFF_MIN);
-	c->balance = MIN(c->balance + saved - (i64)cost, (i64)CREDIT);
+	c->balance = MIN(c->balance + saved - (i64)cost, (i64)here(p, CREDIT));
 	if (c->balance < 0 && !p->always)
 		turn_off(p);
 }
@@ -566,6 +587,7 @@ struct policy *policy_new(struct vcpu *v, bool always, void (*ask)(void *opaque)
 	p->always = always;
 	p->ask = ask;
 	p->ask_opaque = opaque;
+	p->stop = STOP;
 	p->tsc_first = __rdtsc();
 	p->ns_first = clock_ns(CLOCK_MONOTONIC);
 	return p;

@@ -67,6 +67,8 @@ void policy_anew(struct policy *p, u64 cr3);
 /* The present one never runs directly. */
 void policy_never(struct policy *p);
 
+/* A stop that finds nothing cold has taken the VMM so many nanoseconds. */
+void policy_stop_took(struct policy *p, u64 own);
 /* It will run directly, in a process where a trap alone costs so many nanoseconds. */
 void policy_tally(struct tally *c, clockid_t clock, u64 trap,
 		  const struct upkeep *upkeep);
