@@ -23,8 +23,9 @@ typedef u64 gpa_t; /* guest-physical address */
 typedef u64 gva_t; /* guest linear address, after segmentation */
 typedef i64 vns_t; /* nanoseconds of a machine's virtual clock */
 
-#define VNS_NEVER    INT64_MAX
-#define NSEC_PER_SEC INT64_C(1000000000)
+#define VNS_NEVER     INT64_MAX
+#define NSEC_PER_SEC  INT64_C(1000000000)
+#define NSEC_PER_MSEC INT64_C(1000000)
 
 #define KiB(n) ((u64)(n) << 10)
 #define MiB(n) ((u64)(n) << 20)

@@ -1,8 +1,8 @@
 /*
  * What the kinds of networks have in common. For net/ only.
  *
- * All functions of a backend run on the network's thread, but for opening and closing,
- * when there is none.
+ * All functions of a backend run on the network's thread (see net.h), but for opening and
+ * closing, when there is none.
  */
 #pragma once
 
@@ -21,9 +21,10 @@ struct net_poll {
 int net_poll_add(struct net_poll *p, int fd, short events);
 
 struct net_ops {
-	/* Add what is to be waited for, lower the timeout. */
+	/* Add what is to be waited for, lower the timeout. Also called without waiting.
+	 */
 	void (*fill)(void *backend, struct net_poll *p);
-	/* After waiting: what fill() added is in the same places. */
+	/* After waiting: what fill() last added is in the same places. */
 	void (*ready)(void *backend, const struct net_poll *p);
 	/* A frame from the guest without offloads, but see below. */
 	void (*send)(void *backend, const struct net_frame *f);
@@ -41,6 +42,8 @@ struct net_backend {
 	void *opaque;
 };
 
+/* A descriptor was opened or closed: an equal number may be another one. */
+void net_reopened(struct net *n);
 /* A frame for the guest. Copied when it has to wait. */
 void net_deliver(struct net *n, struct net_frame *f);
 /* False: the guest does not keep up, read no more from the host for now. */

@@ -5,8 +5,13 @@
  * guest without receive buffers wait in a bounded queue; meanwhile backends read
  * no more from the host, so that senders there are slowed down and nothing is lost.
  *
- * Lock: none; all state belongs to the network's thread, but 'kicked' and 'stop', which
- * are atomic, and the statistics, which only it writes.
+ * Waking a thread costs more than sending a small frame, and the guest's interrupt for
+ * what was sent would find its vCPU halted. So while the thread waits somebody else may
+ * work in its place, between net_enter() and net_leave(), which wakes it only if there
+ * is something else to wait for by then.
+ *
+ * Lock: n->lock, held by who works: all state is under it, but 'kicked', 'stop' and
+ * 'asleep', which are atomic. Above the locks of devices.
  */
 #include "net/net.h"
 
@@ -16,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -44,6 +50,13 @@ struct net {
 	bool running;
 	int wake; /* eventfd */
 	bool kicked, stop;
+	pthread_mutex_t lock;
+	/* What the thread waits for until 'deadline', and what it should by now. */
+	struct net_poll polled, wanted;
+	i64 deadline;  /* CLOCK_MONOTONIC, nanoseconds */
+	bool asleep;   /* it waits: others may enter */
+	bool reopened; /* a descriptor is another one since 'polled' */
+	bool outdated; /* 'polled' is not 'wanted' */
 	struct waiting *first, **last;
 	unsigned waiting;
 	struct net_stats stats;
@@ -175,50 +188,130 @@ static bool takes(const struct net *n)
 	return !n->be.ops->takes || n->be.ops->takes(n->be.opaque);
 }
 
+static i64 now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (i64)t.tv_sec * NSEC_PER_SEC + t.tv_nsec;
+}
+
+/* Collect what is to be waited for. False without memory. */
+static bool fill(struct net *n, struct net_poll *p)
+{
+	p->count = 0;
+	p->timeout = -1;
+	if (net_poll_add(p, n->wake, POLLIN) < 0)
+		return false;
+	n->be.ops->fill(n->be.opaque, p);
+	return true;
+}
+
+/* Lock held, but for the time in which it sleeps. */
+static void sleep_until_ready(struct net *n)
+{
+	struct net_poll *p = &n->polled;
+	u64 ignored;
+
+	n->deadline =
+		p->timeout < 0 ? INT64_MAX : now_ns() + (i64)p->timeout * NSEC_PER_MSEC;
+	n->reopened = n->outdated = false;
+	__atomic_store_n(&n->asleep, true, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&n->lock);
+	if (poll(p->fds, p->count, p->timeout) < 0)
+		for (unsigned i = 0; i < p->count; i++)
+			p->fds[i].revents = 0;
+	/* Before waiting for the lock: it is our turn. */
+	__atomic_store_n(&n->asleep, false, __ATOMIC_RELAXED);
+	pthread_mutex_lock(&n->lock);
+	if (p->fds[0].revents && read(n->wake, &ignored, sizeof(ignored)) < 0)
+		ignored = 0; /* somebody else's wake-up was read with it */
+}
+
 static void *net_thread(void *opaque)
 {
 	struct net *n = opaque;
-	struct net_poll p = { 0 };
 	bool more = false;
 
 	pthread_setname_np(pthread_self(), "net");
+	pthread_mutex_lock(&n->lock);
 	while (!__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE)) {
-		u64 ignored;
-
-		p.count = 0;
-		p.timeout = -1;
-		if (net_poll_add(&p, n->wake, POLLIN) < 0)
+		if (!fill(n, &n->polled))
 			break;
-		n->be.ops->fill(n->be.opaque, &p);
 		if (more && takes(n))
-			p.timeout = 0;
+			n->polled.timeout = 0;
 		else if (n->pcap)
 			pcap_flush(n->pcap);
-		if (poll(p.fds, p.count, p.timeout) < 0)
-			for (unsigned i = 0; i < p.count; i++)
-				p.fds[i].revents = 0;
-		if (p.fds[0].revents && read(n->wake, &ignored, sizeof(ignored)) < 0)
-			ignored = 0; /* somebody else's wake-up was read with it */
+		sleep_until_ready(n);
 		/* Before looking: whoever kicks from now on wakes us again. */
 		more |= __atomic_exchange_n(&n->kicked, false, __ATOMIC_SEQ_CST);
 		deliver_waiting(n);
-		n->be.ops->ready(n->be.opaque, &p);
+		/* What was found out about others than those that count is for nobody. */
+		if (!n->outdated)
+			n->be.ops->ready(n->be.opaque, &n->polled);
 		if (more && takes(n))
 			more = n->client.transmit(n->client.opaque);
 	}
-	free(p.fds);
+	pthread_mutex_unlock(&n->lock);
 	return NULL;
+}
+
+static void wake(struct net *n)
+{
+	u64 one = 1;
+
+	/* Cannot fail: the counter does not come near its end. */
+	if (write(n->wake, &one, sizeof(one)) < 0)
+		return;
+}
+
+void net_reopened(struct net *n)
+{
+	n->reopened = true;
+}
+
+bool net_enter(struct net *n)
+{
+	if (!__atomic_load_n(&n->asleep, __ATOMIC_RELAXED) ||
+	    pthread_mutex_trylock(&n->lock))
+		return false;
+	if (__atomic_load_n(&n->asleep, __ATOMIC_RELAXED) && takes(n))
+		return true;
+	pthread_mutex_unlock(&n->lock);
+	return false;
+}
+
+/* Does the thread wait for what it should? */
+static bool waits_well(const struct net *n)
+{
+	const struct net_poll *is = &n->polled, *should = &n->wanted;
+
+	if (n->reopened || is->count != should->count)
+		return false;
+	for (unsigned i = 0; i < is->count; i++)
+		if (is->fds[i].fd != should->fds[i].fd ||
+		    is->fds[i].events != should->fds[i].events)
+			return false;
+	/* They are rounded, down. */
+	return should->timeout < 0 ||
+	       now_ns() + (should->timeout + 1ll) * NSEC_PER_MSEC >= n->deadline;
+}
+
+void net_leave(struct net *n)
+{
+	if ((!fill(n, &n->wanted) || !waits_well(n)) && !n->outdated) {
+		n->outdated = true;
+		wake(n);
+	}
+	if (n->pcap)
+		pcap_flush(n->pcap);
+	pthread_mutex_unlock(&n->lock);
 }
 
 void net_kick(struct net *n)
 {
-	u64 one = 1;
-
-	if (__atomic_exchange_n(&n->kicked, true, __ATOMIC_SEQ_CST))
-		return;
-	/* Cannot fail: the counter does not come near its end. */
-	if (write(n->wake, &one, sizeof(one)) < 0)
-		return;
+	if (!__atomic_exchange_n(&n->kicked, true, __ATOMIC_SEQ_CST))
+		wake(n);
 }
 
 int net_attach(struct net *n, const struct net_client *c, struct error *err)
@@ -242,13 +335,10 @@ int net_attach(struct net *n, const struct net_client *c, struct error *err)
 
 void net_detach(struct net *n)
 {
-	u64 one = 1;
-
 	if (!n->running)
 		return;
 	__atomic_store_n(&n->stop, true, __ATOMIC_RELEASE);
-	if (write(n->wake, &one, sizeof(one)) < 0)
-		log_error("network %s: cannot wake its thread", n->id);
+	wake(n);
 	pthread_join(n->thread, NULL);
 	n->running = false;
 	while (n->first)
@@ -308,6 +398,7 @@ int net_open(struct net **out, const struct net_config *cfg, struct error *err)
 	n->id = xstrdup(cfg->id ? cfg->id : "");
 	n->last = &n->first;
 	n->mtu = cfg->mtu ? cfg->mtu : 1500;
+	pthread_mutex_init(&n->lock, NULL);
 	n->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (n->wake < 0) {
 		ret = error_set(err, -errno, "network %s: %s", n->id, strerror(errno));
@@ -335,6 +426,9 @@ void net_close(struct net *n)
 	pcap_close(n->pcap);
 	if (n->wake >= 0)
 		close(n->wake);
+	pthread_mutex_destroy(&n->lock);
+	free(n->polled.fds);
+	free(n->wanted.fds);
 	free(n->id);
 	free(n);
 }

@@ -2,7 +2,9 @@
  * A network as a device sees it: Ethernet frames in and out, with the offloads of virtio.
  *
  * Each network has a thread of its own on which all of it happens: the host's sockets,
- * and the device's transmit() and receive(). A vCPU only calls net_kick().
+ * and the device's transmit() and receive(). A vCPU calls net_kick(); or does a little of
+ * the work itself while that thread sleeps, between net_enter() and net_leave(). "On the
+ * network's thread" means either.
  */
 #pragma once
 
@@ -88,6 +90,14 @@ void net_detach(struct net *n);
 
 /* Any thread, any locks: transmit() has something to do, or receive() has room. */
 void net_kick(struct net *n);
+
+/*
+ * Any thread that holds no lock of the device: take the sleeping thread's place for a few
+ * frames, to net_send() what transmit() would. False: it is at work, or the other end
+ * takes nothing now; net_kick() it.
+ */
+bool net_enter(struct net *n);
+void net_leave(struct net *n);
 
 /* On the network's thread, from transmit(). What cannot be sent is dropped. */
 void net_send(struct net *n, struct net_frame *f);

@@ -69,6 +69,7 @@ static void disconnect(struct cable *c)
 	if (c->fd >= 0)
 		close(c->fd);
 	c->fd = -1;
+	net_reopened(c->n);
 	c->out_at = c->out_len = 0;
 	c->blocked = c->hung = false;
 	c->in_len = 0;
@@ -79,6 +80,7 @@ static int connect_to(struct cable *c)
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->fd < 0)
 		return -errno;
+	net_reopened(c->n);
 	if (connect(c->fd, (struct sockaddr *)&c->to, sizeof(c->to))) {
 		int ret = -errno;
 
@@ -262,8 +264,10 @@ static void cable_ready(void *opaque, const struct net_poll *p)
 	struct cable *c = opaque;
 	short events = c->fd_at >= 0 ? p->fds[c->fd_at].revents : 0;
 
-	if (c->listener_at >= 0 && p->fds[c->listener_at].revents)
+	if (c->listener_at >= 0 && p->fds[c->listener_at].revents) {
 		c->fd = accept4(c->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		net_reopened(c->n);
+	}
 	if (events & POLLOUT && c->out_len)
 		flush_out(c);
 	if (c->fd < 0 || !(events & (POLLIN | POLLHUP | POLLERR)))

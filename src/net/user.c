@@ -23,8 +23,7 @@
 #include "net/merge.h"
 #include "time/clock.h"
 
-#define NSEC_PER_MSEC 1000000
-#define TIMERS_MAX    4
+#define TIMERS_MAX 4
 
 struct slirp_timer {
 	SlirpTimerCb cb;
@@ -110,9 +109,11 @@ static void on_timer_mod(void *timer, i64 expire_ms, void *opaque)
 
 static void on_fd(int fd, void *opaque)
 {
+	struct user *u = opaque;
+
 	/* Each round asks for all descriptors again. */
 	(void)fd;
-	(void)opaque;
+	net_reopened(u->n);
 }
 
 static void on_notify(void *opaque)

@@ -136,7 +136,6 @@ static void write_register(struct virtio_mmio *m, u64 off, u32 val)
 	case VIRTIO_MMIO_DRIVER_FEATURES: virtio_set_features(v, val); break;
 	/* What does not fit is no queue either. */
 	case VIRTIO_MMIO_QUEUE_SEL: v->s.queue_select = (u16)MIN(val, 0xffffu); break;
-	case VIRTIO_MMIO_QUEUE_NOTIFY: virtio_notified(v, val); break;
 	case VIRTIO_MMIO_INTERRUPT_ACK: acknowledge(m, val); break;
 	case VIRTIO_MMIO_STATUS: write_status(m, (u8)val); break;
 	default:
@@ -165,6 +164,10 @@ static void mmio_write(void *opaque, u64 off, u64 val, unsigned size)
 {
 	struct virtio_mmio *m = opaque;
 
+	if (off == VIRTIO_MMIO_QUEUE_NOTIFY && size == 4) {
+		virtio_notify(m->v, (u32)val);
+		return;
+	}
 	pthread_mutex_lock(&m->v->lock);
 	if (off >= VIRTIO_MMIO_CONFIG)
 		virtio_config_write(m->v, off - VIRTIO_MMIO_CONFIG, (u32)val, size);

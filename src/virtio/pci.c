@@ -226,15 +226,16 @@ static u64 modern_read(void *opaque, u64 off, unsigned size)
 static void modern_write(void *opaque, u64 off, u64 val, unsigned size)
 {
 	struct virtio_pci *p = opaque;
-	u64 in = off & 0xfff;
+	u64 in = off & 0xfff, window = off & ~0xfffu;
 
+	if (window == VIRTIO_PCI_NOTIFY) {
+		virtio_notify(p->v, (unsigned)in / VIRTIO_PCI_NOTIFY_MULTIPLIER);
+		return;
+	}
 	pthread_mutex_lock(&p->v->lock);
-	switch (off & ~0xfffu) {
+	switch (window) {
 	case VIRTIO_PCI_COMMON: common_write(p, in, (u32)val, size); break;
 	case VIRTIO_PCI_DEVICE: virtio_config_write(p->v, in, (u32)val, size); break;
-	case VIRTIO_PCI_NOTIFY:
-		virtio_notified(p->v, (unsigned)in / VIRTIO_PCI_NOTIFY_MULTIPLIER);
-		break;
 	default: break;
 	}
 	pthread_mutex_unlock(&p->v->lock);
@@ -338,7 +339,6 @@ static void legacy_write_register(struct virtio_pci *p, u64 off, u32 val)
 		break;
 	case VIRTIO_LEGACY_Q_PFN: legacy_place(p, val); break;
 	case VIRTIO_LEGACY_Q_SELECT: v->s.queue_select = (u16)val; break;
-	case VIRTIO_LEGACY_Q_NOTIFY: virtio_notified(v, val & 0xffff); break;
 	case VIRTIO_LEGACY_STATUS: legacy_status(p, (u8)val); break;
 	case VIRTIO_LEGACY_CONFIG_VECTOR: v->s.config_vector = vector_of(p, val); break;
 	case VIRTIO_LEGACY_Q_VECTOR:
@@ -354,6 +354,10 @@ static void legacy_write(void *opaque, u64 off, u64 val, unsigned size)
 	struct virtio_pci *p = opaque;
 	u64 header = legacy_header(p);
 
+	if (off == VIRTIO_LEGACY_Q_NOTIFY) {
+		virtio_notify(p->v, val & 0xffff);
+		return;
+	}
 	pthread_mutex_lock(&p->v->lock);
 	if (!p->v->resetting) {
 		/* Whoever writes here does not know of version 1. */

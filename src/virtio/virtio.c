@@ -327,6 +327,15 @@ void virtio_notified(struct virtio *v, unsigned n)
 		v->class->notify(v, n);
 }
 
+void virtio_notify(struct virtio *v, unsigned n)
+{
+	if (v->class->at_once && v->class->at_once(v, n))
+		return;
+	pthread_mutex_lock(&v->lock);
+	virtio_notified(v, n);
+	pthread_mutex_unlock(&v->lock);
+}
+
 u32 virtio_config_read(struct virtio *v, u64 off, unsigned size)
 {
 	u8 config[CONFIG_MAX] = { 0 };

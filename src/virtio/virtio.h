@@ -36,13 +36,18 @@ enum {
 
 struct virtio;
 
-/* A kind of device. All are called with the lock held. */
+/* A kind of device. All but one are called with the lock held. */
 struct virtio_class {
 	const char *name;
 	u16 id;
 	u32 class_code; /* of a PCI function */
 	/* The driver notified queue 'n', which is enabled. vCPU thread, or the loop's. */
 	void (*notify)(struct virtio *v, unsigned n);
+	/*
+	 * Before that, and without the lock: true when all is done. vCPU thread; 'n' is
+	 * what the driver wrote. May be NULL.
+	 */
+	bool (*at_once)(struct virtio *v, unsigned n);
 	/* The whole configuration space, 'v->config_size' bytes. NULL: it has none. */
 	void (*config_read)(struct virtio *v, u8 *config);
 	/* [off, off + size) lies within it. NULL: it is read-only. */
@@ -147,6 +152,8 @@ void virtio_reset_queue(struct virtio *v, struct vq *q);
 /* Wait until its reset is done. */
 void virtio_drain_queue(struct virtio *v, const struct vq *q);
 void virtio_notified(struct virtio *v, unsigned n);
+/* The driver says that queue 'n' has something. Lock not held. */
+void virtio_notify(struct virtio *v, unsigned n);
 u32 virtio_config_read(struct virtio *v, u64 off, unsigned size);
 void virtio_config_write(struct virtio *v, u64 off, u32 val, unsigned size);
 

@@ -10,6 +10,8 @@
 struct net {
 	struct net_client c;
 	u32 sent;
+	unsigned asked;
+	bool entered;
 };
 
 static struct net cable;
@@ -29,6 +31,20 @@ void net_detach(struct net *n)
 void net_kick(struct net *n)
 {
 	(void)n;
+}
+
+/* Half of the time the network's thread is at work. */
+bool net_enter(struct net *n)
+{
+	check(!n->entered);
+	n->entered = n->asked++ & 1;
+	return n->entered;
+}
+
+void net_leave(struct net *n)
+{
+	check(n->entered);
+	n->entered = false;
 }
 
 void net_send(struct net *n, struct net_frame *f)
@@ -73,6 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (!size)
 		return 0;
+	cable.asked = 0;
 	vfuzz_init(&f);
 	d = virtio_net_new(f.phys, &cfg);
 	f.step = step;

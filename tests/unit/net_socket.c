@@ -45,9 +45,9 @@ static enum net_result receive(void *opaque, struct net_frame *f)
 	return NET_DONE;
 }
 
-static void start(struct rig *r)
+static void start_with(struct rig *r, bool (*send)(void *opaque))
 {
-	struct net_client c = { transmit, receive, r };
+	struct net_client c = { send, receive, r };
 	struct net_config cfg = { .kind = NET_STREAM };
 	struct error err = { 0 };
 	int fds[2];
@@ -58,6 +58,11 @@ static void start(struct rig *r)
 	cfg.fd = fds[1];
 	assert_int_equal(net_open(&r->n, &cfg, &err), 0);
 	assert_int_equal(net_attach(r->n, &c, &err), 0);
+}
+
+static void start(struct rig *r)
+{
+	start_with(r, transmit);
 }
 
 static void send_frames(struct rig *r, unsigned count)
@@ -146,6 +151,65 @@ static void a_peer_that_hangs_loses_frames(void **state)
 	stop(&r);
 }
 
+/* Send as many frames as go through from this thread, in place of the network's. */
+static unsigned send_from_here(struct rig *r)
+{
+	u8 frame[LEN] = { 0 };
+	unsigned sent = 0;
+
+	for (unsigned tries = 0; !sent && tries < 2000; tries++) {
+		usleep(1000);
+		while (net_enter(r->n)) {
+			struct net_frame f = { .data = frame, .len = LEN };
+
+			memcpy(frame + 20, &sent, 4);
+			net_send(r->n, &f);
+			net_leave(r->n);
+			sent++;
+		}
+	}
+	return sent;
+}
+
+/*
+ * What a thread in the network's place leaves behind, as the peer does not read, the
+ * network's own thread sends when it reads.
+ */
+static void what_others_leave_is_sent(void **state)
+{
+	unsigned sent;
+	struct rig r;
+
+	(void)state;
+	start(&r);
+	sent = send_from_here(&r);
+	assert_true(sent > 0);
+	for (u32 i = 0; i < sent; i++)
+		assert_int_equal(read_frame(&r), i);
+	stop(&r);
+}
+
+/* While it calls transmit(), it does not sleep. */
+static bool enter_from_transmit(void *opaque)
+{
+	struct rig *r = opaque;
+
+	if (!net_enter(r->n))
+		r->sent++;
+	return false;
+}
+
+static void a_network_at_work_is_not_entered(void **state)
+{
+	struct rig r;
+
+	(void)state;
+	start_with(&r, enter_from_transmit);
+	net_kick(r.n);
+	assert_true(reaches(&r.sent, 1));
+	stop(&r);
+}
+
 static void frames_come_in_any_pieces(void **state)
 {
 	u8 buf[3 * (4 + LEN)] = { 0 };
@@ -187,6 +251,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(nothing_is_lost_on_the_way),
 		cmocka_unit_test(a_peer_that_hangs_loses_frames),
+		cmocka_unit_test(what_others_leave_is_sent),
+		cmocka_unit_test(a_network_at_work_is_not_entered),
 		cmocka_unit_test(frames_come_in_any_pieces),
 		cmocka_unit_test(a_length_that_cannot_be_ends_it),
 	};

@@ -180,15 +180,56 @@ static void batch_ends_with_a_notification(bool packed, unsigned count)
 }
 
 /*
- * However many there were, the network's thread asks to be told of what comes next before
- * it sleeps: also when the ring ends where its turn does, after 64.
+ * However many there were, who sent the last asks to be told of what comes next: also
+ * when the ring ends where a turn does, of a vCPU after 4, of the network's thread
+ * after 64.
  */
 static void batches_end_with_a_notification(void **state)
 {
+	static const unsigned counts[] = { 1, 3, 4, 5, 63, 64 };
+
 	(void)state;
-	for (unsigned count = 63; count <= 64; count++) {
-		batch_ends_with_a_notification(false, count);
-		batch_ends_with_a_notification(true, count);
+	for (size_t i = 0; i < ARRAY_SIZE(counts); i++) {
+		batch_ends_with_a_notification(false, counts[i]);
+		batch_ends_with_a_notification(true, counts[i]);
+	}
+}
+
+/* Is a frame of so many bytes on the wire, and returned, when the notification is done?
+ */
+static bool sent_at_once(struct fixture *f, u32 len)
+{
+	struct seg s = { TX, HDR + len, false };
+	u8 got[4000];
+	bool sent;
+	u16 id;
+	u32 n;
+
+	memset(ram(&f->r, TX), 0, HDR);
+	fill_frame(ram(&f->r, TX + HDR), len, mac);
+	drvq_add(&f->r, &f->tx, &s, 1);
+	rig_kick(&f->r, 1);
+	sent = drvq_used(&f->r, &f->tx, &id, &n);
+	if (!sent)
+		assert_true(wait_used(f, &f->tx, &id, &n));
+	assert_int_equal(wire_read(f, got, sizeof(got), 2000), len);
+	return sent && wants_notification(f, &f->tx);
+}
+
+/* While the network's thread sleeps, which it does sooner or later. */
+static void a_small_frame_is_sent_at_once(void **state)
+{
+	(void)state;
+	for (int packed = 0; packed < 2; packed++) {
+		struct fixture *f = fixture_new(packed ? ALL_FEATURES : SPLIT);
+		unsigned tries = 0;
+
+		while (!sent_at_once(f, 100) && tries++ < 2000)
+			usleep(1000);
+		assert_true(tries < 2000);
+		/* A large one is too much work for a vCPU's thread, but is sent too. */
+		(void)sent_at_once(f, 3000);
+		fixture_free(f);
 	}
 }
 
@@ -533,6 +574,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(frames_are_sent),
 		cmocka_unit_test(batches_end_with_a_notification),
+		cmocka_unit_test(a_small_frame_is_sent_at_once),
 		cmocka_unit_test(what_is_to_be_cut_is_cut),
 		cmocka_unit_test(bad_frames_are_dropped),
 		cmocka_unit_test(frames_are_received),
