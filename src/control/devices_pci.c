@@ -353,7 +353,7 @@ static int set_blk(struct devices_pci *d, struct pcidevices_config *c,
 	if (c->blk.queue_size && c->blk.queue_size < 4)
 		return bad(text, "queue-size is at least 4", err);
 	c->backend = (unsigned)n;
-	c->blk.queues = s->queues ? (unsigned)s->queues : 1;
+	c->blk.queues = (unsigned)s->queues;
 	c->blk.logical_block = (u32)s->logical;
 	c->blk.physical_block = (u32)s->physical;
 	c->blk.serial = s->serial ? s->serial : drives_serial(d->drives, c->backend);
@@ -398,7 +398,7 @@ static int set_net(struct devices_pci *d, struct pcidevices_config *c,
 	if (s->mac && !parse_mac(s->mac, c->net.mac))
 		return bad(text, "mac is an address like 52:54:00:12:34:56", err);
 	c->backend = (unsigned)n;
-	c->net.pairs = s->queues ? (unsigned)s->queues : s->mq == SWITCH_ON ? 2 : 1;
+	c->net.pairs = s->queues ? (unsigned)s->queues : s->mq == SWITCH_OFF;
 	c->net.mtu = (u16)s->mtu;
 	c->net.no_merge = s->merge == SWITCH_OFF;
 	c->net.no_offload = s->csum == SWITCH_OFF || s->guest_csum == SWITCH_OFF ||
@@ -652,8 +652,7 @@ static int set_nic(struct devices_pci *d, const char *text, struct error *err)
 	else
 		*c = (struct pcidevices_config){ .kind = PCIDEVICES_NET,
 						 .name = "virtio-net-pci",
-						 .legacy = true,
-						 .net.pairs = 1 };
+						 .legacy = true };
 	c->backend = (unsigned)nic.net;
 	if (c->kind == PCIDEVICES_NET && nic.model && !is_net(nic.model, &c->mmio))
 		ret = error_set(err, -EINVAL, "-nic %s: model is virtio-net-pci or e1000",
@@ -694,8 +693,7 @@ static int drive_device(struct devices_pci *d, unsigned n, const char *text,
 		.name = "virtio-blk-pci",
 		.legacy = true,
 		.backend = n,
-		.blk = { .queues = 1,
-			 .serial = drives_serial(d->drives, n),
+		.blk = { .serial = drives_serial(d->drives, n),
 			 .write_cache_off = drives_writethrough(d->drives, n) },
 	};
 	return 0;

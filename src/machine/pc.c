@@ -516,7 +516,8 @@ static int pci_devices_build(struct pc *pc, struct error *err)
 	struct pcidevices_board board = { .phys = pc->phys,
 					  .pci = pc->pci,
 					  .loop = pc->loop,
-					  .msi = { apic_bus_msi, pc->apic_bus } };
+					  .msi = { apic_bus_msi, pc->apic_bus },
+					  .cpus = pc->cfg.cpus };
 
 	for (unsigned i = 0; i < VIRTIO_MMIO_PLACES; i++)
 		board.mmio_irq[i] =

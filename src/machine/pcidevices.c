@@ -66,10 +66,24 @@ struct pcidevices {
 
 /* ---- kinds ---- */
 
+/*
+ * How many queues a device has where none were asked for: one for each CPU, so that what
+ * a CPU has begun interrupts that CPU. Over MMIO they share an interrupt.
+ */
+static unsigned queues_for(const struct pcidevices_config *cfg,
+			   const struct pcidevices_board *board, unsigned most)
+{
+	return cfg->mmio ? 1 : MIN(board->cpus, most);
+}
+
 static void *blk_make(const struct pcidevices_config *cfg,
 		      const struct pcidevices_board *board)
 {
-	return virtio_blk_new(board->phys, &cfg->blk);
+	struct virtio_blk_setup setup = cfg->blk;
+
+	if (!setup.queues)
+		setup.queues = queues_for(cfg, board, VIRTIO_BLK_QUEUES_MAX);
+	return virtio_blk_new(board->phys, &setup);
 }
 
 static struct virtio *blk_core(void *dev)
@@ -95,7 +109,11 @@ static int blk_load(void *dev, struct state_buf *b, u32 instance, struct error *
 static void *net_make(const struct pcidevices_config *cfg,
 		      const struct pcidevices_board *board)
 {
-	return virtio_net_new(board->phys, &cfg->net);
+	struct virtio_net_setup setup = cfg->net;
+
+	if (!setup.pairs)
+		setup.pairs = queues_for(cfg, board, VIRTIO_NET_PAIRS_MAX);
+	return virtio_net_new(board->phys, &setup);
 }
 
 static struct virtio *net_core(void *dev)

@@ -47,6 +47,7 @@ struct pcidevices_config {
 	u8 place;         /* over MMIO: counted from 1; 0: the next free one */
 	bool legacy;      /* transitional: with the interface for old guests */
 	u64 without;      /* features not to be offered */
+	/* No queues: as many as there are CPUs. */
 	struct virtio_blk_setup blk;
 	struct virtio_net_setup net;
 	struct virtio_balloon_setup balloon;
@@ -65,6 +66,7 @@ struct pcidevices_board {
 	struct pci_host *pci;
 	struct loop *loop;
 	struct msi_sink msi;
+	unsigned cpus;
 	struct irq_line mmio_irq[VIRTIO_MMIO_PLACES];
 };
 

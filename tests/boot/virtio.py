@@ -106,6 +106,20 @@ status, out, err = run(["-drive", f"file={path},format=raw", "-snapshot"],
 case("disk_snapshot", out.strip() == "0" and
      hashlib.sha256(open(path, "rb").read()).hexdigest() == before, (out, err))
 
+# A queue for each CPU, unless it is said otherwise.
+QUEUES = "ls /sys/block/vda/mq | wc -l; ls /sys/class/net/eth0/queues | grep -c rx"
+DISK = ["-drive", f"file={image('queues')},format=raw,if=none,id=d0"]
+CARD = ["-netdev", "user,id=n0"]
+for name, args, want in (
+        ("each_cpu", ["-smp", "2", "-device", "virtio-blk-pci,drive=d0", "-device",
+                      "virtio-net-pci,netdev=n0"], ["2", "2"]),
+        ("one", ["-smp", "2", "-device", "virtio-blk-pci,drive=d0,num-queues=1", "-device",
+                 "virtio-net-pci,netdev=n0,mq=off"], ["1", "1"]),
+        ("of_mmio", ["-smp", "2", "-device", "virtio-blk-device,drive=d0", "-device",
+                     "virtio-net-device,netdev=n0"], ["1", "1"])):
+    status, out, err = run(DISK + CARD + args, QUEUES)
+    case(f"queues_{name}", out.split() == want, (out, err))
+
 # Resets while it is read, twice; the disk is found again each time.
 path = image("reboot")
 script = ("mount -t devtmpfs d /dev; mount -t proc p /proc; mount -t sysfs s /sys; "
