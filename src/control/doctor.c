@@ -151,12 +151,12 @@ static void check_direct(struct finding *f)
 
 	if (direct_probe(&host, &err))
 		found(f, NOTE, "user code of guests is translated: %s", err.msg);
-	else if (!host.breaks || !host.counters_trap || !host.bases_kept)
+	else if (!host.breaks || !host.tsc_traps || !host.bases_kept)
 		found(f, YES,
 		      "user code of guests can run on the processor itself; this host "
 		      "does "
 		      "not stop it at%s%s%s: pages with those are translated",
-		      host.breaks ? "" : " CPUID", host.counters_trap ? "" : " RDTSC",
+		      host.breaks ? "" : " CPUID", host.tsc_traps ? "" : " RDTSC",
 		      host.bases_kept ? "" : " WRFSBASE");
 	else
 		found(f, YES, "user code of guests can run on the processor itself");

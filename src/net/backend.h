@@ -40,6 +40,8 @@ struct net_ops {
 struct net_backend {
 	const struct net_ops *ops;
 	void *opaque;
+	/* Sending may take long: for the network's own thread alone. */
+	bool waits;
 };
 
 /* A descriptor was opened or closed: an equal number may be another one. */

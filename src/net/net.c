@@ -57,6 +57,7 @@ struct net {
 	bool asleep;   /* it waits: others may enter */
 	bool reopened; /* a descriptor is another one since 'polled' */
 	bool outdated; /* 'polled' is not 'wanted' */
+	bool sent;     /* who entered has sent something */
 	struct waiting *first, **last;
 	unsigned waiting;
 	struct net_stats stats;
@@ -166,6 +167,7 @@ void net_send(struct net *n, struct net_frame *f)
 		count(&n->stats.dropped, 1);
 		return;
 	}
+	n->sent = true;
 	count(&n->stats.sent, 1);
 	count(&n->stats.sent_bytes, f->len);
 	if (n->be.ops->offloads) {
@@ -272,9 +274,11 @@ void net_reopened(struct net *n)
 
 bool net_enter(struct net *n)
 {
-	if (!__atomic_load_n(&n->asleep, __ATOMIC_RELAXED) ||
+	/* A recording may be to a pipe, and nobody may read that. */
+	if (n->pcap || n->be.waits || !__atomic_load_n(&n->asleep, __ATOMIC_RELAXED) ||
 	    pthread_mutex_trylock(&n->lock))
 		return false;
+	n->sent = false;
 	if (__atomic_load_n(&n->asleep, __ATOMIC_RELAXED) && takes(n))
 		return true;
 	pthread_mutex_unlock(&n->lock);
@@ -299,12 +303,10 @@ static bool waits_well(const struct net *n)
 
 void net_leave(struct net *n)
 {
-	if ((!fill(n, &n->wanted) || !waits_well(n)) && !n->outdated) {
+	if (n->sent && (!fill(n, &n->wanted) || !waits_well(n)) && !n->outdated) {
 		n->outdated = true;
 		wake(n);
 	}
-	if (n->pcap)
-		pcap_flush(n->pcap);
 	pthread_mutex_unlock(&n->lock);
 }
 

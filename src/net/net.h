@@ -94,7 +94,7 @@ void net_kick(struct net *n);
 /*
  * Any thread that holds no lock of the device: take the sleeping thread's place for a few
  * frames, to net_send() what transmit() would. False: it is at work, or the other end
- * takes nothing now; net_kick() it.
+ * takes nothing now or may take long; net_kick() it.
  */
 bool net_enter(struct net *n);
 void net_leave(struct net *n);

@@ -49,6 +49,7 @@ struct cable {
 	size_t out_at, out_len;
 	bool blocked, hung; /* it takes nothing now; for long */
 	i64 blocked_at;
+	i64 retry_at; /* 0: now */
 	/* An unfinished frame from it. */
 	u32 in_len;
 	u8 in[LEN_SIZE + NET_FRAME_MAX];
@@ -80,13 +81,14 @@ static int connect_to(struct cable *c)
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->fd < 0)
 		return -errno;
-	net_reopened(c->n);
 	if (connect(c->fd, (struct sockaddr *)&c->to, sizeof(c->to))) {
 		int ret = -errno;
 
-		disconnect(c);
+		close(c->fd);
+		c->fd = -1;
 		return ret;
 	}
+	net_reopened(c->n);
 	return 0;
 }
 
@@ -179,6 +181,21 @@ static void watch_blocked(struct cable *c, struct net_poll *p)
 		p->timeout = (int)left;
 }
 
+/* Not more often than every RETRY_MSEC. */
+static void connect_again(struct cable *c, struct net_poll *p)
+{
+	i64 left = c->retry_at - now_msec();
+
+	if (left <= 0) {
+		if (!connect_to(c))
+			return;
+		left = RETRY_MSEC;
+		c->retry_at = now_msec() + left;
+	}
+	if (p->timeout < 0 || p->timeout > left)
+		p->timeout = (int)left;
+}
+
 static void cable_fill(void *opaque, struct net_poll *p)
 {
 	struct cable *c = opaque;
@@ -187,10 +204,8 @@ static void cable_fill(void *opaque, struct net_poll *p)
 	c->fd_at = c->listener_at = -1;
 	if (c->fd >= 0 && c->out_len && !c->blocked)
 		flush_out(c);
-	if (c->fd < 0 && c->stream && c->peer && connect_to(c)) {
-		if (p->timeout < 0 || p->timeout > RETRY_MSEC)
-			p->timeout = RETRY_MSEC;
-	}
+	if (c->fd < 0 && c->stream && c->peer)
+		connect_again(c, p);
 	if (c->fd < 0 && c->listener >= 0)
 		c->listener_at = net_poll_add(p, c->listener, POLLIN);
 	if (c->blocked) {

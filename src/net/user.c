@@ -12,6 +12,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <slirp/libslirp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,13 +108,23 @@ static void on_timer_mod(void *timer, i64 expire_ms, void *opaque)
 		t->at = expire_ms;
 }
 
-static void on_fd(int fd, void *opaque)
+/* Each round asks for all descriptors again. */
+static void on_fd_gone(int fd, void *opaque)
 {
 	struct user *u = opaque;
 
-	/* Each round asks for all descriptors again. */
 	(void)fd;
 	net_reopened(u->n);
+}
+
+/* Those of UDP and ICMP it leaves blocking. */
+static void on_fd(int fd, void *opaque)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags >= 0)
+		(void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+	on_fd_gone(fd, opaque);
 }
 
 static void on_notify(void *opaque)
@@ -130,7 +141,7 @@ static const SlirpCb callbacks = {
 	.timer_free = on_timer_free,
 	.timer_mod = on_timer_mod,
 	.register_poll_fd = on_fd,
-	.unregister_poll_fd = on_fd,
+	.unregister_poll_fd = on_fd_gone,
 	.notify = on_notify,
 };
 
@@ -441,6 +452,8 @@ int net_user_open(struct net_backend *b, struct net *n, const struct net_config 
 	u->merge = net_merge_new(on_merged, u, true);
 	b->ops = &user_ops;
 	b->opaque = u;
+	/* Connects and waits, starts processes, reads files. */
+	b->waits = cfg->guestfwds || cfg->tftp;
 	if (cfg->no_ipv4 && cfg->no_ipv6)
 		return error_set(err, -EINVAL,
 				 "user network: ipv4=off and ipv6=off leave nothing");

@@ -219,10 +219,13 @@ static bool transmit_pair(struct virtio_net *d, unsigned pair)
 	bool more;
 
 	pthread_mutex_lock(&d->v.lock);
+	/* What has been pushed is published before anything is saved. */
+	virtio_get(&d->v, tx_queue(pair));
 	do {
 		more = send_ready(d, pair, &left, UINT32_MAX);
 	} while (more && left);
 	virtio_publish(&d->v, tx_queue(pair));
+	virtio_put(&d->v, tx_queue(pair));
 	pthread_mutex_unlock(&d->v.lock);
 	return more;
 }
@@ -250,8 +253,10 @@ static bool net_at_once(struct virtio *v, unsigned n)
 	if (!(n & 1) || n / 2 >= d->cfg.pairs || !net_enter(d->net))
 		return false;
 	pthread_mutex_lock(&v->lock);
+	virtio_get(v, n);
 	more = send_ready(d, n / 2, &left, TX_NOW_LEN);
 	virtio_publish(v, n);
+	virtio_put(v, n);
 	pthread_mutex_unlock(&v->lock);
 	net_leave(d->net);
 	return !more;

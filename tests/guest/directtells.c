@@ -311,10 +311,40 @@ static void function_behind_a_tail_call(void)
 	want_equal(out.r[R8], n * 12 * c);
 }
 
+/* That the time is read for the guest is no reason to go on directly there. */
+SNIPPET(cpuid_behind_rdtscp,
+	"ret; .skip 15, 0x90; rdtscp\n\t"
+	".rept 6; mov $0x80000002, %eax; cpuid; add %rcx, %r8; .endr\n\t"
+	"ret; .skip 3, 0x90; endbr64; ret");
+
+static void function_that_begins_with_rdtscp(void)
+{
+	u64 c, n = 300;
+
+	if (!HAS_RDTSCP) {
+		skip("no RDTSCP");
+		return;
+	}
+	if (!begin_with(call_both))
+		return;
+	map(CROWD, CROWD, CODE_BITS);
+	fill(AT(CROWD), 0x90, 4096);
+	put_code(CROWD, FUNCTION - 16, cpuid_behind_rdtscp);
+	unmap_now(CROWD);
+	c = cpuid(0x80000002, 0).c;
+	in.r[RSI] = in.r[R13] = U(CROWD) + FUNCTION;
+	in.r[R12] = n;
+	run();
+	want_equal(got_vector, UD);
+	want_equal(out.r[R12], 0);
+	want_equal(out.r[R8], n * 12 * c);
+}
+
 const struct test_case cases[] = {
 	CASE(function_with_many, "SDM 2"),
 	CASE(function_entered_in_the_middle, "SDM 2"),
 	CASE(function_behind_a_tail_call, "SDM 2"),
+	CASE(function_that_begins_with_rdtscp, "SDM 2"),
 	CASE(sensitive_few, "SDM 2"),
 	CASE(sensitive_many, "SDM 2"),
 	CASE(sensitive_pages, "SDM 2"),

@@ -8,7 +8,8 @@
 
 #define PAGE 0x50000
 
-static const struct direct_host good = { true, true, true, PROCESS_BREAKS }, bad = { 0 };
+static const struct direct_host good = { true, true, true, true, PROCESS_BREAKS },
+				bad = { 0 };
 
 static u8 *page_of(struct box *b)
 {

@@ -19,10 +19,11 @@ struct direct;
 
 /* What the host does for user code as it should (trial.c). */
 struct direct_host {
-	bool counters_trap; /* RDTSC, RDTSCP and RDPMC, as has been asked for */
-	bool bases_kept;    /* WRFSBASE and WRGSBASE have an effect, or trap */
-	bool nt_kept;       /* RFLAGS.NT */
-	unsigned breaks;    /* instruction breakpoints that there are: 4, or none */
+	bool tsc_traps;  /* RDTSC and RDTSCP, as has been asked for */
+	bool pmc_traps;  /* RDPMC */
+	bool bases_kept; /* WRFSBASE and WRGSBASE have an effect, or trap */
+	bool nt_kept;    /* RFLAGS.NT */
+	unsigned breaks; /* instruction breakpoints that there are: 4, or none */
 };
 
 /* Does it let user code run directly? 0, or -errno with the reason. Any thread. */

@@ -16,7 +16,7 @@
 	.section .rodata
 	.balign 64
 	.globl direct_mapper, direct_mapper_end
-	.globl direct_trial_counters, direct_trial_break, direct_trial_bases, direct_trial_nt
+	.globl direct_trial_tsc, direct_trial_pmc, direct_trial_break, direct_trial_bases, direct_trial_nt
 direct_mapper:
 	.set order, direct_mapper + MAPPER_ORDER
 	.set ctl, direct_mapper + MAPPER_CTL
@@ -61,8 +61,10 @@ direct_mapper:
 	jmp 1b
 
 	/* What process_trial() has the guest's thread execute. */
-direct_trial_counters:
+direct_trial_tsc:
 	rdtsc
+	int3
+direct_trial_pmc:
 	rdpmc
 	int3
 direct_trial_break:

@@ -51,6 +51,6 @@ _Static_assert(offsetof(struct mapper_orders, call) == ORDER_FIRST &&
 
 extern const u8 direct_mapper[], direct_mapper_end[];
 /* In it, for process_trial(). */
-extern const u8 direct_trial_counters[], direct_trial_break[], direct_trial_bases[],
-	direct_trial_nt[];
+extern const u8 direct_trial_tsc[], direct_trial_pmc[], direct_trial_break[],
+	direct_trial_bases[], direct_trial_nt[];
 #endif

@@ -29,6 +29,8 @@
  * it as well (struct tally). */
 #define STOP         UINT64_C(16000)
 #define STOP_MAX     (20 * STOP)
+/* So much longer it takes where it finds things cold. */
+#define COLDER       3
 /* The same, where that is not known. */
 #define THERE        UINT64_C(8000)
 /* What comparing a page with the tables costs, and what an order of the mapper does:
@@ -119,7 +121,8 @@ struct policy {
 	void *ask_opaque;
 
 	struct tally *c;
-	u64 stop; /* what one costs the VMM here */
+	u64 stop;    /* what one costs the VMM here, */
+	bool priced; /* as has been measured */
 };
 
 #define NEVER (~UINT64_C(0))
@@ -288,8 +291,10 @@ static void ticks_measure(struct policy *p)
  */
 void policy_stop_took(struct policy *p, u64 own)
 {
-	/* As much again for what it finds cold. */
-	p->stop = MIN(MAX(2 * own, STOP), STOP_MAX);
+	u64 stop = MIN(MAX(own * COLDER, STOP), STOP_MAX);
+
+	p->stop = p->priced ? MIN(p->stop, stop) : stop;
+	p->priced = true;
 	ticks_measure(p);
 }
 

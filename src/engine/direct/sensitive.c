@@ -48,14 +48,14 @@ static bool group7(u8 modrm)
 static bool looks_so(u8 opcode, u8 modrm, const struct direct_host *host)
 {
 	switch (opcode) {
-	case 0x31:
-	case 0x33: return !host->counters_trap;
+	case 0x31: return !host->tsc_traps;
+	case 0x33: return !host->pmc_traps;
 	case 0xae: return modrm >= 0xd0 && modrm < 0xe0 && !host->bases_kept;
 	case 0xa2:
 	case 0x02:
 	case 0x03:
 	case 0x34: return true;
-	case 0x01: return group7(modrm) || (modrm == 0xf9 && !host->counters_trap);
+	case 0x01: return group7(modrm) || (modrm == 0xf9 && !host->tsc_traps);
 	case 0xc7: return modrm >= 0xf8;
 	default: return false;
 	}

@@ -33,24 +33,17 @@ static int attempt(struct process *p, struct process_regs *r, struct process_sto
 	return ret ? ret : process_run(p, r, stop);
 }
 
-static int try_counters(struct process *p, struct process_regs *r)
+/* Does the instruction there trap? */
+static int try_trap(struct process *p, struct process_regs *r, u64 at, bool *traps)
 {
-	u64 at = place_of(p, direct_trial_counters);
 	struct process_stop stop;
+	int ret;
 
 	r->rcx = 0;
-	p->host.counters_trap = true;
-	/* Two instructions of two bytes each. */
-	for (unsigned i = 0; i < 4; i += 2) {
-		int ret;
-
-		r->rip = at + i;
-		ret = attempt(p, r, &stop);
-		if (ret)
-			return ret;
-		p->host.counters_trap &= stop.sig == SIGSEGV && r->rip == at + i;
-	}
-	return 0;
+	r->rip = at;
+	ret = attempt(p, r, &stop);
+	*traps = stop.sig == SIGSEGV && r->rip == at;
+	return ret;
 }
 
 static int try_breaks(struct process *p, struct process_regs *r)
@@ -59,20 +52,23 @@ static int try_breaks(struct process *p, struct process_regs *r)
 	struct process_stop stop;
 
 	p->host.breaks = PROCESS_BREAKS;
-	for (unsigned i = 0; i < PROCESS_BREAKS; i++) {
-		int ret = process_break(p, i, at);
+	for (unsigned i = 0; i < PROCESS_BREAKS && p->host.breaks; i++) {
+		int ret;
 
-		if (ret)
-			return ret;
+		/* Refused where somebody on the host has them. */
+		if (process_break(p, i, at)) {
+			p->host.breaks = 0;
+			break;
+		}
 		r->rip = at - 1;
 		ret = attempt(p, r, &stop);
-		if (!ret)
-			ret = process_break_off(p, i);
 		if (ret)
 			return ret;
-		if (!stop.at_break || r->rip != at)
+		if (!stop.at_break || r->rip != at || process_break_off(p, i))
 			p->host.breaks = 0;
 	}
+	if (!p->host.breaks)
+		(void)process_break_none(p);
 	return 0;
 }
 
@@ -119,7 +115,9 @@ int process_trial(struct process *p)
 	int ret = process_get_regs(p, &r);
 
 	if (!ret)
-		ret = try_counters(p, &r);
+		ret = try_trap(p, &r, place_of(p, direct_trial_tsc), &p->host.tsc_traps);
+	if (!ret)
+		ret = try_trap(p, &r, place_of(p, direct_trial_pmc), &p->host.pmc_traps);
 	if (!ret)
 		ret = try_breaks(p, &r);
 	if (!ret)
