@@ -3,10 +3,10 @@
  * memory without a file, of which mremap(2) makes the second view.
  *
  * The two views are reserved with PROT_NONE and filled chunk by chunk, so the cost of an
- * engine that makes little code is little. Newly written code has never been executed at
- * its address, or was dropped long before, so no serializing instruction is needed on x86
- * (SDM volume 3 section 12.6: caches are snooped by physical address). Thread: the
- * owner's; no lock.
+ * engine that makes little code is little, and that of a chunk a fault for all its pages.
+ * Newly written code has never been executed at its address, or was dropped long before,
+ * so no serializing instruction is needed on x86 (SDM volume 3 section 12.6: caches are
+ * snooped by physical address). Thread: the owner's; no lock.
  */
 #include "host/execmem.h"
 
@@ -128,11 +128,11 @@ static bool grow(struct execmem *m, size_t need)
 	}
 	if (ftruncate(m->fd, (off_t)size) < 0)
 		return false;
-	if (mmap(m->write + off, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		 m->fd, off) == MAP_FAILED)
+	if (mmap(m->write + off, len, PROT_READ | PROT_WRITE,
+		 MAP_SHARED | MAP_FIXED | MAP_POPULATE, m->fd, off) == MAP_FAILED)
 		return false;
-	if (mmap(m->exec + off, len, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, m->fd,
-		 off) == MAP_FAILED)
+	if (mmap(m->exec + off, len, PROT_READ | PROT_EXEC,
+		 MAP_SHARED | MAP_FIXED | MAP_POPULATE, m->fd, off) == MAP_FAILED)
 		return false;
 	m->avail = size;
 	return true;

@@ -29,7 +29,14 @@
 #include "base/alloc.h"
 #include "base/bits.h"
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 #define HUGE_SIZE MiB(2)
+/* What phys_back() asks for at once: more would be memory that a guest may never touch.
+ */
+#define BACK_SIZE KiB(64)
 #define PHYS_END  BIT(52) /* SDM vol. 3, 4.1.4: MAXPHYADDR is at most 52 */
 
 struct map {
@@ -505,6 +512,16 @@ void *phys_host(struct phys *p, gpa_t gpa, u64 len, bool write)
 	    len > r->len - (gpa - r->base))
 		return NULL;
 	return r->host + (gpa - r->base);
+}
+
+void phys_back(const struct phys_region *r, u64 off)
+{
+	u64 from = align_down(off, BACK_SIZE), to = MIN(from + BACK_SIZE, r->len);
+
+	/* Speed only: older kernels refuse, and one without memory will say so later. */
+	(void)madvise(r->host + from, to - from, MADV_POPULATE_WRITE);
+	for (u64 i = from >> PAGE_SHIFT; i < to >> PAGE_SHIFT; i++)
+		__atomic_fetch_or(&r->page_flags[i], PAGE_BACKED, __ATOMIC_RELAXED);
 }
 
 u8 *phys_page_flags(struct phys *p, gpa_t gpa)

@@ -36,6 +36,7 @@ enum {
 	PAGE_CODE = 1,
 	PAGE_WRITERS = 2,
 	PAGE_GUARDED = 4, /* PAGE_CODE, and since then nobody writes without looking */
+	PAGE_BACKED = 8,  /* the host has been asked for it, phys_back() */
 };
 
 #define PHYS_MAX_LISTENERS 64
@@ -133,6 +134,13 @@ static inline void phys_write_all(struct phys *p, gpa_t gpa, const u8 *buf, u64 
  */
 u64 phys_load(struct phys *p, gpa_t gpa, unsigned size);
 void phys_store(struct phys *p, gpa_t gpa, u64 val, unsigned size);
+
+/*
+ * A CPU is about to touch this page of RAM, 'off' bytes into the region, that has not
+ * PAGE_BACKED: have the host provide it with those around it. A fault for each would take
+ * it longer, ten times as long under some hypervisors.
+ */
+void phys_back(const struct phys_region *r, u64 off);
 
 /* Flags byte of the page that holds gpa, NULL when it is not RAM or ROM. */
 u8 *phys_page_flags(struct phys *p, gpa_t gpa);

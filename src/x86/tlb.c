@@ -91,6 +91,9 @@ static bool fill(struct vcpu *v, gva_t lin, enum access acc, enum mmu_idx idx,
 		return true;
 	hit->host = r->host + (w.gpa - r->base);
 	flags = r->page_flags + ((w.gpa - r->base) >> PAGE_SHIFT);
+	if (unlikely(!(__atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_BACKED)) &&
+	    r->kind == PHYS_RAM)
+		phys_back(r, w.gpa - r->base);
 	hit->code = acc == ACC_WRITE
 			    ? !phys_page_writer(flags)
 			    : __atomic_load_n(flags, __ATOMIC_RELAXED) & PAGE_CODE;
