@@ -64,14 +64,28 @@ static bool x87_initial(const struct vcpu *v)
 	return !bits;
 }
 
-/* XINUSE as XSAVE and XSAVEOPT see it. Of x87 it goes by the contents: processors may
- * track that or not, but we may not change our mind when state has been live between. */
+static bool all_zero(const struct vcpu *v, unsigned off, unsigned size)
+{
+	for (unsigned i = 0; i < size; i += 8)
+		if (get(v, off + i, 8))
+			return false;
+	return true;
+}
+
+/* XINUSE as XSAVE and XSAVEOPT see it. It goes by the contents: processors may track that
+ * or not, but we may not change our mind when state has been live between. */
 static u64 inuse(const struct vcpu *v)
 {
 	u64 bv = get(v, XSAVE_XSTATE_BV, 8) & VECTOR_BITS;
 
 	if ((bv & XCR0_X87) && x87_initial(v))
 		bv &= ~XCR0_X87;
+	if ((bv & XCR0_SSE) && all_zero(v, XSAVE_XMM, 256))
+		bv &= ~XCR0_SSE;
+	for (unsigned i = 2; i < XCOMP_COUNT; i++)
+		if ((bv >> i & 1) &&
+		    all_zero(v, xcomp_layout[i].offset, xcomp_layout[i].size))
+			bv &= ~BIT(i);
 	if (v->fip | v->fdp | v->fcs | v->fds | v->fop)
 		bv |= XCR0_X87;
 	if (v->pkru)

@@ -582,6 +582,25 @@ static void initial_x87_state_is_not_in_use(void **state)
 	assert_true(xsave_inuse(v) & XCR0_X87);
 }
 
+/* The same of vectors: XRSTOR of zeros, and a write that leaves zeros. */
+static void vectors_of_zeros_are_not_in_use(void **state)
+{
+	static const u64 all = XCR0_SSE | XCR0_AVX | XCR0_AVX512;
+	u64 have = v->xcr0 & all;
+
+	(void)state;
+	memset(v->xsave + XSAVE_XMM, 0, 256);
+	for (unsigned i = 2; i < XCOMP_COUNT; i++)
+		memset(v->xsave + xcomp_layout[i].offset, 0, xcomp_layout[i].size);
+	le_store(v->xsave + XSAVE_XSTATE_BV, have, 8);
+	le_store(v->xsave + XSAVE_MXCSR, MXCSR_INIT, 4);
+	assert_int_equal(xsave_inuse(v) & all, 0);
+	v->xsave[XSAVE_XMM + 255] = 1;
+	assert_int_equal(xsave_inuse(v) & all, have & XCR0_SSE);
+	v->xsave[XSAVE_YMM + 255] = 1;
+	assert_int_equal(xsave_inuse(v) & all, have & (XCR0_SSE | XCR0_AVX));
+}
+
 static void xrstors_takes_the_compacted_format_only(void **state)
 {
 	(void)state;
@@ -913,6 +932,7 @@ int main(void)
 		TEST(xsaves_round_trips_and_is_compacted),
 		TEST(pkru_is_a_component),
 		TEST(initial_x87_state_is_not_in_use),
+		TEST(vectors_of_zeros_are_not_in_use),
 		TEST(xrstors_takes_the_compacted_format_only),
 		TEST(state_bits_disable_instructions),
 		TEST(images_are_aligned),
