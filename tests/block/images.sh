@@ -207,7 +207,8 @@ if command -v qemu-nbd >/dev/null; then
 	[ $rc -eq 0 ] && case_ok nbd_io || case_bad nbd_io "status $rc"
 	run image compare -f raw -F raw "$uri" "$tmp/copy"
 	[ "$status" -eq 0 ] && case_ok nbd_compare || case_bad nbd_compare "status $status"
-	(sleep 1; kill "$(cat "$tmp/pid")") &
+	# When it is at work, on a busy machine too.
+	(sleep 4; kill "$(cat "$tmp/pid")") &
 	rc=0
 	timeout 60 "$randio" "$uri" raw 7 100000000 - >"$tmp/out" 2>"$tmp/err" || rc=$?
 	if [ $rc -eq 1 ] && grep -q 'Input/output error' "$tmp/err"; then

@@ -7,6 +7,7 @@
  */
 #include "guest.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -113,12 +114,20 @@ static u32 ldt_attr(const struct ldt_entry *e)
 	return attr;
 }
 
-/* What the host's own table says of the descriptor that tells which CPU this is. */
+/* What the host's own table says of the descriptor that tells which CPU this is. It is to
+ * stay true, here and in the processes that are started. */
 static u64 cpu_node_descriptor(void)
 {
 	u32 rights = 0, limit = 0;
+	int cpu = sched_getcpu();
+	cpu_set_t here;
 	bool ok;
 
+	CPU_ZERO(&here);
+	if (cpu >= 0 && cpu < CPU_SETSIZE) {
+		CPU_SET(cpu, &here);
+		(void)sched_setaffinity(0, sizeof(here), &here);
+	}
 	__asm__("lar %2, %0\n\tsetz %1" : "=r"(rights), "=q"(ok) : "r"(0x7b) : "cc");
 	if (!ok)
 		return 0;
