@@ -39,7 +39,7 @@
 #define STAY         16
 #define FAILURES_MAX 8
 /* Blocks that are interpreted in pages that are not to be executed directly. */
-#define ASIDE_MAX    60
+#define ASIDE_MAX    1000
 #define AVOIDED      1024
 /* Nanoseconds that the vCPU's thread and the process wait for each other at a stop, as
  * one is woken before the other sleeps: 1500 to 1700 were seen. */

@@ -80,7 +80,7 @@ struct code_page {
 #define BLOCK_QUEUE 64
 
 #define JUMP_BITS       14
-#define BLOCK_HASH_BITS 19
+#define BLOCK_HASH_BITS 17
 #define PAGE_HASH_BITS  12
 
 struct jump {
