@@ -153,9 +153,8 @@ static void check_direct(struct finding *f)
 		found(f, NOTE, "user code of guests is translated: %s", err.msg);
 	else if (!host.breaks || !host.tsc_traps || !host.bases_kept)
 		found(f, YES,
-		      "user code of guests can run on the processor itself; this host "
-		      "does "
-		      "not stop it at%s%s%s: pages with those are translated",
+		      "user code of guests can run on the processor itself, but pages "
+		      "with%s%s%s are translated, as this host does not stop there",
 		      host.breaks ? "" : " CPUID", host.tsc_traps ? "" : " RDTSC",
 		      host.bases_kept ? "" : " WRFSBASE");
 	else

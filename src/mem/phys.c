@@ -34,8 +34,7 @@
 #endif
 
 #define HUGE_SIZE MiB(2)
-/* What phys_back() asks for at once: more would be memory that a guest may never touch.
- */
+/* What phys_back() asks for at once. A guest may never touch all of more. */
 #define BACK_SIZE KiB(64)
 #define PHYS_END  BIT(52) /* SDM vol. 3, 4.1.4: MAXPHYADDR is at most 52 */
 

@@ -21,8 +21,7 @@ struct net_poll {
 int net_poll_add(struct net_poll *p, int fd, short events);
 
 struct net_ops {
-	/* Add what is to be waited for, lower the timeout. Also called without waiting.
-	 */
+	/* Add what is to be waited for, lower the timeout. Nobody may wait then. */
 	void (*fill)(void *backend, struct net_poll *p);
 	/* After waiting: what fill() last added is in the same places. */
 	void (*ready)(void *backend, const struct net_poll *p);

@@ -25,13 +25,13 @@
 #include "net/net.h"
 #include "net/offload.h"
 
-#define MACS_MAX  64
-#define FLOWS     256 /* hash buckets */
-#define MERGE_MAX 64  /* receive buffers for one frame */
-#define TX_BATCH  64  /* frames sent before the network has its turn */
-#define TX_NOW    4   /* frames sent on the vCPU's own thread, */
-#define TX_NOW_LEN                                                                       \
-	2048u /* of no more bytes each: a copy, and a system call of the host */
+#define MACS_MAX   64
+#define FLOWS      256 /* hash buckets */
+#define MERGE_MAX  64  /* receive buffers for one frame */
+#define TX_BATCH   64  /* frames sent before the network has its turn */
+#define TX_NOW     4   /* frames sent on the vCPU's own thread */
+/* With their headers: what a copy and a system call of the host do soon. */
+#define TX_NOW_LEN 2048u
 #define HDR_LEGACY 10u
 #define HDR_LEN    12u
 #define CTRL_DATA  2u

@@ -219,13 +219,14 @@ SNIPPET(cpuid_six, "ret; .skip 15, 0x90; endbr64\n\t"
 SNIPPET(call_both, "1: call *%rsi; call *%r13; add %rax, %r9; dec %r12; jnz 1b; ud2");
 SNIPPET(into_it, "jmp . + 0x110 - 0x80 + 24");
 
-static void put_function(void)
-{
-	map(CROWD, CROWD, CODE_BITS);
-	fill(AT(CROWD), 0x90, 4096);
-	put_code(CROWD, FUNCTION - 16, cpuid_six);
-	unmap_now(CROWD);
-}
+/* Code around a function into a page that is not mapped yet. */
+#define put_function(name)                                                               \
+	do {                                                                             \
+		map(CROWD, CROWD, CODE_BITS);                                            \
+		fill(AT(CROWD), 0x90, 4096);                                             \
+		put_code(CROWD, FUNCTION - 16, name);                                    \
+		unmap_now(CROWD);                                                        \
+	} while (0)
 
 /* While it runs its page goes away and comes back now and then. */
 static volatile unsigned taken_inside;
@@ -247,7 +248,7 @@ static void function_with_many(void)
 
 	if (!begin_with(call_both))
 		return;
-	put_function();
+	put_function(cpuid_six);
 	c = cpuid(0x80000002, 0).c;
 	in.r[RSI] = U(CROWD) + FUNCTION;
 	in.r[R13] = U(CROWD) + BEHIND;
@@ -271,7 +272,7 @@ static void function_entered_in_the_middle(void)
 		return;
 	c = cpuid(0x80000002, 0).c;
 	for (unsigned i = 0; i < 7; i++) {
-		put_function();
+		put_function(cpuid_six);
 		put_code(CROWD, FUNCTION + 4 + 6 * 10, the_end);
 		in.ip = U(CROWD) + FUNCTION + 4 + i * 10;
 		if (i == 6) {
@@ -292,23 +293,25 @@ SNIPPET(cpuid_behind_a_jump,
 	".rept 6; mov $0x80000002, %eax; cpuid; add %rcx, %r8; .endr\n\t"
 	"ret; .skip 3, 0x90; endbr64; ret");
 
-static void function_behind_a_tail_call(void)
+/* It has six CPUIDs, and is called twice in each round. */
+static void call_function(word at)
 {
-	u64 c, n = 300;
+	u64 c = cpuid(0x80000002, 0).c, n = 300;
 
-	if (!begin_with(call_both))
-		return;
-	map(CROWD, CROWD, CODE_BITS);
-	fill(AT(CROWD), 0x90, 4096);
-	put_code(CROWD, FUNCTION - 16, cpuid_behind_a_jump);
-	unmap_now(CROWD);
-	c = cpuid(0x80000002, 0).c;
-	in.r[RSI] = in.r[R13] = U(CROWD) + FUNCTION + 16;
+	in.r[RSI] = in.r[R13] = U(CROWD) + at;
 	in.r[R12] = n;
 	run();
 	want_equal(got_vector, UD);
 	want_equal(out.r[R12], 0);
 	want_equal(out.r[R8], n * 12 * c);
+}
+
+static void function_behind_a_tail_call(void)
+{
+	if (!begin_with(call_both))
+		return;
+	put_function(cpuid_behind_a_jump);
+	call_function(FUNCTION + 16);
 }
 
 /* That the time is read for the guest is no reason to go on directly there. */
@@ -319,25 +322,14 @@ SNIPPET(cpuid_behind_rdtscp,
 
 static void function_that_begins_with_rdtscp(void)
 {
-	u64 c, n = 300;
-
 	if (!HAS_RDTSCP) {
 		skip("no RDTSCP");
 		return;
 	}
 	if (!begin_with(call_both))
 		return;
-	map(CROWD, CROWD, CODE_BITS);
-	fill(AT(CROWD), 0x90, 4096);
-	put_code(CROWD, FUNCTION - 16, cpuid_behind_rdtscp);
-	unmap_now(CROWD);
-	c = cpuid(0x80000002, 0).c;
-	in.r[RSI] = in.r[R13] = U(CROWD) + FUNCTION;
-	in.r[R12] = n;
-	run();
-	want_equal(got_vector, UD);
-	want_equal(out.r[R12], 0);
-	want_equal(out.r[R8], n * 12 * c);
+	put_function(cpuid_behind_rdtscp);
+	call_function(FUNCTION);
 }
 
 const struct test_case cases[] = {

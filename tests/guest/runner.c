@@ -31,7 +31,7 @@
 struct runner {
 	const char *guest, *engine_name, *cpu;
 	unsigned cpus, timeout;
-	bool rows;
+	bool rows, no_nt;
 	const struct engine *engine;
 	struct cpuid_table cpuid;
 	struct pc *pc;
@@ -209,11 +209,11 @@ static bool has_long_mode(const struct cpuid_table *t)
 }
 
 /* Does the host lose RFLAGS.NT of user code that runs directly? (CAVEATS.md) */
-static bool loses_nt(const struct runner *r)
+static bool loses_nt(const char *engine)
 {
 	struct direct_host host = { .nt_kept = true };
 
-	return !strncmp(r->engine_name, "translate", 9) && !direct_probe(&host, NULL) &&
+	return !strncmp(engine, "translate", 9) && !direct_probe(&host, NULL) &&
 	       !host.nt_kept;
 }
 
@@ -239,7 +239,7 @@ static void run(struct runner *r, const char *name)
 	cfg.device = &lines;
 	cfg.devices = 1;
 	snprintf(cmdline, sizeof(cmdline), "%s%s%s", r->rows ? "-rows " : "",
-		 loses_nt(r) ? "-no-nt " : "", name);
+		 r->no_nt ? "-no-nt " : "", name);
 	if (needs_long_mode(r->guest) && !has_long_mode(&r->cpuid)) {
 		printf("skip %s: the CPU has no long mode\n", *name ? name : "guest");
 		return;
@@ -284,6 +284,7 @@ static int prepare(struct runner *r)
 	r->engine = engines_choose(r->engine_name, &why, &err);
 	if (r->engine) {
 		hostcpu_read(&host);
+		r->no_nt = loses_nt(r->engine_name);
 		if (!cpuid_build(&r->cpuid, &req, &host, NULL, &err))
 			return 0;
 	}

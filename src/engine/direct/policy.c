@@ -39,7 +39,7 @@
 #define ORDER        UINT64_C(5000)
 /* What an account is to have first: about what the first pages cost that are mapped for a
  * program, so that one that ends soon has lost no more than as much again. It begins
- * with that, too. */
+ * with that, too, whatever a stop costs: where that is much it is to show soon. */
 #define EARN         UINT64_C(5000000)
 /* The most it can have: so much may be lost before it shows. */
 #define CREDIT       UINT64_C(10000000)
@@ -286,6 +286,8 @@ static void ticks_measure(struct policy *p)
 }
 
 /*
+ * The least of all processes counts, as a busy host adds to it.
+ *
  * A host that is a guest itself may take ten times as long for a system call or a fault,
  * and with them for all that direct execution is made of.
  */
