@@ -402,6 +402,39 @@ static void code_that_changes(void **state)
 	assert_int_equal(r.gpr[RAX], 40 * 41 / 2);
 }
 
+/* Bit strings: addresses that wrap, and a segment of 256 bytes, at last beyond it. */
+#define BIT_STEPS(at)                                                                    \
+	"bt dword ptr [esi" at "], ecx\n rcl eax, 1\n"                                   \
+	"bts dword ptr [esi" at " + 8], ecx\n rcl eax, 1\n"                              \
+	"lock btc dword ptr [ebx + esi*2 + 4" at "], ecx\n rcl eax, 1\n"                 \
+	"btr word ptr [esi" at " + 4], cx\n rcl eax, 1\n"
+PROGRAM32(bits,
+	  "mov esi, 0x60400\n xor ebx, ebx\n sub ebx, esi\n mov ecx, -4000\n"
+	  "mov ebp, 60\n 1: " BIT_STEPS("") "bt dword ptr [0x60400], ecx\n adc eax, 0\n"
+					    "add ecx, 131\n dec ebp\n jnz 1b\n"
+					    "mov esi, 4\n mov ecx, -64\n"
+					    "bts dword ptr [esi], ecx\n"
+					    "bt dword ptr [esi], ecx\n adc eax, eax\n"
+					    "int3");
+PROGRAM32(bits_based, "mov eax, " BASED "\n mov ds, eax\n mov esi, 0x80\n"
+		      "mov ebx, -0x80\n mov ecx, -900\n mov ebp, 60\n 1: " BIT_STEPS(
+			      "") "add ecx, 31\n dec ebp\n jnz 1b\n mov ecx, 1024\n"
+				  "bts dword ptr [esi], ecx\n int3");
+
+static void bit_strings(void **state)
+{
+	(void)state;
+	for (unsigned cpl = 0; cpl < 4; cpl += 3) {
+		RUN(bits, cpl, narrow);
+		assert_done(r);
+	}
+	{
+		RUN(bits_based, 3, narrow);
+		assert_int_equal(r.vector, VEC_GP);
+		assert_int_equal(r.rip, CODE + (u64)(bits_based_end - bits_based) - 4);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -420,6 +453,7 @@ int main(void)
 		cmocka_unit_test(code_goes_on_at_0),
 		cmocka_unit_test(one_address_two_modes),
 		cmocka_unit_test(code_that_changes),
+		cmocka_unit_test(bit_strings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

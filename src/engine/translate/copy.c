@@ -69,6 +69,15 @@ static void place_registers(struct front *f, const struct plan *p, struct fields
 		place_vvvv(f, p, x);
 }
 
+/* The bit's number in its unit, which is where memop() went. */
+static void within_unit(struct front *f, const struct plan *p, struct fields *x)
+{
+	i32 mask = FRAME(f->t, bit_mask) + (p->acc.size == 8 ? 8 : 0);
+
+	emit_pext(&f->e, T_KEEP, x->reg, mask);
+	x->reg = T_KEEP;
+}
+
 static void store_registers(struct front *f, const struct plan *p, const struct fields *x)
 {
 	const struct insn *in = p->in;
@@ -223,6 +232,8 @@ void copy_insn(struct front *f, const struct plan *p)
 		fault = f->access;
 	}
 	place_registers(f, p, &x);
+	if (p->mem && p->acc.bits)
+		within_unit(f, p, &x);
 	if (p->can_fault) {
 		if (!fault)
 			fault = cold_add(f, p, NULL, false);

@@ -259,15 +259,21 @@ static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 imm)
 	}
 }
 
-/* Three-byte VEX, W1, L0: map 2 is 0F38, 3 is 0F3A; pp 2 is F3, 3 is F2. 'b', 'x': high
- * bits of rm, index. */
-static inline void emit_vex(struct emit *e, unsigned map, unsigned pp, unsigned opcode,
-			    unsigned reg, unsigned vvvv, unsigned rm_high)
+/* Three-byte VEX, L0, W1 if 'wide': map 2 is 0F38, 3 is 0F3A; pp 2 is F3, 3 is F2. */
+static inline void emit_vex_sized(struct emit *e, bool wide, unsigned map, unsigned pp,
+				  unsigned opcode, unsigned reg, unsigned vvvv,
+				  unsigned rm_high)
 {
 	e8(e, 0xc4);
 	e8(e, (reg >> 3 ? 0 : 0x80) | 0x40 | (rm_high ? 0 : 0x20) | map);
-	e8(e, 0x80 | (~vvvv & 15) << 3 | pp);
+	e8(e, (wide ? 0x80 : 0) | (~vvvv & 15) << 3 | pp);
 	e8(e, opcode);
+}
+
+static inline void emit_vex(struct emit *e, unsigned map, unsigned pp, unsigned opcode,
+			    unsigned reg, unsigned vvvv, unsigned rm_high)
+{
+	emit_vex_sized(e, true, map, pp, opcode, reg, vvvv, rm_high);
 }
 
 /* pext dst, src, [addr]: the bits of src that the mask has. BMI2. */
@@ -282,6 +288,28 @@ static inline void emit_pdep(struct emit *e, unsigned dst, unsigned src, i32 add
 {
 	emit_vex(e, 2, 3, 0xf5, dst, src, 0);
 	emit_at(e, dst, addr);
+}
+
+/* sarx dst, src, count: of 64 bits, or of 32 with a zero-extended result. BMI2. */
+static inline void emit_sarx(struct emit *e, bool wide, unsigned dst, unsigned src,
+			     unsigned count)
+{
+	emit_vex_sized(e, wide, 2, 2, 0xf7, dst, count, src >> 3);
+	e8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
+}
+
+/* The same of what is at 'addr'. */
+static inline void emit_sarx_at(struct emit *e, bool wide, unsigned dst, i32 addr,
+				unsigned count)
+{
+	emit_vex_sized(e, wide, 2, 2, 0xf7, dst, count, 0);
+	emit_at(e, dst, addr);
+}
+
+/* movsxd dst, src */
+static inline void emit_movsxd(struct emit *e, unsigned dst, unsigned src)
+{
+	emit_rr(e, 0x63, dst, src);
 }
 
 /* rorx dst, src, count. BMI2. */

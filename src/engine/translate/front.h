@@ -45,6 +45,8 @@ struct mem_access {
 	bool wide; /* 64-bit address */
 	bool low;  /* 16-bit address */
 	bool write;
+	bool bits; /* the unit of 'size' bytes that has bit 'bit_reg' of a bit string */
+	u8 bit_reg;
 	u8 size;
 	i8 group;    /* shares the check of this group; -1: has its own */
 	i32 disp;    /* from base and index; RIP: from the page */

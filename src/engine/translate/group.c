@@ -135,14 +135,14 @@ static bool groupable(const struct front *f, const struct mem_access *a)
 {
 	if (f->based ? a->base == GPR_RIP : a->seg >= FS || a->base >= 16)
 		return false;
-	return is_natural(f, a) && a->index == GPR_ZERO && a->size <= SPAN &&
+	return is_natural(f, a) && a->index == GPR_ZERO && !a->bits && a->size <= SPAN &&
 	       a->disp > -DRIFT_MAX && a->disp < DRIFT_MAX;
 }
 
 /* In 32-bit code, without any register. */
 static bool groupable_rip(const struct front *f, const struct mem_access *a)
 {
-	return is_natural(f, a) && !f->based && a->seg < FS &&
+	return is_natural(f, a) && !f->based && !a->bits && a->seg < FS &&
 	       a->base == (f->narrow ? GPR_ZERO : GPR_RIP) && a->index == GPR_ZERO &&
 	       (a->disp & (i32)(PAGE_SIZE - 1)) + a->size <= (i32)PAGE_SIZE;
 }

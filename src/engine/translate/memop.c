@@ -53,7 +53,7 @@ static size_t tag_of(bool write)
 static bool is_simple(const struct mem_access *a)
 {
 	return a->wide && a->seg < FS && a->index == GPR_ZERO && a->base < 16 &&
-	       !in_memory(a->base);
+	       !in_memory(a->base) && !a->bits;
 }
 
 static i32 reach_off(const struct front *f, const struct mem_access *a, size_t field)
@@ -121,7 +121,23 @@ static void low_offset(struct front *f, const struct mem_access *a)
 	emit_movzx16(e, T_ADDR, base);
 }
 
-void memop_offset(struct front *f, const struct mem_access *a)
+/* From the bit string to the unit that has the bit: by its signed number, in T_SLOT. */
+static void to_unit(struct front *f, const struct mem_access *a)
+{
+	struct emit *e = &f->e;
+	bool quad = a->size == 8;
+
+	emit_mov_imm(e, T_SLOT, quad ? 6 : 5);
+	if (in_memory(a->bit_reg))
+		emit_sarx_at(e, quad, T_SLOT, gpr_slot(e, a->bit_reg), T_SLOT);
+	else
+		emit_sarx(e, quad, T_SLOT, home(a->bit_reg), T_SLOT);
+	if (a->wide && !quad)
+		emit_movsxd(e, T_SLOT, T_SLOT);
+	emit_lea_sib(e, a->wide, T_ADDR, T_ADDR, T_SLOT, quad ? 3 : 2, 0);
+}
+
+static void plain_offset(struct front *f, const struct mem_access *a)
 {
 	struct emit *e = &f->e;
 	unsigned base = NO_REG, index = NO_REG;
@@ -152,6 +168,13 @@ void memop_offset(struct front *f, const struct mem_access *a)
 		emit_lea(e, a->wide, T_ADDR, base, a->disp);
 }
 
+void memop_offset(struct front *f, const struct mem_access *a)
+{
+	plain_offset(f, a);
+	if (a->bits)
+		to_unit(f, a);
+}
+
 void memop_address(struct front *f, const struct mem_access *a)
 {
 	struct emit *e = &f->e;
@@ -176,7 +199,8 @@ void memop_address(struct front *f, const struct mem_access *a)
 static bool is_fixed(const struct front *f, const struct mem_access *a)
 {
 	return f->narrow && !f->based && a->base == GPR_ZERO && a->index == GPR_ZERO &&
-	       a->seg < FS && ((u32)a->disp & ~(u32)PAGE_MASK) + a->size <= PAGE_SIZE;
+	       !a->bits && a->seg < FS &&
+	       ((u32)a->disp & ~(u32)PAGE_MASK) + a->size <= PAGE_SIZE;
 }
 
 /* The addend for such a one in T_SLOT; T_ADDR is kept. Returns as the others below. */

@@ -367,6 +367,24 @@ static bool plan_integer(struct plan *p)
 
 /* ---- what Zydis has to look at ---- */
 
+/* BT and its kind, of a bit string in memory: the bit may be anywhere. */
+static bool is_bit_string(const struct insn *in)
+{
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_BT:
+	case ZYDIS_MNEMONIC_BTS:
+	case ZYDIS_MNEMONIC_BTR:
+	case ZYDIS_MNEMONIC_BTC: return in->opcode != 0xba && (in->flags & INSN_MEM);
+	default: return false;
+	}
+}
+
+/* Units and addresses that memop_offset() can add up. */
+static bool bit_string_fits(const struct insn *in)
+{
+	return in->opsize >= 4 && in->adsize == (is_narrow(in) ? 4 : 8);
+}
+
 /* Integer instructions that are what they are on the host: nothing but registers, flags,
  * one operand. Those of form_of() are not listed again. */
 static bool integer_allowed(const struct vcpu *v, const struct insn *in)
@@ -406,11 +424,10 @@ static bool integer_allowed(const struct vcpu *v, const struct insn *in)
 	/* With REX.B it may be XCHG; with other CPUs to wait for, the interpreter counts
 	 * them. */
 	case ZYDIS_MNEMONIC_PAUSE: return in->rm != 8 && !v->relax;
-	/* A bit string in memory may reach anywhere. */
 	case ZYDIS_MNEMONIC_BT:
 	case ZYDIS_MNEMONIC_BTS:
 	case ZYDIS_MNEMONIC_BTR:
-	case ZYDIS_MNEMONIC_BTC: return in->opcode == 0xba || !(in->flags & INSN_MEM);
+	case ZYDIS_MNEMONIC_BTC: return !is_bit_string(in) || bit_string_fits(in);
 	case ZYDIS_MNEMONIC_CMPXCHG8B: return cpu_has(v, FEAT_CX8);
 	case ZYDIS_MNEMONIC_CMPXCHG16B: return cpu_has(v, FEAT_CX16);
 	/* Without the feature they are another instruction. */
@@ -615,6 +632,8 @@ static bool plan_any(const struct vcpu *v, struct plan *p)
 		p->mem = true;
 		p->acc.write = mem->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
 		p->acc.size = (u8)size;
+		p->acc.bits = is_bit_string(p->in);
+		p->acc.bit_reg = p->in->reg;
 	}
 	/* Vector instructions but for a few leave the flags alone. */
 	p->flags = p->vector && !(zi.cpu_flags &&

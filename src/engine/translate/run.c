@@ -1195,6 +1195,8 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->f->status = RFLAGS_STATUS;
 	t->f->low_mask = 0xffff | SEG_BARRED;
 	t->f->sign_mask = BIT(63);
+	t->f->bit_mask[0] = 31;
+	t->f->bit_mask[1] = 63;
 	t->f->jump_mask = TR_JUMPS - 1;
 	t->arena_size = ARENA_SIZE;
 	for (unsigned i = 0; i < 2; i++) {

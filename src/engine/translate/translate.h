@@ -229,10 +229,11 @@ struct frame {
 	u64 page_mask;
 	u64 single_mask[MEMO_SHIFTS];       /* page number and bits that must be 0 */
 	u64 not_if, not_ac, not_df, status; /* bits of RFLAGS */
-	u64 low_mask;  /* 16 bits of an offset, and SEG_BARRED for the next one */
-	u64 sign_mask; /* bit 63 */
-	u64 jump_mask; /* TR_JUMPS - 1, or 0 when kicked; atomic */
-	u64 poll;      /* an address that can be read, or not when kicked; atomic */
+	u64 low_mask;    /* 16 bits of an offset, and SEG_BARRED for the next one */
+	u64 sign_mask;   /* bit 63 */
+	u64 bit_mask[2]; /* of a bit's number: its place in 4 and in 8 bytes */
+	u64 jump_mask;   /* TR_JUMPS - 1, or 0 when kicked; atomic */
+	u64 poll;        /* an address that can be read, or not when kicked; atomic */
 	struct tr_link *link; /* the exit taken, or NULL */
 	u64 leave;        /* set while a call out runs: do not go back into the code */
 	u64 left_by_call; /* code was left by a call out: *v is complete */
