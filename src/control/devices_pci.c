@@ -850,6 +850,9 @@ int devices_pci_init(struct devices_pci *d, const struct virtio_words *w,
 
 int devices_pci_attach(struct devices_pci *d, struct pc *pc, struct error *err)
 {
+	struct vm_idle idle = nets_idle(d->nets);
+
+	vm_on_idle(pc_vm(pc), &idle);
 	for (unsigned i = 0; i < d->count; i++) {
 		struct virtio_console *v = pcidevices_console(pc_pcidevices(pc), i);
 

@@ -336,6 +336,35 @@ struct net *nets_net(const struct nets *n, int number)
 	return n->spec[number].open;
 }
 
+/* A CPU waits in the place of one of them; others have their own threads. */
+static bool idle_begin(void *opaque, struct vm_wait *w)
+{
+	struct nets *n = opaque;
+	struct net_wait nw;
+
+	for (unsigned i = 0; i < n->count; i++) {
+		if (!net_stand_in(n->spec[i].open, w->wake, &nw))
+			continue;
+		w->fds = nw.fds;
+		w->count = nw.count;
+		w->timeout = nw.timeout;
+		w->of = n->spec[i].open;
+		return true;
+	}
+	return false;
+}
+
+static void idle_end(void *opaque, const struct vm_wait *w)
+{
+	(void)opaque;
+	net_stood_in(w->of);
+}
+
+struct vm_idle nets_idle(struct nets *n)
+{
+	return (struct vm_idle){ idle_begin, idle_end, n };
+}
+
 struct nets *nets_new(void)
 {
 	return xzalloc(sizeof(struct nets));

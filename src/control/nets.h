@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/types.h"
+#include "cpu/vm.h"
 
 struct clock;
 struct net;
@@ -35,3 +36,5 @@ int nets_take(struct nets *n, const char *id, struct error *err);
 /* Open all; 'clk' outlives them. */
 int nets_open(struct nets *n, struct clock *clk, struct error *err);
 struct net *nets_net(const struct nets *n, int number);
+/* What CPUs may wait for that halt; of those that are open. */
+struct vm_idle nets_idle(struct nets *n);

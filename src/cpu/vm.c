@@ -11,7 +11,8 @@
  * before it looks at the events a last time, and who has posted one clears it and wakes
  * whom it finds there; what each side writes first is a full barrier. So either the
  * sleeper sees the event, or the word has changed and the host does not let it sleep, or
- * wakes it.
+ * wakes it. One that waits for descriptors as well (struct vm_idle) has an eventfd for
+ * that, which remembers.
  *
  * The timer of a CPU's local APIC rings a bell (time/clock.h): its signal posts EV_TIMER
  * on the CPU's own thread. One that interrupts the thread on its way to sleep clears
@@ -30,10 +31,12 @@
 #include <assert.h>
 #include <errno.h>
 #include <linux/futex.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -66,6 +69,8 @@
  */
 #define SLICE_NS 100000
 
+enum sleep { AWAKE, ON_FUTEX, ON_DESCRIPTORS };
+
 struct cpu {
 	struct vcpu v; /* first: vcpu_kick() finds the cpu by it */
 	struct vm *vm;
@@ -78,7 +83,8 @@ struct cpu {
 	pthread_t thread;
 	bool started, opened;
 	struct bell *bell; /* its thread's; NULL: none */
-	u32 asleep;        /* atomic, a futex */
+	u32 asleep;        /* atomic, a futex: enum sleep */
+	int wake;          /* eventfd; -1: none */
 	pthread_mutex_t quiet_lock;
 	/* With quiet_lock. */
 	bool quiet;
@@ -97,6 +103,7 @@ struct vm {
 	struct vcpu *fault_vcpu;
 	struct debug *debug; /* NULL: no debugger can come */
 	struct pv_kvm *kvm;
+	struct vm_idle idle;
 	void (*ending)(void *opaque);
 	void (*ended)(void *opaque);
 	void *end_opaque;
@@ -196,6 +203,8 @@ static void cpu_free(struct cpu *c)
 	msrmap_detach(&c->v);
 	sampling_free(c->sampling);
 	rundelay_fini(&c->delay);
+	if (c->wake >= 0)
+		close(c->wake);
 	pthread_cond_destroy(&c->answer);
 	pthread_mutex_destroy(&c->quiet_lock);
 	munmap(c, sizeof(*c));
@@ -225,6 +234,7 @@ static int cpu_new(struct vm *vm, unsigned index, struct error *err)
 	pthread_mutex_init(&c->quiet_lock, NULL);
 	pthread_cond_init(&c->answer, NULL);
 	c->quiet = true;
+	c->wake = -1;
 	rundelay_init(&c->delay);
 	tsc_init(&c->tsc, vm->cfg.tsc_khz, clock_now(vm->cfg.clock));
 	pv_kvm_set_tsc(vm->kvm, index, &c->tsc);
@@ -350,6 +360,15 @@ void vm_reset_cpus(struct vm *vm)
 
 /* ---- events ---- */
 
+static void wake_poll(const struct cpu *c)
+{
+	u64 one = 1;
+
+	/* Cannot fail: the counter does not come near its end. */
+	if (write(c->wake, &one, sizeof(one)) < 0)
+		return;
+}
+
 void vcpu_kick(struct vcpu *v, u32 events)
 {
 	struct cpu *c = cpu_of(v);
@@ -357,9 +376,15 @@ void vcpu_kick(struct vcpu *v, u32 events)
 	vcpu_post(v, events);
 	if (c->vm->cfg.engine->kick)
 		c->vm->cfg.engine->kick(v);
-	if (__atomic_load_n(&c->asleep, __ATOMIC_SEQ_CST) &&
-	    __atomic_exchange_n(&c->asleep, 0, __ATOMIC_SEQ_CST))
+	if (!__atomic_load_n(&c->asleep, __ATOMIC_SEQ_CST))
+		return;
+	switch (__atomic_exchange_n(&c->asleep, AWAKE, __ATOMIC_SEQ_CST)) {
+	case ON_FUTEX:
 		syscall(SYS_futex, &c->asleep, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		break;
+	case ON_DESCRIPTORS: wake_poll(c); break;
+	default: break;
+	}
 }
 
 /* In signal context on the CPU's thread. */
@@ -543,6 +568,34 @@ static void take_events(struct cpu *c)
 		take_intr(c);
 }
 
+/*
+ * Wait in the place of another thread, for what that waits for too, and do its work then.
+ * False: there is none.
+ */
+static bool wait_in_place(struct cpu *c)
+{
+	const struct vm_idle *idle = &c->vm->idle;
+	struct vm_wait w = { .wake = c->wake };
+	bool kicked;
+	u64 ignored;
+
+	if (!idle->begin || c->wake < 0 || !idle->begin(idle->opaque, &w))
+		return false;
+	__atomic_store_n(&c->asleep, ON_DESCRIPTORS, __ATOMIC_SEQ_CST);
+	if (vcpu_event_ready(&c->v, vcpu_events(&c->v)) ||
+	    poll(w.fds, w.count, w.timeout) < 0)
+		for (unsigned i = 0; i < w.count; i++)
+			w.fds[i].revents = 0;
+	kicked = __atomic_exchange_n(&c->asleep, AWAKE, __ATOMIC_SEQ_CST) == AWAKE;
+	/* What is not yet written ends the next wait. */
+	if ((kicked || w.fds[0].revents) && read(c->wake, &ignored, sizeof(ignored)) < 0)
+		ignored = 0;
+	profile_doing(&c->v, DOING_DEVICES);
+	idle->end(idle->opaque, &w);
+	profile_doing(&c->v, DOING_WAIT);
+	return true;
+}
+
 /* Sleep until something can be acted on. */
 static void wait_event(struct cpu *c)
 {
@@ -550,13 +603,16 @@ static void wait_event(struct cpu *c)
 
 	enter_quiet(c);
 	profile_doing(v, DOING_WAIT);
-	for (;;) {
-		__atomic_store_n(&c->asleep, 1, __ATOMIC_SEQ_CST);
+	while (!vcpu_event_ready(v, vcpu_events(v))) {
+		if (wait_in_place(c))
+			continue;
+		__atomic_store_n(&c->asleep, ON_FUTEX, __ATOMIC_SEQ_CST);
 		if (vcpu_event_ready(v, vcpu_events(v)))
 			break;
-		syscall(SYS_futex, &c->asleep, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+		syscall(SYS_futex, &c->asleep, FUTEX_WAIT_PRIVATE, ON_FUTEX, NULL, NULL,
+			0);
 	}
-	__atomic_store_n(&c->asleep, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&c->asleep, AWAKE, __ATOMIC_SEQ_CST);
 	profile_doing(v, DOING_LOOP);
 	leave_quiet(c);
 }
@@ -647,6 +703,15 @@ void vm_on_end(struct vm *vm, void (*ending)(void *opaque), void (*ended)(void *
 	vm->ending = ending;
 	vm->ended = ended;
 	vm->end_opaque = opaque;
+}
+
+void vm_on_idle(struct vm *vm, const struct vm_idle *idle)
+{
+	vm->idle = *idle;
+	/* A CPU without one sleeps as ever. */
+	for (unsigned i = 0; i < vm->cpus; i++)
+		if (vm->cpu[i]->wake < 0)
+			vm->cpu[i]->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 }
 
 int vm_start(struct vm *vm, struct error *err)

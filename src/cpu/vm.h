@@ -91,6 +91,29 @@ void vcpu_apic_event(void *vcpu, unsigned lapic_events);
  * machine stopped. */
 void vcpu_apic_base_changed(struct vcpu *v);
 
+/*
+ * A thread that only waits for what then wakes a CPU costs a second wake-up each time; so
+ * a CPU that has nothing to do may wait in its place.
+ */
+struct vm_wait {
+	int wake;           /* the CPU's own */
+	struct pollfd *fds; /* begin()'s: first that one for POLLIN, then the others */
+	unsigned count;
+	int timeout; /* milliseconds; -1: none */
+	void *of;    /* for begin() to tell end() */
+};
+
+/* On the CPU's thread, without locks, between two blocks of guest code. */
+struct vm_idle {
+	/* False: there is nothing to wait for now. */
+	bool (*begin)(void *opaque, struct vm_wait *w);
+	/* After waiting, or not, if there was no time: 'revents' tell. */
+	void (*end)(void *opaque, const struct vm_wait *w);
+	void *opaque;
+};
+/* Before vm_start(); copied. */
+void vm_on_idle(struct vm *vm, const struct vm_idle *idle);
+
 /* Sums over all vCPUs. Exact when stopped, approximate while running. */
 void vm_stats(struct vm *vm, struct vcpu_stats *sum);
 /* Of one vCPU; NULL: nothing was wanted. The same. */

@@ -10,8 +10,14 @@
  * work in its place, between net_enter() and net_leave(), which wakes it only if there
  * is something else to wait for by then.
  *
- * Lock: n->lock, held by who works: all state is under it, but 'kicked', 'stop' and
- * 'asleep', which are atomic. Above the locks of devices.
+ * And a guest that waits for answers has a CPU halted whenever one comes. When that has
+ * been so for some time the thread goes in reserve, and who halts waits for the
+ * descriptors, between net_stand_in() and net_stood_in(). Between two such times nobody
+ * does. So the thread looks every millisecond, and takes its place again when nothing was
+ * caught since, or it gets work by net_kick(). An idle network has it wait as ever.
+ *
+ * Lock: n->lock, held by who works: all state is under it, but what is said to be atomic.
+ * Above the locks of devices.
  */
 #include "net/net.h"
 
@@ -34,6 +40,12 @@
 #define WAITING_LOW 32
 #define WAITING_MAX 1024
 
+/* So many times in a row a CPU has halted before something came. */
+#define STAND_AFTER 8
+#define LOOK_MS     1
+/* So many looks at somebody who has caught nothing. */
+#define LOOKS_MAX   20
+
 struct waiting {
 	struct waiting *next;
 	struct net_frame f;
@@ -48,13 +60,20 @@ struct net {
 	struct pcap *pcap;
 	pthread_t thread;
 	bool running;
-	int wake; /* eventfd */
-	bool kicked, stop;
+	int wake;          /* eventfd */
+	bool kicked, stop; /* atomic */
 	pthread_mutex_t lock;
-	/* What the thread waits for until 'deadline', and what it should by now. */
+	int waiter; /* 'wake' of who waits for descriptors; -1: nobody */
+	/* What is waited for until 'deadline', and what should be by now. */
 	struct net_poll polled, wanted;
-	i64 deadline;  /* CLOCK_MONOTONIC, nanoseconds */
-	bool asleep;   /* it waits: others may enter */
+	i64 deadline;        /* CLOCK_MONOTONIC, nanoseconds */
+	pthread_cond_t left; /* 'waiter' has become -1 */
+	bool asleep;         /* atomic: the thread waits, others may enter */
+	bool reserve;        /* atomic: it does not wait for descriptors */
+	u32 halts;           /* atomic: that found nothing to stand in for */
+	unsigned in_step;    /* times that something came after a halt */
+	unsigned looks;      /* since somebody who stood in caught something */
+	u64 caught, seen;
 	bool reopened; /* a descriptor is another one since 'polled' */
 	bool outdated; /* 'polled' is not 'wanted' */
 	bool sent;     /* who entered has sent something */
@@ -183,7 +202,7 @@ void net_send(struct net *n, struct net_frame *f)
 	send_plain(n, f);
 }
 
-/* ---- the thread ---- */
+/* ---- waiting ---- */
 
 static bool takes(const struct net *n)
 {
@@ -198,37 +217,157 @@ static i64 now_ns(void)
 	return (i64)t.tv_sec * NSEC_PER_SEC + t.tv_nsec;
 }
 
-/* Collect what is to be waited for. False without memory. */
-static bool fill(struct net *n, struct net_poll *p)
+/* Collect what is to be waited for, 'wake' first. False without memory. */
+static bool fill(struct net *n, int wake, struct net_poll *p)
 {
 	p->count = 0;
 	p->timeout = -1;
-	if (net_poll_add(p, n->wake, POLLIN) < 0)
+	if (net_poll_add(p, wake, POLLIN) < 0)
 		return false;
 	n->be.ops->fill(n->be.opaque, p);
 	return true;
 }
 
-/* Lock held, but for the time in which it sleeps. */
-static void sleep_until_ready(struct net *n)
+/* Nobody else touches 'polled' until end_wait(). */
+static void begin_wait(struct net *n)
 {
-	struct net_poll *p = &n->polled;
-	u64 ignored;
+	const struct net_poll *p = &n->polled;
 
 	n->deadline =
 		p->timeout < 0 ? INT64_MAX : now_ns() + (i64)p->timeout * NSEC_PER_MSEC;
 	n->reopened = n->outdated = false;
+	n->waiter = p->fds[0].fd;
+}
+
+static void end_wait(struct net *n)
+{
+	n->waiter = -1;
+	pthread_cond_broadcast(&n->left);
+}
+
+/* Lock held, but for the time in which it sleeps: 'p', of which the first is its own. */
+static void thread_poll(struct net *n, struct pollfd *p, unsigned count, int timeout)
+{
+	u64 ignored;
+
 	__atomic_store_n(&n->asleep, true, __ATOMIC_RELAXED);
 	pthread_mutex_unlock(&n->lock);
-	if (poll(p->fds, p->count, p->timeout) < 0)
-		for (unsigned i = 0; i < p->count; i++)
-			p->fds[i].revents = 0;
+	if (poll(p, count, timeout) < 0)
+		for (unsigned i = 0; i < count; i++)
+			p[i].revents = 0;
 	/* Before waiting for the lock: it is our turn. */
 	__atomic_store_n(&n->asleep, false, __ATOMIC_RELAXED);
 	pthread_mutex_lock(&n->lock);
-	if (p->fds[0].revents && read(n->wake, &ignored, sizeof(ignored)) < 0)
+	if (p[0].revents && read(n->wake, &ignored, sizeof(ignored)) < 0)
 		ignored = 0; /* somebody else's wake-up was read with it */
 }
+
+static void sleep_until_ready(struct net *n)
+{
+	begin_wait(n);
+	thread_poll(n, n->polled.fds, n->polled.count, n->polled.timeout);
+	end_wait(n);
+}
+
+/* Has anything come? */
+static bool is_ready(const struct net_poll *p)
+{
+	for (unsigned i = 1; i < p->count; i++)
+		if (p->fds[i].revents)
+			return true;
+	return false;
+}
+
+static void wake_up(int fd)
+{
+	u64 one = 1;
+
+	/* Cannot fail: the counter does not come near its end. */
+	if (write(fd, &one, sizeof(one)) < 0)
+		return;
+}
+
+/* ---- others in its place ---- */
+
+/* The thread has waited, and nothing is left to be sent: should others from now on? What
+ * may block is not for a CPU. */
+static void consider_reserve(struct net *n)
+{
+	if (!is_ready(&n->polled))
+		return;
+	if (!__atomic_exchange_n(&n->halts, 0, __ATOMIC_RELAXED) || n->pcap ||
+	    n->be.waits) {
+		n->in_step = 0;
+		return;
+	}
+	if (++n->in_step < STAND_AFTER)
+		return;
+	n->in_step = n->looks = 0;
+	n->seen = n->caught;
+	__atomic_store_n(&n->reserve, true, __ATOMIC_RELAXED);
+}
+
+/* Nobody else waits from now on. */
+static void relieve(struct net *n)
+{
+	__atomic_store_n(&n->reserve, false, __ATOMIC_RELAXED);
+	while (n->waiter >= 0) {
+		n->outdated = true;
+		wake_up(n->waiter);
+		pthread_cond_wait(&n->left, &n->lock);
+	}
+}
+
+/* False: somebody waits for what may come. */
+static bool stay_in_reserve(struct net *n)
+{
+	struct pollfd own = { .fd = n->wake, .events = POLLIN };
+
+	thread_poll(n, &own, 1, LOOK_MS);
+	if (own.revents) {
+		relieve(n);
+	} else if (n->caught != n->seen) {
+		n->seen = n->caught;
+		n->looks = 0;
+	} else if (n->waiter < 0 || ++n->looks == LOOKS_MAX) {
+		relieve(n);
+	}
+	return n->waiter < 0;
+}
+
+bool net_stand_in(struct net *n, int wake, struct net_wait *w)
+{
+	const struct net_poll *p = &n->polled;
+	bool may;
+
+	if (!__atomic_load_n(&n->reserve, __ATOMIC_RELAXED)) {
+		__atomic_store_n(&n->halts, 1, __ATOMIC_RELAXED);
+		return false;
+	}
+	if (pthread_mutex_trylock(&n->lock))
+		return false;
+	may = __atomic_load_n(&n->reserve, __ATOMIC_RELAXED) && n->waiter < 0 &&
+	      !__atomic_load_n(&n->stop, __ATOMIC_RELAXED) && fill(n, wake, &n->polled);
+	if (may) {
+		begin_wait(n);
+		*w = (struct net_wait){ p->fds, p->count, p->timeout };
+	}
+	pthread_mutex_unlock(&n->lock);
+	return may;
+}
+
+void net_stood_in(struct net *n)
+{
+	pthread_mutex_lock(&n->lock);
+	end_wait(n);
+	n->caught += is_ready(&n->polled);
+	deliver_waiting(n);
+	if (!n->outdated)
+		n->be.ops->ready(n->be.opaque, &n->polled);
+	pthread_mutex_unlock(&n->lock);
+}
+
+/* ---- the thread ---- */
 
 static void *net_thread(void *opaque)
 {
@@ -238,9 +377,13 @@ static void *net_thread(void *opaque)
 	pthread_setname_np(pthread_self(), "net");
 	pthread_mutex_lock(&n->lock);
 	while (!__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE)) {
-		if (!fill(n, &n->polled))
+		bool reserve = n->reserve;
+
+		if (reserve && !stay_in_reserve(n))
+			continue;
+		if (!fill(n, n->wake, &n->polled))
 			break;
-		if (more && takes(n))
+		if ((more && takes(n)) || reserve)
 			n->polled.timeout = 0;
 		else if (n->pcap)
 			pcap_flush(n->pcap);
@@ -248,23 +391,17 @@ static void *net_thread(void *opaque)
 		/* Before looking: whoever kicks from now on wakes us again. */
 		more |= __atomic_exchange_n(&n->kicked, false, __ATOMIC_SEQ_CST);
 		deliver_waiting(n);
+		if (!more && !reserve)
+			consider_reserve(n);
 		/* What was found out about others than those that count is for nobody. */
 		if (!n->outdated)
 			n->be.ops->ready(n->be.opaque, &n->polled);
 		if (more && takes(n))
 			more = n->client.transmit(n->client.opaque);
 	}
+	relieve(n);
 	pthread_mutex_unlock(&n->lock);
 	return NULL;
-}
-
-static void wake(struct net *n)
-{
-	u64 one = 1;
-
-	/* Cannot fail: the counter does not come near its end. */
-	if (write(n->wake, &one, sizeof(one)) < 0)
-		return;
 }
 
 void net_reopened(struct net *n)
@@ -285,7 +422,7 @@ bool net_enter(struct net *n)
 	return false;
 }
 
-/* Does the thread wait for what it should? */
+/* Is what is waited for what should be? */
 static bool waits_well(const struct net *n)
 {
 	const struct net_poll *is = &n->polled, *should = &n->wanted;
@@ -301,19 +438,31 @@ static bool waits_well(const struct net *n)
 	       now_ns() + (should->timeout + 1ll) * NSEC_PER_MSEC >= n->deadline;
 }
 
+/* Something was sent, and perhaps somebody waits. */
+static void tell_waiter(struct net *n)
+{
+	if (n->waiter < 0) {
+		if (n->be.ops->flush)
+			n->be.ops->flush(n->be.opaque);
+		return;
+	}
+	if ((!fill(n, n->waiter, &n->wanted) || !waits_well(n)) && !n->outdated) {
+		n->outdated = true;
+		wake_up(n->waiter);
+	}
+}
+
 void net_leave(struct net *n)
 {
-	if (n->sent && (!fill(n, &n->wanted) || !waits_well(n)) && !n->outdated) {
-		n->outdated = true;
-		wake(n);
-	}
+	if (n->sent)
+		tell_waiter(n);
 	pthread_mutex_unlock(&n->lock);
 }
 
 void net_kick(struct net *n)
 {
 	if (!__atomic_exchange_n(&n->kicked, true, __ATOMIC_SEQ_CST))
-		wake(n);
+		wake_up(n->wake);
 }
 
 int net_attach(struct net *n, const struct net_client *c, struct error *err)
@@ -340,7 +489,7 @@ void net_detach(struct net *n)
 	if (!n->running)
 		return;
 	__atomic_store_n(&n->stop, true, __ATOMIC_RELEASE);
-	wake(n);
+	wake_up(n->wake);
 	pthread_join(n->thread, NULL);
 	n->running = false;
 	while (n->first)
@@ -401,6 +550,8 @@ int net_open(struct net **out, const struct net_config *cfg, struct error *err)
 	n->last = &n->first;
 	n->mtu = cfg->mtu ? cfg->mtu : 1500;
 	pthread_mutex_init(&n->lock, NULL);
+	pthread_cond_init(&n->left, NULL);
+	n->waiter = -1;
 	n->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (n->wake < 0) {
 		ret = error_set(err, -errno, "network %s: %s", n->id, strerror(errno));
@@ -428,6 +579,7 @@ void net_close(struct net *n)
 	pcap_close(n->pcap);
 	if (n->wake >= 0)
 		close(n->wake);
+	pthread_cond_destroy(&n->left);
 	pthread_mutex_destroy(&n->lock);
 	free(n->polled.fds);
 	free(n->wanted.fds);

@@ -5,6 +5,10 @@
  * and the device's transmit() and receive(). A vCPU calls net_kick(); or does a little of
  * the work itself while that thread sleeps, between net_enter() and net_leave(). "On the
  * network's thread" means either.
+ *
+ * A guest that waits for each answer has its CPU halted while that thread waits, which
+ * then has to wake it. So a CPU that halts may wait in its place (net_stand_in()); the
+ * thread lets it while that goes on.
  */
 #pragma once
 
@@ -98,6 +102,22 @@ void net_kick(struct net *n);
  */
 bool net_enter(struct net *n);
 void net_leave(struct net *n);
+
+/* What to wait for; the memory is the network's. 'fds[0]' is the caller's own. */
+struct net_wait {
+	struct pollfd *fds;
+	unsigned count;
+	int timeout; /* milliseconds; -1: none */
+};
+
+/*
+ * Any thread without locks: wait in the sleeping thread's place, for 'wake' too, then
+ * call net_stood_in(), which does what there is to do; until then the memory, and 'wake',
+ * must stay. False: there is no need. The thread finds out by such calls whether there
+ * might be, so try whenever there is nothing else to do.
+ */
+bool net_stand_in(struct net *n, int wake, struct net_wait *w);
+void net_stood_in(struct net *n);
 
 /* On the network's thread, from transmit(). What cannot be sent is dropped. */
 void net_send(struct net *n, struct net_frame *f);

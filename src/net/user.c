@@ -187,6 +187,13 @@ static void lower_timeout(struct net_poll *p, i64 ms)
 		p->timeout = (int)MIN(ms, 1000000);
 }
 
+static void user_flush(void *opaque)
+{
+	struct user *u = opaque;
+
+	net_merge_flush(u->merge);
+}
+
 static void user_fill(void *opaque, struct net_poll *p)
 {
 	struct user *u = opaque;
@@ -255,6 +262,7 @@ static void user_close(void *opaque)
 
 static const struct net_ops user_ops = {
 	.fill = user_fill,
+	.flush = user_flush,
 	.ready = user_ready,
 	.send = user_send,
 	.close = user_close,
