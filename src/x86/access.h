@@ -164,6 +164,8 @@ bool fetch_translate(struct vcpu *v, gva_t lin, gpa_t *gpa);
 
 /* Drop cached translations. */
 void tlb_flush_all(struct vcpu *v);
+/* The same where the tables may have changed, but nothing else. */
+void tlb_flush_global(struct vcpu *v);
 void tlb_flush_nonglobal(struct vcpu *v);
 void tlb_flush_page(struct vcpu *v, gva_t lin);
 /*

@@ -206,7 +206,9 @@ bool cr4_write(struct vcpu *v, u64 val)
 	    !pdpte_load(v, v->cr3))
 		return false;
 	v->cr4 = val;
-	if (changed & CR4_TLB) {
+	if ((changed & CR4_TLB) == CR4_PGE) {
+		tlb_flush_global(v);
+	} else if (changed & CR4_TLB) {
 		vcpu_paging_changed(v);
 		tlb_flush_all(v);
 	}
@@ -338,7 +340,7 @@ bool invpcid(struct vcpu *v, u64 type, const u64 desc[2])
 	if (type == 0 && !msr_canonical(v, desc[1]))
 		return raise_gp0(v);
 	if (type == 2) {
-		tlb_flush_all(v);
+		tlb_flush_global(v);
 		return true;
 	}
 	/* Other PCIDs have nothing cached: see the top. */

@@ -188,7 +188,7 @@ static void way_flush(struct vcpu *v, struct tlb_way *t, bool keep_global)
 		t->large = (struct tlb_large){ 0 };
 }
 
-void tlb_flush_all(struct vcpu *v)
+static void flush_all(struct vcpu *v, u64 what)
 {
 	if (on_trial(v))
 		return;
@@ -198,7 +198,17 @@ void tlb_flush_all(struct vcpu *v)
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		way_flush(v, &v->tlb.way[i], false);
 	v->tlb.keys = 0;
-	flushed(v, TLB_FLUSHED_ALL);
+	flushed(v, what);
+}
+
+void tlb_flush_all(struct vcpu *v)
+{
+	flush_all(v, TLB_FLUSHED_ALL);
+}
+
+void tlb_flush_global(struct vcpu *v)
+{
+	flush_all(v, TLB_FLUSHED_GLOBAL);
 }
 
 void tlb_flush_nonglobal(struct vcpu *v)
@@ -242,7 +252,7 @@ void tlb_flush_page(struct vcpu *v, gva_t lin)
 					drop(v, t, t->list[k].slot[n]);
 	}
 	/* Code of a large page may be cached under other linear pages. */
-	flushed(v, large ? TLB_FLUSHED_ALL : lin & PAGE_MASK);
+	flushed(v, large ? TLB_FLUSHED_GLOBAL : lin & PAGE_MASK);
 }
 
 void tlb_protect_code(struct vcpu *v, gpa_t page)

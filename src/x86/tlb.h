@@ -13,9 +13,11 @@
 
 #define TLB_BITS              12
 #define TLB_SIZE              (1u << TLB_BITS)
-/* For vcpu.tlb_flushed, instead of a page. */
+/* For vcpu.tlb_flushed, instead of a page. Of the first everything may have changed that
+ * addresses depend on, of the others the tables and CR3. */
 #define TLB_FLUSHED_ALL       (~UINT64_C(0))
-#define TLB_FLUSHED_NONGLOBAL (~UINT64_C(0) - 1)
+#define TLB_FLUSHED_GLOBAL    (~UINT64_C(0) - 1)
+#define TLB_FLUSHED_NONGLOBAL (~UINT64_C(0) - 2)
 
 /* Whose access it is. */
 enum mmu_idx {

@@ -85,7 +85,8 @@ static struct tr_link *link_at(struct front *f, u8 *at, gpa_t target)
 				       .block_mode = f->b->mode,
 				       .lo = f->lo,
 				       .hi = f->hi,
-				       .target = target };
+				       .target = target,
+				       .of = f->code };
 	return l;
 }
 

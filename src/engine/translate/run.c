@@ -35,6 +35,7 @@
 #include "x86/seg.h"
 #include "x86/stats.h"
 #include "x86/tlbfill.h"
+#include "x86/walk.h"
 
 /* All of address space; memory comes as it is used. */
 #define CODE_SIZE  MiB(256)
@@ -197,16 +198,19 @@ static bool pages_have(const struct tr_pages *s, u64 page)
 	return s->full || s->page[pages_slot(s, page)] == page;
 }
 
-static void pages_add(struct tr_pages *s, u64 page)
+static void pages_add(struct tr_pages *s, u64 page, struct code_page *code)
 {
 	unsigned i = pages_slot(s, page);
 
 	if (!page || s->count == TR_PAGES / 2) {
 		s->full = true;
-	} else if (!s->page[i]) {
+		return;
+	}
+	if (!s->page[i]) {
 		s->page[i] = page;
 		s->used[s->count++] = (u16)i;
 	}
+	s->code[i] = code;
 }
 
 static void pages_clear(struct tr_pages *s)
@@ -279,6 +283,118 @@ static void far_forget(struct translator *t, unsigned mode)
 	shadow_forget(t, mode);
 }
 
+/* Is the page where it is in 'pages', for fetches of this mode? As the CPU might know
+ * from now on: so A must be set. */
+static bool still_there(struct translator *t, unsigned m, u64 lin,
+			const struct code_page *p)
+{
+	enum mmu_idx idx = tr_mode_is_user(m) ? MMU_USER : MMU_KERNEL;
+	struct walk w;
+
+	if (!walk_look(t->v, lin, idx, &w) || !(w.rights & BIT(ACC_EXEC)) ||
+	    (w.gpa & PAGE_MASK) != p->page)
+		return false;
+	if (!tr_mode_is_user(m) && !w.global)
+		t->kernel_local[m] = true;
+	return true;
+}
+
+/* Move the pages that are not where they were from 'pages' to 'gone'. False: that is all
+ * of them, and they were not moved. */
+static bool find_gone(struct translator *t, unsigned m, u64 page)
+{
+	struct tr_pages *s = &t->pages[m], *gone = &t->gone;
+	bool one = page < TLB_FLUSHED_NONGLOBAL;
+	u64 kept[TR_PAGES / 2];
+	struct code_page *code[TR_PAGES / 2];
+	unsigned n = 0;
+
+	pages_clear(gone);
+	if (!one)
+		t->kernel_local[m] = false;
+	for (unsigned i = 0; i < s->count; i++) {
+		u64 lin = s->page[s->used[i]];
+		struct code_page *p = s->code[s->used[i]];
+
+		if ((one && lin != page) || still_there(t, m, lin, p)) {
+			kept[n] = lin;
+			code[n++] = p;
+		} else {
+			pages_add(gone, lin, p);
+		}
+	}
+	if (!n)
+		return false;
+	if (!gone->count)
+		return true;
+	pages_clear(s);
+	for (unsigned i = 0; i < n; i++)
+		pages_add(s, kept[i], code[i]);
+	return true;
+}
+
+static bool is_gone(const struct translator *t, unsigned m, const struct code_page *p)
+{
+	return p->epoch[m] != t->epoch[m];
+}
+
+/* From it, to it, or to an instruction that reaches into it. */
+static bool link_is_gone(const struct translator *t, unsigned m, const struct tr_link *l)
+{
+	const struct block *to = l->to->block;
+
+	return is_gone(t, m, l->of->block->home) || is_gone(t, m, to->home) ||
+	       (to->page2 != GPA_NONE && is_gone(t, m, block_page(&t->cache, to->page2)));
+}
+
+static void forget_gone(struct translator *t, unsigned m)
+{
+	struct tr_taken *k = &t->taken[m];
+	struct tr_link *l = t->far_links[m], *next;
+
+	for (unsigned i = 0; i < t->gone.count; i++)
+		t->gone.code[t->gone.used[i]]->epoch[m] = t->epoch[m] - 1;
+	t->far_links[m] = NULL;
+	for (; l; l = next) {
+		next = l->far_next;
+		if (l->linked && link_is_gone(t, m, l))
+			link_undo(l);
+		l->far_listed = l->linked;
+		if (!l->linked)
+			continue;
+		l->far_next = t->far_links[m];
+		t->far_links[m] = l;
+	}
+	for (unsigned n = 0; n < k->count; n++) {
+		struct tr_jump *j = &t->f->jumps[m].slot[k->slot[n]];
+		u64 page = -j->neg_lin & PAGE_MASK;
+
+		/* What is there may reach into the next page. */
+		if (j->neg_lin != TR_NO_JUMP && (pages_have(&t->gone, page) ||
+						 pages_have(&t->gone, page + PAGE_SIZE)))
+			j->neg_lin = TR_FORGOTTEN;
+	}
+	shadow_forget(t, m);
+}
+
+/*
+ * This page, or those that TLB_FLUSHED_* says, may translate differently. What is
+ * executed of them elsewhere now, or nowhere, is forgotten.
+ */
+static void far_check(struct translator *t, unsigned m, u64 page)
+{
+	const struct tr_pages *s = &t->pages[m];
+
+	t->f->leave = 1;
+	if (!s->count && !s->full)
+		return;
+	if (page == TLB_FLUSHED_ALL || s->full || tr_mode_is_based(m) ||
+	    t->v->paging < PAGING_4LEVEL || !find_gone(t, m, page))
+		far_forget(t, m);
+	else if (t->gone.count)
+		forget_gone(t, m);
+}
+
 /* The page is about to be executed at this linear address. False: from where it was come
  * from has not been noted, as it has just been forgotten. */
 static bool note_page(struct translator *t, unsigned m, struct code_page *p, gva_t lin)
@@ -295,7 +411,7 @@ static bool note_page(struct translator *t, unsigned m, struct code_page *p, gva
 	}
 	p->epoch[m] = t->epoch[m];
 	p->lin[m] = page;
-	pages_add(&t->pages[m], page);
+	pages_add(&t->pages[m], page, p);
 	return known;
 }
 
@@ -358,6 +474,7 @@ static void link_to(struct translator *t, struct tr_link *l, struct tr_code *cod
 	le_store(l->at, code->entry - ((u64)l->at + t->exec_delta + 4), 4);
 	t->v->stats->links++;
 	l->linked = true;
+	l->to = code;
 	l->link = &code->links;
 	l->next = code->links;
 	if (l->next)
@@ -1112,8 +1229,9 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page)
 	for (unsigned m = 0; m < CODE_MODES; m++)
 		if (page == TLB_FLUSHED_NONGLOBAL
 			    ? tr_mode_is_user(m) || t->kernel_local[m]
-			    : page == TLB_FLUSHED_ALL || pages_have(&t->pages[m], page))
-			far_forget(t, m);
+			    : page > TLB_FLUSHED_NONGLOBAL ||
+				      pages_have(&t->pages[m], page))
+			far_check(t, m, page);
 	t->f->link = NULL;
 }
 

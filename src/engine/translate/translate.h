@@ -41,7 +41,9 @@
  * while addresses translate as they do, and while its page is executed at one linear
  * address: when that changes, all are undone (struct code_page.lin). Everything else
  * looks the target up by linear address, in a table that is emptied with them: what runs
- * has been noted by note_pages() since.
+ * has been noted by note_pages() since. Most flushes of the TLB change nothing of that:
+ * pages are looked up in the guest's tables then, and those that are found where they
+ * were keep their links (far_check()).
  *
  * T4 Each loop of translated code passes a place where a kick gets it out: backward
  * links, calls and links between pages read where frame.poll points to, which after a
@@ -104,13 +106,13 @@ struct tr_link {
 	u8 mode;  /* index of tr_jumps */
 	u8 block_mode;
 	bool linked;
-	u16 lo, hi;   /* as those of the code that it is in */
+	bool far_listed; /* far_next */
+	u16 lo, hi;      /* as those of the code that it is in */
 	gpa_t target; /* of its first byte: a mapping may change meanwhile (T3). GPA_NONE:
 		       * it is in another page */
+	struct tr_code *of, *to;      /* it is in; it leads to */
 	struct tr_link *next, **link; /* others that lead to the same code */
-	/* Others between pages, while it is listed. */
-	struct tr_link *far_next;
-	bool far_listed;
+	struct tr_link *far_next;     /* others between pages */
 };
 
 struct tr_code {
@@ -260,10 +262,12 @@ struct tr_segments {
 	unsigned count, now;
 };
 
-/* A set of linear pages, hashed; when it is full it has all of them. */
+/* A set of linear pages, hashed, and what is executed there; when it is full it has all
+ * of them. */
 #define TR_PAGES 4096u
 struct tr_pages {
 	u64 page[TR_PAGES]; /* 0: free; page 0 is in 'full' */
+	struct code_page *code[TR_PAGES];
 	u16 used[TR_PAGES]; /* slots that are not free */
 	unsigned count;
 	bool full;
@@ -336,6 +340,7 @@ struct translator {
 	/* Linear pages that code was executed at since links between pages were undone.
 	 */
 	struct tr_pages pages[CODE_MODES];
+	struct tr_pages gone;                  /* inside far_check() */
 	struct tr_link *far_links[CODE_MODES]; /* linked, between pages, by mode */
 	u32 epoch[CODE_MODES];                 /* raised when they are undone */
 	unsigned mode;                         /* of the code that runs: tr_mode() */

@@ -1,0 +1,263 @@
+/*
+ * What outlives a flush of the TLB: links between pages that are where they were. And
+ * what must not.
+ */
+#include "translate_box.h"
+
+#define ROUNDS   60
+#define PTE(lin) "0x13000 + (" lin " >> 12)*8"
+
+/* Of what CR3 covers, of a page, and of all. */
+#define BY_CR3 "mov rdx, cr3\n mov cr3, rdx\n"
+#define BY_PAGE                                                                          \
+	"invlpg [0x80000]\n invlpg [0x81000]\n invlpg [0x82000]\n invlpg [0x84000]\n"
+#define BY_PGE                                                                           \
+	"mov rdx, cr4\n xor rdx, 0x80\n mov cr4, rdx\n xor rdx, 0x80\n mov cr4, rdx\n"
+
+/* A page of code: add ebx, number; jmp to the same place in the next one, or ret. */
+static void put_page(struct box *b, unsigned n, u8 number, bool last)
+{
+	u8 code[] = { 0x83, 0xc3, number, 0xe9, 0xf8, 0x0f, 0, 0 };
+
+	if (last)
+		code[3] = 0xc3;
+	memcpy(b->ram + CODE2 + n * 0x1000, code, sizeof(code));
+}
+
+static void map(struct box *b, gva_t lin, unsigned n)
+{
+	poke(b, PT + (lin >> 12) * 8, (CODE2 + n * 0x1000) | 0x67, 8);
+}
+
+/* 80000h, 81000h, 82000h: 1, 2, 4. 84000h, 85000h: 16 and an end, in pages 5 and 6. */
+static void prepare(struct box *b)
+{
+	put_page(b, 0, 1, false);
+	put_page(b, 1, 2, false);
+	put_page(b, 2, 4, true);
+	put_page(b, 3, 8, false);
+	put_page(b, 5, 16, false);
+	put_page(b, 6, 32, true);
+	for (unsigned i = 0; i < 3; i++)
+		map(b, 0x80000 + i * 0x1000, i);
+	map(b, 0x84000, 5);
+	map(b, 0x85000, 6);
+	tlb_flush_all(b->v);
+}
+
+/* All pages are global but one: what the table is asked for must not be only that. */
+static void prepare_global(struct box *b)
+{
+	prepare(b);
+	for (unsigned i = 0; i < 512; i++)
+		poke(b, PT + 8 * i, peek(b, PT + 8 * i, 8) | (i == 0x81 ? 0 : 0x100), 8);
+	b->v->cr4 |= CR4_PGE;
+	tlb_flush_all(b->v);
+}
+
+/* A program for each kind of flush. */
+#define PROGRAMS(name, text)                                                             \
+	PROGRAM(name##_cr3, text(BY_CR3));                                               \
+	PROGRAM(name##_page, text(BY_PAGE));                                             \
+	PROGRAM(name##_pge, text(BY_PGE))
+#define RUN_ONE(name, prep, vec, rbx)                                                    \
+	do {                                                                             \
+		struct end r;                                                            \
+                                                                                         \
+		run_program(&(struct program){ #name, name, name##_end, 0, prep }, &r);  \
+		assert_int_equal(r.vector, vec);                                         \
+		assert_int_equal(r.gpr[RBX], rbx);                                       \
+		free(r.ram);                                                             \
+	} while (0)
+#define RUN_ALL(name, vec, rbx)                                                          \
+	do {                                                                             \
+		RUN_ONE(name##_cr3, prepare, vec, rbx);                                  \
+		RUN_ONE(name##_page, prepare, vec, rbx);                                 \
+		RUN_ONE(name##_pge, prepare, vec, rbx);                                  \
+	} while (0)
+
+#define BEGIN "mov esi, 0x80000\n mov edi, 0x84000\n mov ecx, 60\n xor ebx, ebx\n 1:"
+#define END   "dec ecx\n jnz 1b\n int3"
+
+/* The one in the middle is another one each time. */
+#define FLIP(flush)                                                                      \
+	BEGIN "call rsi\n call rdi\n xor qword ptr [" PTE(                               \
+		"0x81000") "], 0x2000\n" flush END
+PROGRAMS(flip, FLIP);
+
+static void the_page_in_the_middle_changes(void **state)
+{
+	(void)state;
+	RUN_ALL(flip, VEC_BP, ROUNDS * (1 + 5 + 4 + 48));
+	RUN_ONE(flip_cr3, prepare_global, VEC_BP, ROUNDS * (1 + 5 + 4 + 48));
+	RUN_ONE(flip_pge, prepare_global, VEC_BP, ROUNDS * (1 + 5 + 4 + 48));
+}
+
+/* It is entered by a link alone. A must be set again, by the fetch. */
+#define AGE(flush)                                                                       \
+	BEGIN "and byte ptr [" PTE(                                                      \
+		"0x82000") "], ~0x20\n" flush                                            \
+			   "call rsi\n bt dword ptr [" PTE(                              \
+				   "0x82000") "], 5\n adc ebx, 0\n" END
+PROGRAMS(age, AGE);
+
+static void pages_become_accessed_again(void **state)
+{
+	(void)state;
+	RUN_ALL(age, VEC_BP, ROUNDS * (7 + 1));
+}
+
+/* In the last round but one it may not be executed, or is not there. */
+#define FORBID(bit, flush)                                                               \
+	BEGIN "call rsi\n cmp ecx, 2\n jne 2f\n btc qword ptr [" PTE(                    \
+		"0x81000") "], " bit "\n" flush "2: " END
+#define FORBID_NX(flush) FORBID("63", flush)
+#define FORBID_P(flush)  FORBID("0", flush)
+PROGRAMS(forbid_nx, FORBID_NX);
+PROGRAMS(forbid_p, FORBID_P);
+
+static void pages_are_forbidden(void **state)
+{
+	(void)state;
+	RUN_ALL(forbid_nx, VEC_PF, (ROUNDS - 1) * 7 + 1);
+	RUN_ALL(forbid_p, VEC_PF, (ROUNDS - 1) * 7 + 1);
+}
+
+/*
+ * Page 0 moves to 84000h and back, where other code follows it. In between something else
+ * is at 80000h, or nothing that is executed.
+ */
+#define MOVE(flush)                                                                      \
+	BEGIN "call rsi\n mov rax, [" PTE("0x80000") "]\n xchg rax, [" PTE(              \
+		"0x84000") "]\n mov [" PTE("0x80000") "], rax\n" flush                   \
+						      "xchg rsi, rdi\n call rsi\n test " \
+						      "ecx, 2\n jz 2f\n call rdi\n "     \
+						      "2: " END
+PROGRAMS(move, MOVE);
+
+static void a_page_moves(void **state)
+{
+	(void)state;
+	/* From 80000h 7, from 84000h 33; page 5 from 84000h 48, from 80000h 22. */
+	RUN_ALL(move, VEC_BP, ROUNDS * (7 + 33) + ROUNDS / 4 * (22 + 48));
+}
+
+/* MOV EAX from 81ffdh on: its last bytes are in the page that changes. It is jumped to
+ * from 80100h. */
+#define STRADDLE(flush)                                                                  \
+	"mov esi, 0x80100\n mov ecx, 60\n xor ebx, ebx\n"                                \
+	"1: call rsi\n add rbx, rax\n xor qword ptr [" PTE(                              \
+		"0x82000") "], 0x1000\n" flush END
+PROGRAMS(straddle, STRADDLE);
+
+static void straddle_prepare(struct box *b)
+{
+	static const u8 mov[] = { 0xb8, 1, 0, 0, 0, 0xc3 };
+	static const u8 jmp[] = { 0xe9, 0xf8, 0x1e, 0, 0 };
+
+	prepare(b);
+	memcpy(b->ram + CODE2 + 0x100, jmp, sizeof(jmp));
+	memcpy(b->ram + CODE2 + 0x1ffd, mov, sizeof(mov));
+	/* Page 3 instead of 2. */
+	memcpy(b->ram + CODE2 + 0x3000, mov + 3, 3);
+	b->ram[CODE2 + 0x3000] = 1;
+}
+
+static void an_instruction_over_the_end_changes(void **state)
+{
+	u64 sum = ROUNDS / 2 * (1 + 0x10001);
+
+	(void)state;
+	RUN_ONE(straddle_cr3, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_page, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_pge, straddle_prepare, VEC_BP, sum);
+}
+
+/* The page in the middle ceases to be global, and then changes. */
+PROGRAM(local, BEGIN "call rsi\n cmp ecx, 40\n ja 3f\n jb 2f\n and byte ptr [" PTE(
+		       "0x81000") " + 1], ~1\n" BY_PGE
+				  "jmp 3f\n 2: xor qword ptr [" PTE(
+					  "0x81000") "], 0x2000\n" BY_CR3 "3: " END);
+
+static void local_prepare(struct box *b)
+{
+	prepare_global(b);
+	poke(b, PT + 0x81 * 8, peek(b, PT + 0x81 * 8, 8) | 0x100, 8);
+}
+
+static void a_page_is_not_global_any_more(void **state)
+{
+	(void)state;
+	RUN_ONE(local, local_prepare, VEC_BP, 60 * 5 + 22 * 2 + 19 * (2 + 8));
+}
+
+/* 81080h calls what gives it another page, and returns there. */
+#define RETURN(flush)                                                                    \
+	"mov esi, 0x81080\n mov ecx, 61\n xor ebx, ebx\n lea rdi, [rip + 2f]\n"          \
+	"1: call rsi\n dec ecx\n jnz 1b\n int3\n"                                        \
+	"2: xor qword ptr [" PTE("0x81000") "], 0x2000\n" flush "jmp 3f\n 3: ret"
+PROGRAMS(ret, RETURN);
+
+static void return_prepare(struct box *b)
+{
+	static const u8 code[] = { 0xff, 0xd7, 0x83, 0xc3, 2, 0xc3 };
+
+	prepare(b);
+	memcpy(b->ram + CODE2 + 0x1080, code, sizeof(code));
+	memcpy(b->ram + CODE2 + 0x3080, code, sizeof(code));
+	b->ram[CODE2 + 0x3084] = 8;
+}
+
+static void calls_return_to_what_is_there(void **state)
+{
+	(void)state;
+	RUN_ONE(ret_cr3, return_prepare, VEC_BP, 30 * 2 + 31 * 8);
+	RUN_ONE(ret_page, return_prepare, VEC_BP, 30 * 2 + 31 * 8);
+	RUN_ONE(ret_pge, return_prepare, VEC_BP, 30 * 2 + 31 * 8);
+}
+
+/* Nothing changes, and one page does. */
+#define STAY(flush) BEGIN "call rsi\n call rdi\n" flush END
+PROGRAMS(stay, STAY);
+
+static void links_are_kept(void **state)
+{
+	static const struct {
+		const u8 *code, *end;
+	} of[] = { { stay_cr3, stay_cr3_end },
+		   { stay_page, stay_page_end },
+		   { stay_pge, stay_pge_end } };
+	struct vcpu_stats s;
+
+	(void)state;
+	for (unsigned i = 0; i < ARRAY_SIZE(of); i++) {
+		count_program(
+			&engine_translate_eager,
+			&(struct program){ "stay", of[i].code, of[i].end, 0, prepare },
+			&s);
+		assert_in_range(s.links, 3, 20);
+		assert_in_range(s.far_forgets, 0, 3);
+	}
+	/* Two of the links lead to or from it. */
+	count_program(&engine_translate_eager,
+		      &(struct program){ "flip", flip_cr3, flip_cr3_end, 0, prepare },
+		      &s);
+	assert_in_range(s.links, 2 * ROUNDS, 2 * ROUNDS + 20);
+	assert_in_range(s.far_forgets, 0, 3);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(the_page_in_the_middle_changes),
+		cmocka_unit_test(pages_become_accessed_again),
+		cmocka_unit_test(pages_are_forbidden),
+		cmocka_unit_test(a_page_moves),
+		cmocka_unit_test(an_instruction_over_the_end_changes),
+		cmocka_unit_test(a_page_is_not_global_any_more),
+		cmocka_unit_test(calls_return_to_what_is_there),
+		cmocka_unit_test(links_are_kept),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
