@@ -23,8 +23,8 @@ int net_poll_add(struct net_poll *p, int fd, short events);
 struct net_ops {
 	/* Add what is to be waited for, lower the timeout. Nobody may wait then. */
 	void (*fill)(void *backend, struct net_poll *p);
-	/* Nobody waits yet, but nothing is done for a while: what fill() would give to
-	 * the guest. NULL: nothing. */
+	/* Nobody waits yet, but nothing is done for a while: pass on what is kept. fill()
+	 * does that too. NULL: nothing is. */
 	void (*flush)(void *backend);
 	/* After waiting: what fill() last added is in the same places. */
 	void (*ready)(void *backend, const struct net_poll *p);

@@ -43,8 +43,10 @@
 /* So many times in a row a CPU has halted before something came. */
 #define STAND_AFTER 8
 #define LOOK_MS     1
-/* So many looks at somebody who has caught nothing. */
-#define LOOKS_MAX   20
+/* So often somebody who stands in must catch something in so many looks: else it is not
+ * worth them. */
+#define LOOKS       20
+#define CATCH       10
 
 struct waiting {
 	struct waiting *next;
@@ -72,8 +74,9 @@ struct net {
 	bool reserve;        /* atomic: it does not wait for descriptors */
 	u32 halts;           /* atomic: that found nothing to stand in for */
 	unsigned in_step;    /* times that something came after a halt */
-	unsigned looks;      /* since somebody who stood in caught something */
-	u64 caught, seen;
+	u64 caught, seen;    /* by who stood in; at the last look */
+	u64 seen_first;      /* before these looks */
+	unsigned looks;
 	bool reopened; /* a descriptor is another one since 'polled' */
 	bool outdated; /* 'polled' is not 'wanted' */
 	bool sent;     /* who entered has sent something */
@@ -303,7 +306,7 @@ static void consider_reserve(struct net *n)
 	if (++n->in_step < STAND_AFTER)
 		return;
 	n->in_step = n->looks = 0;
-	n->seen = n->caught;
+	n->seen = n->seen_first = n->caught;
 	__atomic_store_n(&n->reserve, true, __ATOMIC_RELAXED);
 }
 
@@ -324,14 +327,15 @@ static bool stay_in_reserve(struct net *n)
 	struct pollfd own = { .fd = n->wake, .events = POLLIN };
 
 	thread_poll(n, &own, 1, LOOK_MS);
-	if (own.revents) {
+	if (own.revents || (n->waiter < 0 && n->caught == n->seen))
 		relieve(n);
-	} else if (n->caught != n->seen) {
-		n->seen = n->caught;
-		n->looks = 0;
-	} else if (n->waiter < 0 || ++n->looks == LOOKS_MAX) {
+	n->seen = n->caught;
+	if (++n->looks < LOOKS)
+		return n->waiter < 0;
+	if (n->caught - n->seen_first < CATCH)
 		relieve(n);
-	}
+	n->seen_first = n->caught;
+	n->looks = 0;
 	return n->waiter < 0;
 }
 
@@ -377,8 +381,11 @@ static void *net_thread(void *opaque)
 	pthread_setname_np(pthread_self(), "net");
 	pthread_mutex_lock(&n->lock);
 	while (!__atomic_load_n(&n->stop, __ATOMIC_ACQUIRE)) {
-		bool reserve = n->reserve;
+		bool reserve;
 
+		if (more && n->reserve)
+			relieve(n);
+		reserve = n->reserve;
 		if (reserve && !stay_in_reserve(n))
 			continue;
 		if (!fill(n, n->wake, &n->polled))

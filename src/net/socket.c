@@ -196,14 +196,21 @@ static void connect_again(struct cable *c, struct net_poll *p)
 		p->timeout = (int)left;
 }
 
+static void cable_flush(void *opaque)
+{
+	struct cable *c = opaque;
+
+	if (c->fd >= 0 && c->out_len && !c->blocked)
+		flush_out(c);
+}
+
 static void cable_fill(void *opaque, struct net_poll *p)
 {
 	struct cable *c = opaque;
 	short events = net_wants(c->n) ? POLLIN : 0;
 
 	c->fd_at = c->listener_at = -1;
-	if (c->fd >= 0 && c->out_len && !c->blocked)
-		flush_out(c);
+	cable_flush(c);
 	if (c->fd < 0 && c->stream && c->peer)
 		connect_again(c, p);
 	if (c->fd < 0 && c->listener >= 0)
@@ -319,6 +326,7 @@ static void cable_close(void *opaque)
 
 static const struct net_ops cable_ops = {
 	.fill = cable_fill,
+	.flush = cable_flush,
 	.ready = cable_ready,
 	.send = cable_send,
 	.takes = cable_takes,

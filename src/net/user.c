@@ -201,7 +201,7 @@ static void user_fill(void *opaque, struct net_poll *p)
 	u32 timeout = UINT32_MAX;
 
 	/* About to wait: what came until now is all there is. */
-	net_merge_flush(u->merge);
+	user_flush(u);
 	for (unsigned i = 0; i < TIMERS_MAX; i++)
 		if (u->timers[i].used && u->timers[i].at >= 0)
 			lower_timeout(p, u->timers[i].at - now);

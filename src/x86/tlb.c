@@ -24,14 +24,14 @@ static u64 *large_word(struct tlb_large *l, unsigned shift, gva_t lin, u64 *bit)
 	return shift >= 30 ? &l->gib1 : &l->mib2[h >> 54 & 15];
 }
 
-/* Can a piece of a large page around 'lin' be in the TLB? */
-static bool may_be_large(struct tlb_way *t, gva_t lin)
+/* A piece of which page around 'lin' can be in the TLB? Up to 1 << that. */
+static unsigned shift_around(struct tlb_way *t, gva_t lin)
 {
 	u64 b2, b30;
 	u64 *w2 = large_word(&t->large, 21, lin, &b2),
 	    *w30 = large_word(&t->large, 30, lin, &b30);
 
-	return (*w2 & b2) || (*w30 & b30);
+	return *w30 & b30 ? 30 : *w2 & b2 ? 22 : PAGE_SHIFT;
 }
 
 static void note_filled(struct tlb_way *t, unsigned slot, const struct walk *w, u64 page)
@@ -140,11 +140,11 @@ static bool on_trial(struct vcpu *v)
 	return true;
 }
 
-static void flushed(struct vcpu *v, u64 page)
+static void flushed(struct vcpu *v, u64 page, unsigned shift)
 {
 	walks_forget(v);
 	if (v->tlb_flushed)
-		v->tlb_flushed(v, page);
+		v->tlb_flushed(v, page, shift);
 }
 
 static void drop(struct vcpu *v, struct tlb_way *t, unsigned slot)
@@ -198,7 +198,7 @@ static void flush_all(struct vcpu *v, u64 what)
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		way_flush(v, &v->tlb.way[i], false);
 	v->tlb.keys = 0;
-	flushed(v, what);
+	flushed(v, what, PAGE_SHIFT);
 }
 
 void tlb_flush_all(struct vcpu *v)
@@ -218,7 +218,7 @@ void tlb_flush_nonglobal(struct vcpu *v)
 	v->stats->tlb_flushes++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++)
 		way_flush(v, &v->tlb.way[i], true);
-	flushed(v, TLB_FLUSHED_NONGLOBAL);
+	flushed(v, TLB_FLUSHED_NONGLOBAL, PAGE_SHIFT);
 }
 
 /* Is this entry, of whatever access, a piece of the page around 'lin'? */
@@ -233,26 +233,27 @@ static bool covers(const struct tlb_way *t, unsigned slot, gva_t lin)
 
 void tlb_flush_page(struct vcpu *v, gva_t lin)
 {
-	bool large = false;
+	unsigned shift = PAGE_SHIFT;
 
 	if (on_trial(v))
 		return;
 	v->stats->tlb_flush_pages++;
 	for (unsigned i = 0; i < MMU_IDX_COUNT; i++) {
 		struct tlb_way *t = &v->tlb.way[i];
+		unsigned around = shift_around(t, lin);
 
 		if (covers(t, tlb_slot(lin), lin))
 			drop(v, t, tlb_slot(lin));
-		if (likely(!may_be_large(t, lin)))
+		if (likely(around == PAGE_SHIFT))
 			continue;
-		large = true;
+		shift = MAX(shift, around);
 		for (unsigned k = 0; k < 2; k++)
 			for (unsigned n = 0; n < t->list[k].count; n++)
 				if (covers(t, t->list[k].slot[n], lin))
 					drop(v, t, t->list[k].slot[n]);
 	}
 	/* Code of a large page may be cached under other linear pages. */
-	flushed(v, large ? TLB_FLUSHED_GLOBAL : lin & PAGE_MASK);
+	flushed(v, lin & PAGE_MASK, shift);
 }
 
 void tlb_protect_code(struct vcpu *v, gpa_t page)

@@ -179,9 +179,9 @@ struct vcpu {
 		*profile; /* NULL, or more than counters is wanted (x86/profile.h) */
 	u8 doing;         /* enum doing */
 	void *engine;     /* the engine's own */
-	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. May
-	 * be NULL. */
-	void (*tlb_flushed)(struct vcpu *v, u64 page);
+	/* Engine: this linear page, or TLB_FLUSHED_*, may now translate differently. It
+	 * may be a piece of one of up to 1 << shift bytes. May be NULL. */
+	void (*tlb_flushed)(struct vcpu *v, u64 page, unsigned shift);
 	/*
 	 * Board: this page becomes code, so take from all other CPUs what lets them write
 	 * to it unseen. Owning thread, at a safe point: between blocks, holding nothing.

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -445,6 +446,100 @@ FOR_ALL(kicks_of_several_threads_at_once, 1)
 	stop(r);
 }
 
+/* ---- HLT, with something else to wait for ---- */
+
+/* A pipe; each byte in it is an interrupt. Only every other time there is a need. */
+struct idle {
+	struct rig *r;
+	int pipe[2];
+	struct pollfd fds[2];
+	unsigned asked, ended;
+};
+
+static bool idle_begin(void *opaque, struct vm_wait *w)
+{
+	struct idle *i = opaque;
+
+	if (i->asked++ % 4 == 3)
+		return false;
+	i->fds[0] = (struct pollfd){ .fd = w->wake, .events = POLLIN };
+	i->fds[1] = (struct pollfd){ .fd = i->pipe[0], .events = POLLIN };
+	w->fds = i->fds;
+	w->count = 2;
+	w->timeout = i->asked & 1 ? 1 : -1;
+	w->of = i;
+	return true;
+}
+
+static void idle_end(void *opaque, const struct vm_wait *w)
+{
+	struct idle *i = opaque;
+	u8 byte;
+
+	assert_ptr_equal(w->of, i);
+	i->ended++;
+	if (i->fds[1].revents) {
+		assert_int_equal(read(i->pipe[0], &byte, 1), 1);
+		lapic_post(i->r->lapic[0], VECTOR, false);
+	}
+}
+
+static void idle_open(struct idle *i, struct rig *r)
+{
+	struct vm_idle hooks = { idle_begin, idle_end, i };
+
+	*i = (struct idle){ .r = r };
+	assert_int_equal(pipe(i->pipe), 0);
+	vm_on_idle(r->vm, &hooks);
+}
+
+static void idle_close(struct idle *i)
+{
+	assert_true(i->ended > 0);
+	close(i->pipe[0]);
+	close(i->pipe[1]);
+}
+
+/* From the pipe, from another thread, and the end, which finds it waiting. */
+FOR_ALL(halted_cpu_waits_for_descriptors, 1)
+{
+	struct idle idle;
+
+	idle_open(&idle, r);
+	ENTER(r, halt_loop);
+	go(r);
+	for (u32 i = 1; i <= 3000; i++) {
+		if (i % 3)
+			assert_int_equal(write(idle.pipe[1], "x", 1), 1);
+		else
+			lapic_post(r->lapic[0], VECTOR, false);
+		for (unsigned spins = 0; count(r, 1) < i; spins++) {
+			/* A CPU on its futex does not see the pipe. */
+			if (spins % 1000 == 999)
+				vcpu_kick(vm_vcpu(r->vm, 0), EV_FLUSH);
+			sched_yield();
+			if (spins > 20000000)
+				fail_msg("%s: interrupt %u got lost", r->e->name, i);
+		}
+		for (volatile unsigned n = 0; n < i % 400; n++)
+			;
+	}
+	stop(r);
+	idle_close(&idle);
+}
+
+FOR_ALL(its_timer_wakes_it_then, 1)
+{
+	struct idle idle;
+
+	idle_open(&idle, r);
+	ENTER(r, halt_for_timer);
+	go(r);
+	until(r, 1, 20000);
+	stop(r);
+	idle_close(&idle);
+}
+
 /* ---- running code ---- */
 
 FOR_ALL(interrupt_comes_into_a_loop, 1)
@@ -807,6 +902,8 @@ int main(void)
 		cmocka_unit_test(nmi_wakes_a_halt_with_interrupts_off),
 		cmocka_unit_test(wake_up_is_never_lost),
 		cmocka_unit_test(kicks_of_several_threads_at_once),
+		cmocka_unit_test(halted_cpu_waits_for_descriptors),
+		cmocka_unit_test(its_timer_wakes_it_then),
 		cmocka_unit_test(interrupt_comes_into_a_loop),
 		cmocka_unit_test(interrupt_waits_for_sti),
 		cmocka_unit_test(nmi_comes_with_interrupts_off),

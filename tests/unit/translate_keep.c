@@ -216,6 +216,65 @@ static void calls_return_to_what_is_there(void **state)
 	RUN_ONE(ret_pge, return_prepare, VEC_BP, 30 * 2 + 31 * 8);
 }
 
+/*
+ * A page of 2 MiB at 200000h: its code is executed by what was kept alone after the first
+ * flush, so that the TLB knows nothing of it, when another address of it is flushed. It
+ * is entered by the table, and from a small page at 84000h by a link.
+ */
+#define LARGE(entry, flush)                                                              \
+	"mov esi, " entry "\n mov ecx, 60\n xor ebx, ebx\n 1: call rsi\n cmp ecx, 2\n"   \
+	"jne 2f\n" flush "btc qword ptr [0x12008], 0\n invlpg [0x300000]\n 2: " END
+#define LARGE_TABLE(flush) LARGE("0x248000", flush)
+#define LARGE_LINK(flush)  LARGE("0x84000", flush)
+PROGRAMS(large_table, LARGE_TABLE);
+PROGRAMS(large_link, LARGE_LINK);
+
+static void large_prepare(struct box *b)
+{
+	static const u8 jmp[] = { 0xe9, 0xfb, 0x3f, 0x1c, 0 };
+
+	prepare(b);
+	put_page(b, 0, 1, true);
+	poke(b, PD + 8, 0xe7, 8);
+	memcpy(b->ram + CODE2 + 0x5000, jmp, sizeof(jmp));
+	tlb_flush_all(b->v);
+}
+
+static void a_large_page_goes(void **state)
+{
+	(void)state;
+	RUN_ONE(large_table_cr3, large_prepare, VEC_PF, ROUNDS - 1);
+	RUN_ONE(large_table_pge, large_prepare, VEC_PF, ROUNDS - 1);
+	RUN_ONE(large_link_cr3, large_prepare, VEC_PF, ROUNDS - 1);
+	RUN_ONE(large_link_pge, large_prepare, VEC_PF, ROUNDS - 1);
+}
+
+/*
+ * A page is replaced in the tables, and no flush tells. A write and a fetch of another
+ * address see the new one, the links still the old one; until the flush.
+ */
+#define TWICE(flush)                                                                     \
+	"mov esi, 0x80000\n mov edi, 0x81080\n mov ecx, 60\n xor ebx, ebx\n 1: call "    \
+	"rsi\n"                                                                          \
+	"cmp ecx, 2\n jne 2f\n xor qword ptr [" PTE(                                     \
+		"0x81000") "], 0x2000\n mov byte ptr [0x81fff], 0\n call rdi\n" flush    \
+			   "2: " END
+PROGRAMS(twice, TWICE);
+
+static void twice_prepare(struct box *b)
+{
+	prepare(b);
+	b->ram[CODE2 + 0x1080] = b->ram[CODE2 + 0x3080] = 0xc3;
+}
+
+static void two_pages_of_code_at_one_address(void **state)
+{
+	(void)state;
+	RUN_ONE(twice_cr3, twice_prepare, VEC_BP, (ROUNDS - 1) * 7 + 13);
+	RUN_ONE(twice_page, twice_prepare, VEC_BP, (ROUNDS - 1) * 7 + 13);
+	RUN_ONE(twice_pge, twice_prepare, VEC_BP, (ROUNDS - 1) * 7 + 13);
+}
+
 /* Nothing changes, and one page does. */
 #define STAY(flush) BEGIN "call rsi\n call rdi\n" flush END
 PROGRAMS(stay, STAY);
@@ -256,6 +315,8 @@ int main(void)
 		cmocka_unit_test(an_instruction_over_the_end_changes),
 		cmocka_unit_test(a_page_is_not_global_any_more),
 		cmocka_unit_test(calls_return_to_what_is_there),
+		cmocka_unit_test(a_large_page_goes),
+		cmocka_unit_test(two_pages_of_code_at_one_address),
 		cmocka_unit_test(links_are_kept),
 	};
 

@@ -824,14 +824,14 @@ bool direct_kick(struct direct *d)
 	return thread;
 }
 
-void direct_tlb_flushed(struct direct *d, u64 page)
+void direct_tlb_flushed(struct direct *d, u64 page, unsigned shift)
 {
 	/* Other code may be there. */
 	if (*avoided(d, page) == avoid_tag(d, page))
 		*avoided(d, page) = ~UINT64_C(0);
 	for (unsigned i = 0; i < PLACES; i++)
 		if (d->place[i].p)
-			shadow_flushed(&d->place[i].s, page);
+			shadow_flushed(&d->place[i].s, page, shift);
 }
 
 void direct_code_protected(struct direct *d, gpa_t page)

@@ -69,5 +69,5 @@ u64 direct_delay(struct direct *d, u64 *own);
 bool direct_kick(struct direct *d);
 
 /* For the vCPU's callbacks of these names. */
-void direct_tlb_flushed(struct direct *d, u64 page);
+void direct_tlb_flushed(struct direct *d, u64 page, unsigned shift);
 void direct_code_protected(struct direct *d, gpa_t page);

@@ -221,10 +221,10 @@ static void change(struct shadow *s, gva_t page)
 		s->change[s->changes++] = page;
 }
 
-void shadow_flushed(struct shadow *s, u64 page)
+void shadow_flushed(struct shadow *s, u64 page, unsigned shift)
 {
 	/* One page may be all of a large one. */
-	if (page >= TLB_FLUSHED_NONGLOBAL || s->large)
+	if (page >= TLB_FLUSHED_NONGLOBAL || shift > PAGE_SHIFT || s->large)
 		s->stale = true;
 	else
 		change(s, page);

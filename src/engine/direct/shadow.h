@@ -54,7 +54,7 @@ int shadow_init(struct shadow *s, struct vcpu *v, struct process *p);
 void shadow_fini(struct shadow *s);
 
 /* For vcpu.tlb_flushed. */
-void shadow_flushed(struct shadow *s, u64 page);
+void shadow_flushed(struct shadow *s, u64 page, unsigned shift);
 /* For vcpu.code_protected: take back the right to write there. */
 void shadow_protect(struct shadow *s, gpa_t page);
 

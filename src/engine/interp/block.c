@@ -315,7 +315,7 @@ static void jump_add(struct block_cache *c, gva_t lin, struct block *b)
 	page_set_add(&c->jump_pages, lin);
 }
 
-void block_unlink_jumps(struct block_cache *c, u64 page)
+void block_unlink_jumps(struct block_cache *c, u64 page, unsigned shift)
 {
 	if (page >= TLB_FLUSHED_NONGLOBAL) {
 		jumps_clear(c);
@@ -323,14 +323,14 @@ void block_unlink_jumps(struct block_cache *c, u64 page)
 	}
 	/* The page itself, and the one before: its last instruction may reach into this
 	 * one. */
-	if (!page_set_has(&c->jump_pages, page) &&
+	if (shift == PAGE_SHIFT && !page_set_has(&c->jump_pages, page) &&
 	    !page_set_has(&c->jump_pages, page - PAGE_SIZE))
 		return;
 	for (unsigned i = 0; i < c->taken_count; i++) {
 		struct jump *j = &c->jump[c->taken[i]];
-		gva_t lin = j->lin & PAGE_MASK;
 
-		if (lin == page || lin + PAGE_SIZE == page)
+		if (!((j->lin ^ page) >> shift) ||
+		    !(((j->lin + PAGE_SIZE) ^ page) >> shift))
 			j->block = &gone_block;
 	}
 }

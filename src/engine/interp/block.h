@@ -167,7 +167,7 @@ static inline void block_catch_up(struct block_cache *c)
 /* There may be no room for another block: flush first. */
 bool block_cache_full(const struct block_cache *c);
 /* Linear addresses may translate differently now. */
-void block_unlink_jumps(struct block_cache *c, u64 page);
+void block_unlink_jumps(struct block_cache *c, u64 page, unsigned shift);
 
 /* A block that begins at this physical address and was decoded for this mode, or NULL. */
 struct block *block_at(const struct block_cache *c, gpa_t gpa, u8 mode);

@@ -68,9 +68,9 @@ static enum vcpu_exit interp_run(struct vcpu *v)
 	return why;
 }
 
-static void interp_tlb_flushed(struct vcpu *v, u64 page)
+static void interp_tlb_flushed(struct vcpu *v, u64 page, unsigned shift)
 {
-	block_unlink_jumps(cache_of(v), page);
+	block_unlink_jumps(cache_of(v), page, shift);
 }
 
 static int interp_probe(struct error *err)

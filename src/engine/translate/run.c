@@ -198,6 +198,14 @@ static bool pages_have(const struct tr_pages *s, u64 page)
 	return s->full || s->page[pages_slot(s, page)] == page;
 }
 
+/* Is other code executed there? */
+static bool pages_other(const struct tr_pages *s, u64 page, const struct code_page *code)
+{
+	unsigned i = pages_slot(s, page);
+
+	return s->page[i] && s->code[i] != code;
+}
+
 static void pages_add(struct tr_pages *s, u64 page, struct code_page *code)
 {
 	unsigned i = pages_slot(s, page);
@@ -278,6 +286,7 @@ static void far_forget(struct translator *t, unsigned mode)
 	jumps_clear(t, mode);
 	pages_clear(&t->pages[mode]);
 	t->kernel_local[mode] = false;
+	t->far_shift[mode] = PAGE_SHIFT;
 	t->v->stats->far_forgets++;
 	t->epoch[mode]++;
 	shadow_forget(t, mode);
@@ -296,12 +305,14 @@ static bool still_there(struct translator *t, unsigned m, u64 lin,
 		return false;
 	if (!tr_mode_is_user(m) && !w.global)
 		t->kernel_local[m] = true;
+	/* The TLB need not know of it any more. */
+	t->far_shift[m] = MAX(t->far_shift[m], w.page_shift);
 	return true;
 }
 
 /* Move the pages that are not where they were from 'pages' to 'gone'. False: that is all
  * of them, and they were not moved. */
-static bool find_gone(struct translator *t, unsigned m, u64 page)
+static bool find_gone(struct translator *t, unsigned m, u64 page, unsigned shift)
 {
 	struct tr_pages *s = &t->pages[m], *gone = &t->gone;
 	bool one = page < TLB_FLUSHED_NONGLOBAL;
@@ -316,7 +327,7 @@ static bool find_gone(struct translator *t, unsigned m, u64 page)
 		u64 lin = s->page[s->used[i]];
 		struct code_page *p = s->code[s->used[i]];
 
-		if ((one && lin != page) || still_there(t, m, lin, p)) {
+		if ((one && (lin ^ page) >> shift) || still_there(t, m, lin, p)) {
 			kept[n] = lin;
 			code[n++] = p;
 		} else {
@@ -381,7 +392,7 @@ static void forget_gone(struct translator *t, unsigned m)
  * This page, or those that TLB_FLUSHED_* says, may translate differently. What is
  * executed of them elsewhere now, or nowhere, is forgotten.
  */
-static void far_check(struct translator *t, unsigned m, u64 page)
+static void far_check(struct translator *t, unsigned m, u64 page, unsigned shift)
 {
 	const struct tr_pages *s = &t->pages[m];
 
@@ -389,7 +400,7 @@ static void far_check(struct translator *t, unsigned m, u64 page)
 	if (!s->count && !s->full)
 		return;
 	if (page == TLB_FLUSHED_ALL || s->full || tr_mode_is_based(m) ||
-	    t->v->paging < PAGING_4LEVEL || !find_gone(t, m, page))
+	    t->v->paging < PAGING_4LEVEL || !find_gone(t, m, page, shift))
 		far_forget(t, m);
 	else if (t->gone.count)
 		forget_gone(t, m);
@@ -404,8 +415,8 @@ static bool note_page(struct translator *t, unsigned m, struct code_page *p, gva
 
 	if (likely(p->epoch[m] == t->epoch[m] && p->lin[m] == page))
 		return true;
-	/* Here and there at once: start anew. */
-	if (p->epoch[m] == t->epoch[m]) {
+	/* Here and there at once, or two here: start anew. */
+	if (p->epoch[m] == t->epoch[m] || pages_other(&t->pages[m], page, p)) {
 		far_forget(t, m);
 		known = false;
 	}
@@ -1217,21 +1228,27 @@ void translate_kick(struct vcpu *v)
 	kick(translator_of(v));
 }
 
-static void translate_tlb_flushed(struct vcpu *v, u64 page)
+static void translate_tlb_flushed(struct vcpu *v, u64 page, unsigned shift)
 {
 	struct translator *t = translator_of(v);
 
 	/* What a trace has checked before does not hold any more. */
 	t->f->leave = 1;
 	if (t->direct)
-		direct_tlb_flushed(t->direct, page);
-	block_unlink_jumps(&t->cache, page);
-	for (unsigned m = 0; m < CODE_MODES; m++)
-		if (page == TLB_FLUSHED_NONGLOBAL
-			    ? tr_mode_is_user(m) || t->kernel_local[m]
-			    : page > TLB_FLUSHED_NONGLOBAL ||
-				      pages_have(&t->pages[m], page))
-			far_check(t, m, page);
+		direct_tlb_flushed(t->direct, page, shift);
+	block_unlink_jumps(&t->cache, page, shift);
+	for (unsigned m = 0; m < CODE_MODES; m++) {
+		unsigned around = MAX(shift, t->far_shift[m]);
+		bool any;
+
+		if (page < TLB_FLUSHED_NONGLOBAL)
+			any = around > PAGE_SHIFT || pages_have(&t->pages[m], page);
+		else
+			any = page > TLB_FLUSHED_NONGLOBAL || tr_mode_is_user(m) ||
+			      t->kernel_local[m];
+		if (any)
+			far_check(t, m, page, around);
+	}
 	t->f->link = NULL;
 }
 

@@ -340,7 +340,8 @@ struct translator {
 	/* Linear pages that code was executed at since links between pages were undone.
 	 */
 	struct tr_pages pages[CODE_MODES];
-	struct tr_pages gone;                  /* inside far_check() */
+	struct tr_pages gone;     /* inside far_check() */
+	u8 far_shift[CODE_MODES]; /* of the largest page that has kept its links */
 	struct tr_link *far_links[CODE_MODES]; /* linked, between pages, by mode */
 	u32 epoch[CODE_MODES];                 /* raised when they are undone */
 	unsigned mode;                         /* of the code that runs: tr_mode() */
