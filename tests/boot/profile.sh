@@ -36,7 +36,7 @@ END
 	fi
 }
 
-work='i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; find /proc/self /sys/kernel | wc -l'
+work='i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; find /proc/self /sys/kernel | wc -l'
 
 run run --stats=json -smp 2 -- sh -c "$work"
 checks times <<'END'

@@ -142,13 +142,16 @@ static void a_page_moves(void **state)
 	RUN_ALL(move, VEC_BP, ROUNDS * (7 + 33) + ROUNDS / 4 * (22 + 48));
 }
 
-/* MOV EAX from 81ffdh on: its last bytes are in the page that changes. It is jumped to
- * from 80100h. */
-#define STRADDLE(flush)                                                                  \
-	"mov esi, 0x80100\n mov ecx, 60\n xor ebx, ebx\n"                                \
+/* MOV EAX from 81ffdh on: its last bytes are in the page that changes. It is found in the
+ * table, and jumped to from 80100h. */
+#define STRADDLE(entry, flush)                                                           \
+	"mov esi, " entry "\n mov ecx, 60\n xor ebx, ebx\n"                              \
 	"1: call rsi\n add rbx, rax\n xor qword ptr [" PTE(                              \
 		"0x82000") "], 0x1000\n" flush END
-PROGRAMS(straddle, STRADDLE);
+#define STRADDLE_TABLE(flush) STRADDLE("0x81ffd", flush)
+#define STRADDLE_LINK(flush)  STRADDLE("0x80100", flush)
+PROGRAMS(straddle_table, STRADDLE_TABLE);
+PROGRAMS(straddle_link, STRADDLE_LINK);
 
 static void straddle_prepare(struct box *b)
 {
@@ -168,9 +171,12 @@ static void an_instruction_over_the_end_changes(void **state)
 	u64 sum = ROUNDS / 2 * (1 + 0x10001);
 
 	(void)state;
-	RUN_ONE(straddle_cr3, straddle_prepare, VEC_BP, sum);
-	RUN_ONE(straddle_page, straddle_prepare, VEC_BP, sum);
-	RUN_ONE(straddle_pge, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_table_cr3, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_table_page, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_table_pge, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_link_cr3, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_link_page, straddle_prepare, VEC_BP, sum);
+	RUN_ONE(straddle_link_pge, straddle_prepare, VEC_BP, sum);
 }
 
 /* The page in the middle ceases to be global, and then changes. */
