@@ -1,6 +1,7 @@
 /* Who halts waits in the place of the network's thread, and hands back what it took. */
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -53,11 +54,14 @@ static enum net_result receive(void *opaque, struct net_frame *f)
 
 static void wait_in_place(struct rig *r)
 {
+	unsigned seen = r->received;
 	struct net_wait w;
 	u64 n;
 
 	if (!net_stand_in(r->n, r->wake, &w)) {
-		usleep(100);
+		/* Halted until the thread has something. */
+		while (r->received == seen && !r->stop)
+			sched_yield();
 		return;
 	}
 	r->waits = true;
