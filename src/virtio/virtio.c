@@ -250,8 +250,10 @@ void virtio_set_features(struct virtio *v, u32 low)
 {
 	unsigned shift = 32 * v->s.driver_feature_select;
 
-	/* 2.2.1: what is agreed on stays. So does the format of a ring that is in use. */
-	if (v->s.driver_feature_select > 1 || v->s.status & VIRTIO_FEATURES_OK)
+	/* 2.2.1: what is agreed on stays, by an old driver when it begins (3.1.2). So
+	 * does the format of a ring that is in use. */
+	if (v->s.driver_feature_select > 1 ||
+	    v->s.status & (VIRTIO_FEATURES_OK | VIRTIO_DRIVER_OK))
 		return;
 	for (unsigned i = 0; i < v->queues; i++)
 		if (v->vq[i].s.enabled)

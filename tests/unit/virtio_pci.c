@@ -476,6 +476,23 @@ static void port_write(struct fixture *f, unsigned off, u32 val, unsigned size)
 }
 
 /* As Linux did it before version 1. */
+/* Without FEATURES_OK what an old driver has chosen stays once it has begun. */
+static void legacy_features_stay(void **state)
+{
+	struct fixture *f = fixture_new(true);
+
+	(void)state;
+	port_write(f, VIRTIO_LEGACY_STATUS, 3, 1);
+	port_write(f, VIRTIO_LEGACY_GF, 8, 4);
+	port_write(f, VIRTIO_LEGACY_STATUS, 7, 1);
+	port_write(f, VIRTIO_LEGACY_GF, UINT32_MAX, 4);
+	assert_int_equal(port_read(f, VIRTIO_LEGACY_GF, 4), 8);
+	port_write(f, VIRTIO_LEGACY_STATUS, 0, 1);
+	port_write(f, VIRTIO_LEGACY_GF, 0, 4);
+	assert_int_equal(port_read(f, VIRTIO_LEGACY_GF, 4), 0);
+	fixture_free(f);
+}
+
 static void legacy_driver(void **state)
 {
 	struct fixture *f = fixture_new(true);
@@ -623,6 +640,7 @@ int main(void)
 		cmocka_unit_test(one_queue_is_reset),
 		cmocka_unit_test(a_broken_ring_needs_reset),
 		cmocka_unit_test(nothing_moves_while_paused),
+		cmocka_unit_test(legacy_features_stay),
 		cmocka_unit_test(legacy_driver),
 		cmocka_unit_test(both_interfaces_mixed),
 		cmocka_unit_test(state_comes_back),
