@@ -509,14 +509,14 @@ FOR_ALL(halted_cpu_waits_for_descriptors, 1)
 	idle_open(&idle, r);
 	ENTER(r, halt_loop);
 	go(r);
-	for (u32 i = 1; i <= 3000; i++) {
+	for (u32 i = 1; i <= 1000; i++) {
 		if (i % 3)
 			assert_int_equal(write(idle.pipe[1], "x", 1), 1);
 		else
 			lapic_post(r->lapic[0], VECTOR, false);
 		for (unsigned spins = 0; count(r, 1) < i; spins++) {
 			/* A CPU on its futex does not see the pipe. */
-			if (spins % 1000 == 999)
+			if (spins % 100 == 99)
 				vcpu_kick(vm_vcpu(r->vm, 0), EV_FLUSH);
 			sched_yield();
 			if (spins > 20000000)
@@ -536,7 +536,7 @@ FOR_ALL(its_timer_wakes_it_then, 1)
 	idle_open(&idle, r);
 	ENTER(r, halt_for_timer);
 	go(r);
-	until(r, 1, 20000);
+	until(r, 1, 3000);
 	stop(r);
 	idle_close(&idle);
 }
