@@ -408,14 +408,14 @@ static void code_that_changes(void **state)
 	"bts dword ptr [esi" at " + 8], ecx\n rcl eax, 1\n"                              \
 	"lock btc dword ptr [ebx + esi*2 + 4" at "], ecx\n rcl eax, 1\n"                 \
 	"btr word ptr [esi" at " + 4], cx\n rcl eax, 1\n"
-PROGRAM32(bits,
-	  "mov esi, 0x60400\n xor ebx, ebx\n sub ebx, esi\n mov ecx, -20000\n"
-	  "mov ebp, 60\n 1: " BIT_STEPS("") "bt dword ptr [0xffffff00], ecx\n adc eax, 0\n"
-					    "add ecx, 661\n dec ebp\n jnz 1b\n"
-					    "mov esi, 4\n mov ecx, -64\n"
-					    "bts dword ptr [esi], ecx\n"
-					    "bt dword ptr [esi], ecx\n adc eax, eax\n"
-					    "int3");
+PROGRAM32(bits, "mov esi, 0x60400\n xor ebx, ebx\n sub ebx, esi\n mov ecx, -20000\n"
+		"mov ebp, 60\n 1: " BIT_STEPS(
+			"") "bt dword ptr [0xffffff00], ecx\n adc eax, 0\n"
+			    "add ecx, 661\n dec ebp\n jnz 1b\n"
+			    "mov esi, 4\n mov ecx, -64\n"
+			    "bts dword ptr [esi], ecx\n"
+			    "bt dword ptr [esi], ecx\n adc eax, eax\n"
+			    "int3");
 PROGRAM32(bits_based, "mov eax, " BASED "\n mov ds, eax\n mov esi, 0x80\n"
 		      "mov ebx, -0x80\n mov ecx, -900\n mov ebp, 60\n 1: " BIT_STEPS(
 			      "") "add ecx, 31\n dec ebp\n jnz 1b\n mov ecx, 1024\n"
