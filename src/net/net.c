@@ -40,7 +40,7 @@
 #define WAITING_LOW 32
 #define WAITING_MAX 1024
 
-/* So many times in a row a CPU has halted before something came. */
+/* So many times in a row, without a kick, a CPU has halted before something came. */
 #define STAND_AFTER 8
 #define LOOK_MS     1
 /* So often somebody who stands in must catch something in so many looks: else it is not
@@ -396,7 +396,10 @@ static void *net_thread(void *opaque)
 			pcap_flush(n->pcap);
 		sleep_until_ready(n);
 		/* Before looking: whoever kicks from now on wakes us again. */
-		more |= __atomic_exchange_n(&n->kicked, false, __ATOMIC_SEQ_CST);
+		if (__atomic_exchange_n(&n->kicked, false, __ATOMIC_SEQ_CST)) {
+			more = true;
+			n->in_step = 0;
+		}
 		deliver_waiting(n);
 		if (!more && !reserve)
 			consider_reserve(n);
