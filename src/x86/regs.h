@@ -86,6 +86,7 @@ enum {
 #define XCR0_ZMM_HI256 BIT(6)
 #define XCR0_HI16_ZMM BIT(7)
 #define XCR0_PKRU BIT(9)
+#define XCR0_TILES (BIT(17) | BIT(18)) /* AMX: TILECFG and TILEDATA */
 #define XCR0_AVX512 (XCR0_OPMASK | XCR0_ZMM_HI256 | XCR0_HI16_ZMM)
 
 #define DR6_FIXED UINT64_C(0xffff0ff0)

@@ -32,6 +32,10 @@ static const struct tells {
 	{ "lsl r8", { 0x4c, 0x0f, 0x03, 0xc5 }, 4, NONE, false },
 	{ "vmcall", { 0x0f, 0x01, 0xc1 }, 3, UD, false },
 	{ "rdpmc", { 0x0f, 0x33 }, 2, GP, false },
+	{ "ldtilecfg", { 0xc4, 0xe2, 0x78, 0x49, 0x03 }, 5, UD, false },
+	{ "sttilecfg", { 0xc4, 0xe2, 0x79, 0x49, 0x03 }, 5, UD, false },
+	{ "tilerelease", { 0xc4, 0xe2, 0x78, 0x49, 0xc0 }, 5, UD, false },
+	{ "tilezero", { 0xc4, 0xe2, 0x7b, 0x49, 0xc0 }, 5, UD, false },
 };
 
 /* What the kernel is told by the same instruction, in its own place. */
@@ -332,6 +336,78 @@ static void function_that_begins_with_rdtscp(void)
 	call_function(FUNCTION);
 }
 
+/* All state that user code can save is the guest's, as large as CPUID says. */
+SNIPPET(save_all, "mov $-1, %eax; mov %eax, %edx; xsave (%rbx); ud2");
+SNIPPET(save_all_compacted, "mov $-1, %eax; mov %eax, %edx; xsavec (%rbx); ud2");
+SNIPPET(load_all, "mov $-1, %eax; mov %eax, %edx; xrstor (%rbx); ud2");
+
+enum { XCR0_PKRU = 1 << 9, AREA = 4 * 4096 };
+
+static u32 read_pkru(void)
+{
+	u32 a, d;
+
+	__asm__ volatile("rdpkru" : "=a"(a), "=d"(d) : "c"(0));
+	return a;
+}
+
+static void write_pkru(u32 val)
+{
+	__asm__ volatile("wrpkru" : : "a"(val), "c"(0), "d"(0));
+}
+
+/* What it saves into, of a pattern but for its header. */
+static void save(unsigned size)
+{
+	const volatile u8 *area = AT(DATA);
+
+	fill(AT(DATA), 0xa5, AREA);
+	fill(AT(DATA) + 512, 0, 64);
+	run();
+	want_equal(got_vector, UD);
+	want_equal(data_at(DATA)[64] & ~(u64)cpuid(0xd, 0).a, 0);
+	for (unsigned i = size; i < AREA; i++)
+		if (area[i] != 0xa5) {
+			fail("byte %u of %u was written", i, size);
+			return;
+		}
+}
+
+static void state_is_the_guests(void)
+{
+	bool pkru = HAS(7, 0, c, 3) && (cpuid(0xd, 0).a & XCR0_PKRU);
+	u32 before = xcr0(), with;
+
+	if (!begin_with(save_all))
+		return;
+	with = before | (pkru ? XCR0_PKRU : 0);
+	save(cpuid(0xd, 0).b);
+	put_code(CODE + 1, 0, save_all_compacted);
+	in.ip = U(CODE + 1);
+	if (HAS(0xd, 1, a, 1))
+		save(cpuid(0xd, 1).b);
+	if (!pkru)
+		return;
+	row("PKRU");
+	write_cr4(read_cr4() | CR4_PKE);
+	__asm__ volatile("xsetbv" : : "c"(0), "a"(with), "d"(0));
+	/* Of no key that is in use. */
+	write_pkru(0xc0);
+	in.ip = U(CODE);
+	save(cpuid(0xd, 0).b);
+	want_equal(AT(DATA)[512 + 1] & 2, 2);
+	want_equal(*(volatile u32 *)(AT(DATA) + cpuid(0xd, 9).b), 0xc0);
+	*(volatile u32 *)(AT(DATA) + cpuid(0xd, 9).b) = 0x30;
+	put_code(CODE + 2, 0, load_all);
+	in.ip = U(CODE + 2);
+	run();
+	want_equal(got_vector, UD);
+	want_equal(read_pkru(), 0x30);
+	write_pkru(0);
+	__asm__ volatile("xsetbv" : : "c"(0), "a"(before), "d"(0));
+	write_cr4(read_cr4() & ~(word)CR4_PKE);
+}
+
 const struct test_case cases[] = {
 	CASE(function_with_many, "SDM 2"),
 	CASE(function_entered_in_the_middle, "SDM 2"),
@@ -341,5 +417,6 @@ const struct test_case cases[] = {
 	CASE(sensitive_many, "SDM 2"),
 	CASE(sensitive_pages, "SDM 2"),
 	CASE(beside_sensitive_code, "SDM 2"),
+	CASE(state_is_the_guests, "SDM 1 13.6 to 13.10"),
 	CASES_END,
 };

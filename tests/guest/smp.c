@@ -376,16 +376,19 @@ static volatile u32 shared __attribute__((aligned(64)));
 static u64 wide[9] __attribute__((aligned(64)));
 #define CROSSING ((u8 *)wide + 62)
 #define ROUNDS   20000
+/* Some hosts take a fraction of a millisecond for each of those (bus lock detection). */
+#define SPLIT    16
 
 static void add_locked(word arg)
 {
 	for (unsigned i = 0; i < ROUNDS; i++) {
 		__asm__ volatile("lock incl %0" : "+m"(shared) : : "cc");
 		/* Across a cache line, and by CMPXCHG8B. */
-		__asm__ volatile("lock addl $1, %0"
-				 : "+m"(*(volatile u32 *)CROSSING)
-				 :
-				 : "cc");
+		if (i % SPLIT == 0)
+			__asm__ volatile("lock addl $1, %0"
+					 : "+m"(*(volatile u32 *)CROSSING)
+					 :
+					 : "cc");
 		__asm__ volatile("mov (%0), %%eax\n\t"
 				 "mov 4(%0), %%edx\n"
 				 "1:\tmov %%eax, %%ebx\n\t"
@@ -413,7 +416,7 @@ static void atomic(void)
 	join();
 	want_equal(shared, cpus * ROUNDS);
 	want_equal(((volatile u64 *)wide)[2], 0xffffff00 + (u64)cpus * ROUNDS);
-	want_equal(*(volatile u32 *)CROSSING, cpus * ROUNDS);
+	want_equal(*(volatile u32 *)CROSSING, cpus * (ROUNDS / SPLIT));
 }
 
 /* By each locked instruction; and locks made of them. */

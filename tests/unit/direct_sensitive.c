@@ -49,43 +49,57 @@ static const struct {
 	u8 code[8], len;
 	enum found found;
 } insns[] = {
-	{ { 0x0f, 0xa2 }, 2, YES },                      /* cpuid */
-	{ { 0xf3, 0x0f, 0xa2 }, 3, YES },                /* with a prefix of no use */
-	{ { 0x48, 0x0f, 0xa2 }, 3, YES },                /* rex.w */
-	{ { 0x0f, 0x02, 0xc8 }, 3, YES },                /* lar ecx, eax */
-	{ { 0x66, 0x0f, 0x03, 0xc8 }, 4, YES },          /* lsl cx, ax */
-	{ { 0x4c, 0x0f, 0x03, 0x07 }, 4, YES },          /* lsl r8, [rdi] */
-	{ { 0x0f, 0x01, 0x07 }, 3, YES },                /* sgdt [rdi] */
-	{ { 0x67, 0x0f, 0x01, 0x4f, 0x08 }, 5, YES },    /* sidt [edi + 8] */
-	{ { 0x0f, 0x01, 0x67, 0x10 }, 4, YES },          /* smsw [rdi + 16] */
-	{ { 0x49, 0x0f, 0x01, 0xe1 }, 4, YES },          /* smsw r9 */
-	{ { 0x0f, 0x34 }, 2, YES },                      /* sysenter */
-	{ { 0xf3, 0x0f, 0xc7, 0xf8 }, 4, YES },          /* rdpid rax */
-	{ { 0xf3, 0x41, 0x0f, 0xc7, 0xf8 }, 5, YES },    /* rdpid r8 */
-	{ { 0x0f, 0x01, 0xd0 }, 3, YES },                /* xgetbv */
-	{ { 0x0f, 0x01, 0xee }, 3, YES },                /* rdpkru */
-	{ { 0x0f, 0x01, 0xef }, 3, YES },                /* wrpkru */
-	{ { 0x0f, 0x01, 0xc1 }, 3, YES },                /* vmcall */
-	{ { 0x0f, 0x01, 0xd9 }, 3, YES },                /* vmmcall */
-	{ { 0xcd, 0x80 }, 2, YES },                      /* int 80h */
-	{ { 0xcd, 4 }, 2, YES },                         /* int 4 */
-	{ { 0xcd, 0x81 }, 2, NO },                       /* int 81h */
-	{ { 0x0f, 0x31 }, 2, ON_BAD },                   /* rdtsc */
-	{ { 0x0f, 0x33 }, 2, ON_BAD },                   /* rdpmc */
-	{ { 0x0f, 0x01, 0xf9 }, 3, ON_BAD },             /* rdtscp */
-	{ { 0xf3, 0x0f, 0xae, 0xd0 }, 4, ON_BAD },       /* wrfsbase eax */
-	{ { 0xf3, 0x49, 0x0f, 0xae, 0xdf }, 5, ON_BAD }, /* wrgsbase r15 */
-	{ { 0xf3, 0x48, 0x0f, 0xae, 0xc0 }, 5, NO },     /* rdfsbase rax */
-	{ { 0x0f, 0xae, 0x10 }, 3, NO },                 /* ldmxcsr [rax] */
-	{ { 0x0f, 0xae, 0xf0 }, 3, NO },                 /* mfence */
-	{ { 0x0f, 0x01, 0xfa }, 3, NO },                 /* monitorx */
-	{ { 0x0f, 0x05 }, 2, NO },                       /* syscall */
-	{ { 0x0f, 0x01, 0x17 }, 3, NO },                 /* lgdt */
-	{ { 0x0f, 0xc7, 0x0f }, 3, NO },                 /* cmpxchg8b */
-	{ { 0x0f, 0xc7, 0xf0 }, 3, NO },                 /* rdrand */
-	{ { 0x48, 0x0f, 0xc7, 0xf8 }, 4, NO },           /* rdseed */
-	{ { 0x0f, 0xaf, 0xc0 }, 3, NO },                 /* imul */
-	{ { 0xb8, 0x0f, 0xa2, 0x00, 0x00 }, 5, NO },     /* in an immediate */
+	{ { 0x0f, 0xa2 }, 2, YES },                        /* cpuid */
+	{ { 0xf3, 0x0f, 0xa2 }, 3, YES },                  /* with a prefix of no use */
+	{ { 0x48, 0x0f, 0xa2 }, 3, YES },                  /* rex.w */
+	{ { 0x0f, 0x02, 0xc8 }, 3, YES },                  /* lar ecx, eax */
+	{ { 0x66, 0x0f, 0x03, 0xc8 }, 4, YES },            /* lsl cx, ax */
+	{ { 0x4c, 0x0f, 0x03, 0x07 }, 4, YES },            /* lsl r8, [rdi] */
+	{ { 0x0f, 0x01, 0x07 }, 3, YES },                  /* sgdt [rdi] */
+	{ { 0x67, 0x0f, 0x01, 0x4f, 0x08 }, 5, YES },      /* sidt [edi + 8] */
+	{ { 0x0f, 0x01, 0x67, 0x10 }, 4, YES },            /* smsw [rdi + 16] */
+	{ { 0x49, 0x0f, 0x01, 0xe1 }, 4, YES },            /* smsw r9 */
+	{ { 0x0f, 0x34 }, 2, YES },                        /* sysenter */
+	{ { 0xf3, 0x0f, 0xc7, 0xf8 }, 4, YES },            /* rdpid rax */
+	{ { 0xf3, 0x41, 0x0f, 0xc7, 0xf8 }, 5, YES },      /* rdpid r8 */
+	{ { 0x0f, 0x01, 0xd0 }, 3, YES },                  /* xgetbv */
+	{ { 0x0f, 0x01, 0xee }, 3, YES },                  /* rdpkru */
+	{ { 0x0f, 0x01, 0xef }, 3, YES },                  /* wrpkru */
+	{ { 0x0f, 0x01, 0xc1 }, 3, YES },                  /* vmcall */
+	{ { 0x0f, 0x01, 0xd9 }, 3, YES },                  /* vmmcall */
+	{ { 0xcd, 0x80 }, 2, YES },                        /* int 80h */
+	{ { 0xcd, 4 }, 2, YES },                           /* int 4 */
+	{ { 0xcd, 0x81 }, 2, NO },                         /* int 81h */
+	{ { 0x0f, 0x31 }, 2, ON_BAD },                     /* rdtsc */
+	{ { 0x0f, 0x33 }, 2, ON_BAD },                     /* rdpmc */
+	{ { 0x0f, 0x01, 0xf9 }, 3, ON_BAD },               /* rdtscp */
+	{ { 0xf3, 0x0f, 0xae, 0xd0 }, 4, ON_BAD },         /* wrfsbase eax */
+	{ { 0xf3, 0x49, 0x0f, 0xae, 0xdf }, 5, ON_BAD },   /* wrgsbase r15 */
+	{ { 0xf3, 0x48, 0x0f, 0xae, 0xc0 }, 5, NO },       /* rdfsbase rax */
+	{ { 0x0f, 0xae, 0x10 }, 3, NO },                   /* ldmxcsr [rax] */
+	{ { 0x0f, 0xae, 0x20 }, 3, YES },                  /* xsave [rax] */
+	{ { 0x48, 0x0f, 0xae, 0x6b, 0x40 }, 5, YES },      /* xrstor64 [rbx + 64] */
+	{ { 0x0f, 0xae, 0x37 }, 3, YES },                  /* xsaveopt [rdi] */
+	{ { 0x41, 0x0f, 0xc7, 0x20 }, 4, YES },            /* xsavec [r8] */
+	{ { 0x0f, 0xae, 0x07 }, 3, NO },                   /* fxsave [rdi] */
+	{ { 0x0f, 0xae, 0x3f }, 3, NO },                   /* clflush [rdi] */
+	{ { 0x66, 0x0f, 0xae, 0x37 }, 4, NO },             /* clwb [rdi] */
+	{ { 0xf3, 0x0f, 0xae, 0x27 }, 4, NO },             /* ptwrite [rdi] */
+	{ { 0x0f, 0xae, 0xe8 }, 3, NO },                   /* lfence */
+	{ { 0xc4, 0xe2, 0x78, 0x49, 0x07 }, 5, YES },      /* ldtilecfg [rdi] */
+	{ { 0xc4, 0xc2, 0x79, 0x49, 0x00 }, 5, YES },      /* sttilecfg [r8] */
+	{ { 0xc4, 0xe2, 0x78, 0x49, 0xc0 }, 5, YES },      /* tilerelease */
+	{ { 0xc4, 0xe2, 0x7b, 0x4b, 0x04, 0x07 }, 6, NO }, /* tileloadd, which traps */
+	{ { 0xc4, 0xe2, 0x78, 0xf2, 0xc1 }, 5, NO },       /* andn eax, eax, ecx */
+	{ { 0x0f, 0xae, 0xf0 }, 3, NO },                   /* mfence */
+	{ { 0x0f, 0x01, 0xfa }, 3, NO },                   /* monitorx */
+	{ { 0x0f, 0x05 }, 2, NO },                         /* syscall */
+	{ { 0x0f, 0x01, 0x17 }, 3, NO },                   /* lgdt */
+	{ { 0x0f, 0xc7, 0x0f }, 3, NO },                   /* cmpxchg8b */
+	{ { 0x0f, 0xc7, 0xf0 }, 3, NO },                   /* rdrand */
+	{ { 0x48, 0x0f, 0xc7, 0xf8 }, 4, NO },             /* rdseed */
+	{ { 0x0f, 0xaf, 0xc0 }, 3, NO },                   /* imul */
+	{ { 0xb8, 0x0f, 0xa2, 0x00, 0x00 }, 5, NO },       /* in an immediate */
 	{ { 0x48, 0x8b, 0x80, 0x0f, 0x01, 0xd0, 0x00 }, 7, NO }, /* displacement */
 	{ { 0xe8, 0xcd, 0x80, 0x00, 0x00 }, 5, NO },
 };
@@ -119,16 +133,17 @@ static void sensitive_over_the_edge_is_in_both_pages(void **state)
 	start(b);
 	for (unsigned i = 0; i < ARRAY_SIZE(insns); i++) {
 		for (int before = 1; before < insns[i].len; before++) {
-			/* Where the opcode's 0F is: prefixes alone do not tell. */
-			int opcode = 0;
+			/* Where the opcode begins: prefixes alone do not tell. */
+			int opcode = 0, len = 3;
 
-			while (insns[i].code[opcode] != 0x0f &&
-			       insns[i].code[opcode] != 0xcd)
+			while (!memchr("\x0f\xcd\xc4", insns[i].code[opcode], 3))
 				opcode++;
+			if (insns[i].code[opcode] == 0xc4)
+				len = 4;
 			memset(page_of(b) - PAGE_SIZE, 0x90, 3 * PAGE_SIZE);
 			memcpy(page_of(b) - before, insns[i].code, insns[i].len);
-			/* What is behind the opcode's third byte does not matter. */
-			if (before < opcode + 3)
+			/* What is behind the opcode's last byte does not matter. */
+			if (before < opcode + len)
 				expect_found(b, insns[i].found, -before);
 			memset(page_of(b) - PAGE_SIZE, 0x90, 3 * PAGE_SIZE);
 			memcpy(page_of(b) + PAGE_SIZE - before, insns[i].code,
@@ -137,6 +152,57 @@ static void sensitive_over_the_edge_is_in_both_pages(void **state)
 				expect_found(b, insns[i].found, PAGE_SIZE - before);
 		}
 	}
+}
+
+/* What XSAVE and its kind are for, where it shows, and where it does not. */
+static void sensitive_by_mask(void **state)
+{
+	static const struct {
+		u8 code[48], len;
+		bool found;
+	} is[] = {
+		/* As in a dynamic linker: x87 to AVX-512. */
+		{ "\xb8\xee\x00\x00\x00\x31\xd2\x48\x89\x94\x24\x50\x02\x00\x00", 15,
+		  false },
+		{ "\x48\xc7\xc0\xe7\x00\x00\x00", 7, false }, /* mov rax, 0e7h */
+		{ "\xb8\xff\xff\xff\xff\x89\xc2", 7, true },
+		{ "\xb8\xe7\x02\x00\x00", 5, true },         /* PKRU */
+		{ "\xb8\xe7\x00\x02\x00", 5, true },         /* TILECFG */
+		{ "\xb8\xe7\x00\x04\x00", 5, true },         /* TILEDATA */
+		{ "\x66\xb8\xe7\x00", 4, true },             /* mov ax */
+		{ "\xb8\xe7\x00\x00\x00\xb0\xff", 7, true }, /* mov al, 0ffh */
+		{ "\xb8\xe7\x00\x00\x00\xb4\x02", 7, true }, /* mov ah, 2 */
+		{ "\xb8\xe7\x00\x00\x00\x89\xf8", 7, true }, /* mov eax, edi */
+		{ "\xb8\xe7\x00\x00\x00\xff\xd1", 7, true }, /* call rcx */
+		{ "\xb8\xe7\x00\x00\x00\x0f\x05", 7, true }, /* syscall */
+		{ "\xb8\xe7\x00\x00\x00\xf7\xe1", 7, true }, /* mul ecx */
+		{ "\xb8\xe7\x00\x00\x00\x92", 6, true },     /* xchg edx, eax */
+		{ "\xb9\xe7\x00\x00\x00", 5, true },         /* another register */
+		{ "\x05\xe7\x00\x00\x00", 5, true },         /* add eax, 0e7h */
+	};
+	struct box *b = *state;
+
+	start(b);
+	for (unsigned i = 0; i < ARRAY_SIZE(is); i++) {
+		for (unsigned nops = 0; nops < 60; nops += 20) {
+			/* The mask may be in the page before. */
+			for (int at = -4; at <= 1000; at += 202) {
+				int end = at + is[i].len + (int)nops;
+
+				memset(page_of(b) - PAGE_SIZE, 0x90, 3 * PAGE_SIZE);
+				memcpy(page_of(b) + at, is[i].code, is[i].len);
+				memcpy(page_of(b) + end, "\x0f\xc7\x24\x24", 4);
+				expect(b, is[i].found, end);
+				memcpy(page_of(b) + end, "\x0f\xae\x2c\x24", 4);
+				expect(b, is[i].found, end);
+			}
+		}
+	}
+	/* Too far away to be looked at. */
+	memset(page_of(b), 0x90, PAGE_SIZE);
+	memcpy(page_of(b) + 300, is[0].code, is[0].len);
+	memcpy(page_of(b) + 600, "\x0f\xc7\x24\x24", 4);
+	expect(b, 1, 600);
 }
 
 static void sensitive_all_are_counted(void **state)
@@ -347,7 +413,7 @@ static void sensitive_random_bytes(void **state)
 		}
 		found = sensitive_find(b->v, PAGE, page_of(b), &good, at, 4);
 		for (unsigned i = 0; found <= 4 && i < found; i++)
-			assert_in_range(at[i].at, PAGE - 50, PAGE + PAGE_SIZE - 1);
+			assert_in_range(at[i].at, PAGE - 20, PAGE + PAGE_SIZE - 1);
 	}
 }
 
@@ -356,6 +422,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		TEST(sensitive_each_found_anywhere),
 		TEST(sensitive_over_the_edge_is_in_both_pages),
+		TEST(sensitive_by_mask),
 		TEST(sensitive_all_are_counted),
 		TEST(sensitive_functions),
 		TEST(sensitive_functions_that_do_not_show),

@@ -179,8 +179,8 @@ static bool same_cpu(const struct direct *d)
 {
 	const struct vcpu *v = d->v;
 
-	/* PKRU is the guest's alone; what shows that is sensitive (sensitive.h). */
-	return !((v->xcr0 ^ d->host_xcr0) & ~(u64)XCR0_PKRU) &&
+	/* PKRU is the guest's alone, AMX the host's; what shows that is sensitive. */
+	return !((v->xcr0 ^ d->host_xcr0) & ~(u64)XCR0_APART) &&
 	       (v->cr4 & (CR4_OSFXSR | CR4_OSXSAVE | CR4_FSGSBASE)) ==
 		       (CR4_OSFXSR | CR4_OSXSAVE | CR4_FSGSBASE);
 }
@@ -843,10 +843,20 @@ void direct_code_protected(struct direct *d, gpa_t page)
 
 /* ---- set-up ---- */
 
+/* State that the host's CPU has on and that is neither the guest's nor kept from it. */
+static u64 foreign_state(u64 xcr0)
+{
+	for (unsigned i = 0; i < XCOMP_COUNT; i++)
+		if (xcomp_layout[i].size || i < 2)
+			xcr0 &= ~BIT(i);
+	return xcr0 & ~(u64)XCR0_APART;
+}
+
 int direct_probe(struct direct_host *host, struct error *err)
 {
 	struct phys *phys = phys_new();
 	struct process *p = NULL;
+	struct host_cpu cpu;
 	int ret = process_new(&p, phys, err);
 
 	if (!ret) {
@@ -854,6 +864,11 @@ int direct_probe(struct direct_host *host, struct error *err)
 		process_free(p);
 	}
 	phys_free(phys);
+	hostcpu_read(&cpu);
+	if (!ret && foreign_state(cpu.xcr0))
+		ret = error_set(err, -ENOTSUP,
+				"programs have state here that no guest has, XCR0 %#llx",
+				(unsigned long long)foreign_state(cpu.xcr0));
 	return ret;
 }
 

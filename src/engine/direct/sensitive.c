@@ -7,6 +7,10 @@
  * and VERW are not looked for: the bytes 0F 00 are everywhere in code, what they tell is
  * next to nothing, and hosts with UMIP do not let them through. RDTSC, RDTSCP and RDPMC
  * trap, and WRFSBASE and WRGSBASE do what they should, but not on all hosts (trial.c).
+ * XSAVE and its kind are sensitive unless it shows that they are for components that are
+ * the guest's: of PKRU and, where the guest has no AMX, of its tiles they would save the
+ * host's, beyond the end of what the guest knows. LDTILECFG, STTILECFG and TILERELEASE do
+ * not trap as the other instructions of AMX do (XFD, SDM vol. 1, 13.14).
  * What is written where it may be executed already, through this page or another one, is
  * not looked at before the page is mapped again.
  *
@@ -23,8 +27,10 @@
 /* Bytes before a find that decoding starts at: different ones, as one may be off the
  * beat. */
 static const u8 run_up[] = { 48, 41, 35, 31 };
-/* And two of an instruction that ends in the page. */
-#define RUN_UP 50
+/* The same for where EAX is from. */
+static const u8 mask_run_up[] = { 120, 113, 107, 103 };
+/* And three of an instruction that ends in the page. */
+#define RUN_UP 123
 /* Behind the page, for an instruction that begins in it. */
 #define REST   15
 #define SIZE   (RUN_UP + PAGE_SIZE + REST)
@@ -32,6 +38,21 @@ static const u8 run_up[] = { 48, 41, 35, 31 };
 #define FINDS  64
 /* Where compilers and assemblers begin functions. */
 #define ALIGN  16
+
+/* XSAVE, XRSTOR, XSAVEOPT, XSAVEC; with a prefix it may be another one. */
+static bool xsave_like(u8 opcode, u8 modrm)
+{
+	unsigned reg = modrm >> 3 & 7;
+
+	return modrm < 0xc0 &&
+	       (opcode == 0xae ? reg >= 4 && reg <= 6 : opcode == 0xc7 && reg == 4);
+}
+
+/* LDTILECFG, STTILECFG and TILERELEASE, and TILEZERO: VEX.128.0F38.W0 49h. */
+static bool tile_config(const u8 *o)
+{
+	return (o[1] & 0x1f) == 2 && (o[2] == 0x78 || o[2] == 0x79) && o[3] == 0x49;
+}
 
 static bool group7(u8 modrm)
 {
@@ -50,13 +71,15 @@ static bool looks_so(u8 opcode, u8 modrm, const struct direct_host *host)
 	switch (opcode) {
 	case 0x31: return !host->tsc_traps;
 	case 0x33: return !host->pmc_traps;
-	case 0xae: return modrm >= 0xd0 && modrm < 0xe0 && !host->bases_kept;
+	case 0xae:
+		return modrm < 0xc0 ? xsave_like(opcode, modrm)
+				    : modrm >= 0xd0 && modrm < 0xe0 && !host->bases_kept;
 	case 0xa2:
 	case 0x02:
 	case 0x03:
 	case 0x34: return true;
 	case 0x01: return group7(modrm) || (modrm == 0xf9 && !host->tsc_traps);
-	case 0xc7: return modrm >= 0xf8;
+	case 0xc7: return modrm >= 0xf8 || xsave_like(opcode, modrm);
 	default: return false;
 	}
 }
@@ -115,6 +138,75 @@ static void read_near(struct vcpu *v, gva_t lin, u8 *buf, unsigned len)
 		memcpy(buf, host, len);
 }
 
+/* Whether EAX is known to select the guest's components alone, after this one. */
+static bool selects(bool before, const ZydisDecodedInstruction *zi,
+		    const ZydisDecodedOperand *op)
+{
+	bool known = before && zi->meta.category != ZYDIS_CATEGORY_CALL &&
+		     zi->meta.category != ZYDIS_CATEGORY_SYSCALL &&
+		     zi->meta.category != ZYDIS_CATEGORY_INTERRUPT;
+
+	for (unsigned i = 0; i < zi->operand_count; i++)
+		if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    (op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
+						     op[i].reg.value) ==
+			    ZYDIS_REGISTER_RAX)
+			known = i == 0 && op[0].size >= 32 &&
+				zi->mnemonic == ZYDIS_MNEMONIC_MOV &&
+				op[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+				!(op[1].imm.value.u & XCR0_APART);
+	return known;
+}
+
+/* Decoding from 'from', is it known at 'start'? *there: that is come to. */
+static bool selects_from(const ZydisDecoder *d, const u8 *copy, unsigned from,
+			 unsigned start, bool *there)
+{
+	bool known = false;
+
+	while (from < start) {
+		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+		ZydisDecodedInstruction zi;
+
+		if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, copy + from, start - from, &zi,
+							op))) {
+			known = selects(known, &zi, op);
+			from += zi.length;
+		} else {
+			known = false;
+			from++;
+		}
+	}
+	*there = from == start;
+	return known;
+}
+
+/* Is what XSAVE and its kind at 'start' save or load the guest's alone? */
+static bool masked(const ZydisDecoder *d, const u8 *copy, unsigned start)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(mask_run_up); i++) {
+		bool there, known = selects_from(d, copy, start - mask_run_up[i], start,
+						 &there);
+
+		if (there && !known)
+			return false;
+		any |= there;
+	}
+	return any;
+}
+
+/* Is it of another instruction with this opcode: what these prefixes select? */
+static bool selected(const u8 *copy, unsigned start, unsigned at)
+{
+	for (; start < at; start++)
+		if (copy[start] == 0x66 || copy[start] == 0xf2 || copy[start] == 0xf3)
+			return true;
+	return false;
+}
+
 /* Is the opcode of an instruction at 'at', and where does that begin? */
 static bool sensitive_at(const ZydisDecoder *d, const u8 *copy, unsigned at,
 			 const struct direct_host *host, unsigned *start)
@@ -122,13 +214,27 @@ static bool sensitive_at(const ZydisDecoder *d, const u8 *copy, unsigned at,
 	const u8 *o = copy + at;
 
 	*start = at;
-	if (o[0] == 0xcd ? o[1] != 0x80 && o[1] != 4 : !looks_so(o[1], o[2], host))
-		return false;
+	switch (o[0]) {
+	case 0xc4:
+		if (!tile_config(o))
+			return false;
+		break;
+	case 0xcd:
+		if (o[1] != 0x80 && o[1] != 4)
+			return false;
+		break;
+	default:
+		if (!looks_so(o[1], o[2], host))
+			return false;
+	}
 	if (!is_instruction(d, copy, at, start))
 		return false;
+	if (o[0] != 0x0f)
+		return true;
+	if (xsave_like(o[1], o[2]))
+		return !selected(copy, *start, at) && !masked(d, copy, *start);
 	/* RDPID, WRFSBASE and WRGSBASE have F3; RDSEED and others have not. */
-	return o[0] != 0x0f || (o[1] != 0xc7 && o[1] != 0xae) ||
-	       memchr(copy + *start, 0xf3, at - *start);
+	return (o[1] != 0xc7 && o[1] != 0xae) || memchr(copy + *start, 0xf3, at - *start);
 }
 
 /* ---- functions ---- */
@@ -294,13 +400,17 @@ static unsigned functions_of(const ZydisDecoder *d, const u8 *copy, gva_t lin,
 static unsigned find_all(const ZydisDecoder *d, const u8 *copy,
 			 const struct direct_host *host, unsigned *find)
 {
-	static const u8 first[] = { 0x0f, 0xcd };
+	/* And how many bytes may be in the page before. */
+	static const struct {
+		u8 byte, before;
+	} first[] = { { 0x0f, 2 }, { 0xcd, 2 }, { 0xc4, 3 } };
 	const u8 *end = copy + RUN_UP + PAGE_SIZE;
 	unsigned n = 0, start;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(first); i++) {
-		for (const u8 *p = copy + RUN_UP - 2;
-		     n < FINDS && (p = memchr(p, first[i], (size_t)(end - p))); p++) {
+		for (const u8 *p = copy + RUN_UP - first[i].before;
+		     n < FINDS && (p = memchr(p, first[i].byte, (size_t)(end - p)));
+		     p++) {
 			unsigned k = n;
 
 			if (!sensitive_at(d, copy, (unsigned)(p - copy), host, &start))

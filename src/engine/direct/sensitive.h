@@ -9,7 +9,11 @@
 #pragma once
 
 #include "engine/direct/process.h"
+#include "x86/regs.h"
 #include "x86/vcpu.h"
+
+/* State components that the guest and the host may each have alone, or differently. */
+#define XCR0_APART (XCR0_PKRU | XCR0_TILES)
 
 /* A breakpoint, and the end of the function that it stands for; the same address: it is
  * for one instruction. */
