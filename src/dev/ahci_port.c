@@ -37,6 +37,8 @@ static bool add_piece(struct ahci_request *r, gpa_t gpa, u32 len, bool to_guest)
 
 	if (!host)
 		return false;
+	if (to_guest)
+		phys_back_range(r->p->a->phys, gpa, len);
 	if (last && (u8 *)last->iov_base + last->iov_len == host &&
 	    r->gpa[r->iovs - 1] + last->iov_len == gpa) {
 		last->iov_len += len;

@@ -38,6 +38,8 @@ static unsigned map_piece(struct nvme_request *q, gpa_t gpa, u32 len, bool to_gu
 
 	if (!host)
 		return NVME_DATA_TRANSFER;
+	if (to_guest)
+		phys_back_range(q->n->phys, gpa, len);
 	if (last && (u8 *)last->iov_base + last->iov_len == host &&
 	    q->gpa[q->iovs - 1] + last->iov_len == gpa) {
 		last->iov_len += len;

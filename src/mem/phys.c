@@ -29,13 +29,11 @@
 #include "base/alloc.h"
 #include "base/bits.h"
 
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-
 #define HUGE_SIZE MiB(2)
 /* What phys_back() asks for at once. A guest may never touch all of more. */
 #define BACK_SIZE KiB(64)
+/* Of 2 MiB the share that was touched, from which on all of it may be a large page. */
+#define HUGE_FROM (HUGE_SIZE / 8)
 #define PHYS_END  BIT(52) /* SDM vol. 3, 4.1.4: MAXPHYADDR is at most 52 */
 
 struct map {
@@ -513,14 +511,104 @@ void *phys_host(struct phys *p, gpa_t gpa, u64 len, bool write)
 	return r->host + (gpa - r->base);
 }
 
+/* ---- memory of the host ---- */
+
+static void flag_pages(const struct phys_region *r, u64 from, u64 to, u8 set, u8 clear)
+{
+	for (u64 i = from >> PAGE_SHIFT; i < to >> PAGE_SHIFT; i++) {
+		if (clear)
+			__atomic_fetch_and(&r->page_flags[i], (u8)~clear,
+					   __ATOMIC_RELAXED);
+		if (set)
+			__atomic_fetch_or(&r->page_flags[i], set, __ATOMIC_RELAXED);
+	}
+}
+
+/* Asking is of no use any more after so many refusals in a row. */
+#define REFUSALS 16
+
+/*
+ * The 2 MiB around 'off' as one large page of the host: it costs less to make than its
+ * small ones, and saves TLB misses ever after. Linux makes none for a memfd by itself
+ * unless the administrator says so, but does when asked (6.1 and later).
+ */
+static bool back_huge(const struct phys_region *r, u64 off)
+{
+	static unsigned refusals;
+	u64 from = align_down(off, HUGE_SIZE), to = from + HUGE_SIZE, touched = 0;
+
+	if (to > r->len || ((uintptr_t)r->host & (HUGE_SIZE - 1)) ||
+	    __atomic_load_n(&refusals, __ATOMIC_RELAXED) >= REFUSALS)
+		return false;
+	for (u64 i = from >> PAGE_SHIFT; i < to >> PAGE_SHIFT; i++) {
+		u8 flags = __atomic_load_n(&r->page_flags[i], __ATOMIC_RELAXED);
+
+		if (flags & PAGE_RELEASED)
+			return false;
+		touched += flags & PAGE_BACKED ? PAGE_SIZE : 0;
+	}
+	if (touched < HUGE_FROM)
+		return false;
+	/* It may be too old, have no such page left, or be using some of these. */
+	if (madvise(r->host + from, HUGE_SIZE, MADV_COLLAPSE)) {
+		__atomic_fetch_add(&refusals, 1, __ATOMIC_RELAXED);
+		return false;
+	}
+	__atomic_store_n(&refusals, 0, __ATOMIC_RELAXED);
+	flag_pages(r, from, to, PAGE_BACKED, 0);
+	return true;
+}
+
 void phys_back(const struct phys_region *r, u64 off)
 {
 	u64 from = align_down(off, BACK_SIZE), to = MIN(from + BACK_SIZE, r->len);
 
+	if (back_huge(r, off))
+		return;
 	/* Speed only: older kernels refuse, and one without memory will say so later. */
 	(void)madvise(r->host + from, to - from, MADV_POPULATE_WRITE);
-	for (u64 i = from >> PAGE_SHIFT; i < to >> PAGE_SHIFT; i++)
-		__atomic_fetch_or(&r->page_flags[i], PAGE_BACKED, __ATOMIC_RELAXED);
+	flag_pages(r, from, to, PAGE_BACKED, 0);
+}
+
+void phys_back_range(struct phys *p, gpa_t gpa, u64 len)
+{
+	const struct phys_region *r = phys_find(p, gpa);
+	u64 from = r ? gpa - r->base : 0;
+
+	if (!r || r->kind != PHYS_RAM || len > r->len - from)
+		return;
+	for (u64 at = align_down(from, PAGE_SIZE); at < from + len; at += PAGE_SIZE)
+		if (!(__atomic_load_n(&r->page_flags[at >> PAGE_SHIFT],
+				      __ATOMIC_RELAXED) &
+		      PAGE_BACKED))
+			phys_back(r, at);
+}
+
+bool phys_release(struct phys *p, gpa_t gpa, u64 len)
+{
+	const struct phys_region *r = phys_find(p, gpa);
+	u64 from, to;
+
+	if (!r || r->kind != PHYS_RAM || len > r->len - (gpa - r->base))
+		return false;
+	from = gpa - r->base;
+	to = from + len;
+	if (madvise(r->host + from, len, MADV_REMOVE))
+		return false;
+	/*
+	 * Wholly released, 2 MiB are as they were in the beginning. Where some pages
+	 * were, those that are around must not bring them back.
+	 */
+	for (u64 at = from, end; at < to; at = end) {
+		end = MIN(align_down(at, HUGE_SIZE) + HUGE_SIZE, to);
+		if (end - at == HUGE_SIZE)
+			flag_pages(r, at, end, 0, PAGE_BACKED | PAGE_RELEASED);
+		else
+			flag_pages(r, at, end, PAGE_RELEASED, 0);
+	}
+	/* It is a write of zeroes. */
+	phys_note_write(p, gpa, len);
+	return true;
 }
 
 u8 *phys_page_flags(struct phys *p, gpa_t gpa)

@@ -32,11 +32,20 @@
 
 #define PHYS_MAX_MAPS 4096
 
+/* Missing from the headers of older systems: madvise(2), Linux 5.14 and 6.1. */
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 enum {
 	PAGE_CODE = 1,
 	PAGE_WRITERS = 2,
-	PAGE_GUARDED = 4, /* PAGE_CODE, and since then nobody writes without looking */
-	PAGE_BACKED = 8,  /* the host has been asked for it, phys_back() */
+	PAGE_GUARDED = 4,   /* PAGE_CODE, and since then nobody writes without looking */
+	PAGE_BACKED = 8,    /* the host has been asked for it, phys_back() */
+	PAGE_RELEASED = 16, /* phys_release() took it, but not all 2 MiB around it */
 };
 
 #define PHYS_MAX_LISTENERS 64
@@ -141,6 +150,16 @@ void phys_store(struct phys *p, gpa_t gpa, u64 val, unsigned size);
  * it longer, ten times as long under some hypervisors.
  */
 void phys_back(const struct phys_region *r, u64 off);
+
+/* The same for whoever is about to write [gpa, gpa + len) by DMA; no RAM: nothing. */
+void phys_back_range(struct phys *p, gpa_t gpa, u64 len);
+
+/*
+ * The guest needs what is in these pages no more: the host gets them back, and they are
+ * zero when they are touched again. False, and nothing is done: that is not RAM of one
+ * region, or the host refuses.
+ */
+bool phys_release(struct phys *p, gpa_t gpa, u64 len);
 
 /* Flags byte of the page that holds gpa, NULL when it is not RAM or ROM. */
 u8 *phys_page_flags(struct phys *p, gpa_t gpa);

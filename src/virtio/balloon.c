@@ -20,7 +20,6 @@
 #include <linux/virtio_balloon.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/alloc.h"
 #include "base/bits.h"
@@ -82,15 +81,9 @@ static unsigned role(const struct virtio_balloon *d, unsigned n)
 static void release(struct virtio_balloon *d, gpa_t gpa, u64 len)
 {
 	gpa_t from = align_up(gpa, PAGE_SIZE), to = align_down(gpa + len, PAGE_SIZE);
-	void *host;
 
-	if (from < gpa || to <= from)
+	if (from < gpa || to <= from || !phys_release(d->v.phys, from, to - from))
 		return;
-	host = phys_host(d->v.phys, from, to - from, true);
-	if (!host || madvise(host, to - from, MADV_REMOVE))
-		return;
-	/* It is a write of zeroes. */
-	phys_note_write(d->v.phys, from, to - from);
 	d->stats.freed += to - from;
 }
 

@@ -199,6 +199,8 @@ static u8 prepare_io(struct request *r, bool write, u64 sector)
 	r->r.iovcnt = write ? slice(c->iov, c->out, HEADER_SIZE, len, r->data)
 			    : slice(c->iov + c->out, c->in, 0, len, r->data);
 	r->in_data = write ? 0 : len;
+	for (unsigned i = c->out; !write && i < c->out + c->in; i++)
+		phys_back_range(r->d->v.phys, c->gpa[i], c->iov[i].iov_len);
 	return VIRTIO_BLK_S_OK;
 }
 

@@ -5,7 +5,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -572,6 +574,133 @@ static void aligned_access_is_not_torn(void **state)
 	phys_free(p);
 }
 
+/* Pages of [gpa, gpa + len) that the host has made. */
+static u64 present(struct phys *p, gpa_t gpa, u64 len)
+{
+	unsigned char there[512];
+	u64 n = 0;
+
+	assert_true(len <= MiB(2));
+	assert_int_equal(mincore(phys_host(p, gpa, len, true), len, there), 0);
+	for (u64 i = 0; i < len >> PAGE_SHIFT; i++)
+		n += there[i] & 1;
+	return n;
+}
+
+static u64 backed(struct phys *p, gpa_t gpa, u64 len)
+{
+	u64 n = 0;
+
+	for (u64 i = 0; i < len; i += PAGE_SIZE)
+		n += *phys_page_flags(p, gpa + i) & PAGE_BACKED ? 1 : 0;
+	return n;
+}
+
+static void memory_comes_with_that_around_it(void **state)
+{
+	struct phys *p = map_new();
+
+	(void)state;
+	assert_int_equal(present(p, 0, MiB(2)), 0);
+	phys_back(phys_find(p, 0), 0x13456);
+	assert_int_equal(present(p, 0, MiB(2)), 16);
+	assert_int_equal(present(p, 0x10000, KiB(64)), 16);
+	assert_int_equal(backed(p, 0x10000, KiB(64)), 16);
+	assert_int_equal(backed(p, 0, MiB(2)), 16);
+	/* DMA over the edge of two such pieces; into nothing, and beyond the end. */
+	phys_back_range(p, 0x4fff0, 0x20);
+	assert_int_equal(present(p, 0x40000, KiB(128)), 32);
+	phys_back_range(p, MiB(64), KiB(64));
+	phys_back_range(p, MiB(4) - 0x1000, 0x2000);
+	phys_back_range(p, 0x300000, 0);
+	assert_int_equal(present(p, MiB(2), MiB(2)), 0);
+	phys_free(p);
+}
+
+/* The kB of large pages in the mapping of 'at'. */
+static unsigned long large_pages(const void *at)
+{
+	FILE *f = fopen("/proc/self/smaps", "re");
+	unsigned long from, to, kb = 0, n;
+	bool here = false;
+	char line[256];
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			here = from <= (uintptr_t)at && (uintptr_t)at < to;
+		else if (here && sscanf(line, "ShmemPmdMapped: %lu kB", &n) == 1)
+			kb = n;
+	}
+	(void)fclose(f);
+	return kb;
+}
+
+static void memory_in_use_becomes_large_pages(void **state)
+{
+	struct phys *p = map_new();
+	u8 *host = phys_host(p, 0, MiB(4), true);
+
+	(void)state;
+	/* Does this host make them? */
+	host[0] = 1;
+	if (madvise(host, MiB(2), MADV_COLLAPSE)) {
+		print_message("this host makes no large pages of a memfd: %s\n",
+			      strerror(errno));
+		phys_free(p);
+		skip();
+	}
+	assert_int_equal(large_pages(host), 2048);
+	phys_store(p, MiB(2), 0x1234, 8);
+	for (u64 at = MiB(2); at < MiB(3); at += KiB(64)) {
+		assert_int_equal(large_pages(host), 2048);
+		phys_back_range(p, at, KiB(64));
+		if (backed(p, MiB(2), MiB(2)) == 512)
+			break;
+	}
+	assert_int_equal(large_pages(host), 4096);
+	assert_int_equal(backed(p, MiB(2), MiB(2)), 512);
+	assert_int_equal(phys_load(p, MiB(2), 8), 0x1234);
+	phys_free(p);
+}
+
+static void released_memory_is_gone_and_zero(void **state)
+{
+	struct phys *p = map_new();
+
+	(void)state;
+	for (u64 at = MiB(2); at < MiB(4); at += PAGE_SIZE)
+		phys_store(p, at, at, 8);
+	phys_back_range(p, MiB(2), MiB(2));
+	assert_true(phys_release(p, MiB(2) + 0x5000, 0x2000));
+	assert_int_equal(present(p, MiB(2), MiB(2)), 510);
+	assert_int_equal(phys_load(p, MiB(2) + 0x4000, 8), MiB(2) + 0x4000);
+	assert_int_equal(phys_load(p, MiB(2) + 0x5000, 8), 0);
+	assert_int_equal(phys_load(p, MiB(2) + 0x7000, 8), MiB(2) + 0x7000);
+	assert_true(phys_release(p, MiB(2), MiB(2)));
+	assert_int_equal(present(p, MiB(2), MiB(2)), 0);
+	assert_int_equal(backed(p, MiB(2), MiB(2)), 0);
+	/* Over the end, into another region, nowhere. */
+	assert_false(phys_release(p, MiB(4) - PAGE_SIZE, 2 * PAGE_SIZE));
+	assert_false(phys_release(p, MiB(16), PAGE_SIZE));
+	phys_free(p);
+}
+
+/* What is around a page that was given back, as by a balloon, must not bring it back. */
+static void released_pages_stay_away(void **state)
+{
+	struct phys *p = map_new();
+
+	(void)state;
+	phys_back_range(p, MiB(2), KiB(64));
+	assert_true(phys_release(p, MiB(2) + 0x1000, 0x3000));
+	for (u64 at = MiB(2); at < MiB(4); at += KiB(64))
+		phys_back_range(p, at, KiB(64));
+	assert_int_equal(backed(p, MiB(2), MiB(2)), 512);
+	assert_int_equal(present(p, MiB(2), MiB(2)), 509);
+	phys_free(p);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -598,6 +727,10 @@ int main(void)
 		cmocka_unit_test(writers_are_guarded_against),
 		cmocka_unit_test(lookups_go_on_while_windows_move),
 		cmocka_unit_test(aligned_access_is_not_torn),
+		cmocka_unit_test(memory_comes_with_that_around_it),
+		cmocka_unit_test(memory_in_use_becomes_large_pages),
+		cmocka_unit_test(released_memory_is_gone_and_zero),
+		cmocka_unit_test(released_pages_stay_away),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
