@@ -197,29 +197,46 @@ static void a_page_is_not_global_any_more(void **state)
 	RUN_ONE(local, local_prepare, VEC_BP, 60 * 5 + 22 * 2 + 19 * (2 + 8));
 }
 
-/* 81080h calls what gives it another page, and returns there. */
+/*
+ * 81080h calls what gives it another page every other time, and returns there. RET is not
+ * to find its stack missing in the TLB: then it would not look what the top of the shadow
+ * stack is.
+ */
 #define RETURN(flush)                                                                    \
 	"mov esi, 0x81080\n mov ecx, 61\n xor ebx, ebx\n lea rdi, [rip + 2f]\n"          \
 	"1: call rsi\n dec ecx\n jnz 1b\n int3\n"                                        \
-	"2: xor qword ptr [" PTE("0x81000") "], 0x2000\n" flush "jmp 3f\n 3: ret"
+	"2: test ecx, 1\n jz 3f\n xor qword ptr [" PTE(                                  \
+		"0x81000") "], 0x2000\n 3:" flush "pop rax\n push rax\n jmp 4f\n 4: ret"
 PROGRAMS(ret, RETURN);
+/* All of the TLB goes first. */
+PROGRAM(ret_all,
+	RETURN("mov rdx, cr0\n btc edx, 16\n mov cr0, rdx\n invlpg [0x81000]\n"));
 
 static void return_prepare(struct box *b)
 {
-	static const u8 code[] = { 0xff, 0xd7, 0x83, 0xc3, 2, 0xc3 };
+	/* call rdi; imul ebx, ebx, 3; add ebx, 2 or 8; ret: the order counts. */
+	static const u8 code[] = { 0xff, 0xd7, 0x6b, 0xdb, 3, 0x83, 0xc3, 2, 0xc3 };
 
 	prepare(b);
 	memcpy(b->ram + CODE2 + 0x1080, code, sizeof(code));
 	memcpy(b->ram + CODE2 + 0x3080, code, sizeof(code));
-	b->ram[CODE2 + 0x3084] = 8;
+	b->ram[CODE2 + 0x3087] = 8;
 }
 
 static void calls_return_to_what_is_there(void **state)
 {
+	bool other = false;
+	u32 sum = 0;
+
 	(void)state;
-	RUN_ONE(ret_cr3, return_prepare, VEC_BP, 30 * 2 + 31 * 8);
-	RUN_ONE(ret_page, return_prepare, VEC_BP, 30 * 2 + 31 * 8);
-	RUN_ONE(ret_pge, return_prepare, VEC_BP, 30 * 2 + 31 * 8);
+	for (unsigned ecx = 61; ecx; ecx--) {
+		other ^= ecx & 1;
+		sum = 3 * sum + (other ? 8 : 2);
+	}
+	RUN_ONE(ret_cr3, return_prepare, VEC_BP, sum);
+	RUN_ONE(ret_page, return_prepare, VEC_BP, sum);
+	RUN_ONE(ret_pge, return_prepare, VEC_BP, sum);
+	RUN_ONE(ret_all, return_prepare, VEC_BP, sum);
 }
 
 /*
@@ -303,12 +320,181 @@ static void links_are_kept(void **state)
 		assert_in_range(s.links, 3, 20);
 		assert_in_range(s.far_forgets, 0, 3);
 	}
-	/* Two of the links lead to or from it. */
+	/* The link to it; those from it are kept while it is away. */
 	count_program(&engine_translate_eager,
 		      &(struct program){ "flip", flip_cr3, flip_cr3_end, 0, prepare },
 		      &s);
-	assert_in_range(s.links, 2 * ROUNDS, 2 * ROUNDS + 20);
+	assert_in_range(s.links, ROUNDS, ROUNDS + 20);
 	assert_in_range(s.far_forgets, 0, 3);
+}
+
+/*
+ * Two address spaces by turns, with the same pages at 80000h in one, 90000h in the other.
+ * The tables of the second one are 4000h behind those of the first.
+ */
+#define TABLES2 0x4000u
+#define SPACES(at_end)                                                                   \
+	"mov esi, 0x80000\n mov edi, 0x90000\n mov ecx, 60\n xor ebx, ebx\n xor eax, "   \
+	"eax\n"                                                                          \
+	"1: call rsi\n add ebx, eax\n xchg rsi, rdi\n mov rdx, cr3\n xor rdx, 0x4000\n"  \
+	"mov cr3, rdx\n" at_end END
+PROGRAM(spaces, SPACES(""));
+/* In its last round the second one has not the last page any more. */
+PROGRAM(spaces_gone, SPACES("cmp ecx, 2\n jne 2f\n btc qword ptr [0x17490], 0\n"
+			    "mov cr3, rdx\n 2:"));
+
+static void map2(struct box *b, gva_t lin, unsigned n)
+{
+	poke(b, PT + TABLES2 + (lin >> 12) * 8, (CODE2 + n * 0x1000) | 0x67, 8);
+}
+
+/* Pages 0, 1 and 2 in the first, 0, 'middle' and 'last' in the second. */
+static void put_spaces(struct box *b, unsigned middle, unsigned last)
+{
+	prepare(b);
+	memcpy(b->ram + PML4 + TABLES2, b->ram + PML4, 4 * PAGE_SIZE);
+	poke(b, PML4 + TABLES2, (PDPT + TABLES2) | 0x27, 8);
+	poke(b, PDPT + TABLES2, (PD + TABLES2) | 0x27, 8);
+	poke(b, PD + TABLES2, (PT + TABLES2) | 0x27, 8);
+	for (unsigned i = 0; i < 3; i++) {
+		poke(b, PT + TABLES2 + (0x80 + i) * 8, 0, 8);
+		poke(b, PT + (0x90 + i) * 8, 0, 8);
+	}
+	map2(b, 0x90000, 0);
+	map2(b, 0x91000, middle);
+	map2(b, 0x92000, last);
+	tlb_flush_all(b->v);
+}
+
+static void same_pages(struct box *b)
+{
+	put_spaces(b, 1, 2);
+}
+
+static void other_middle(struct box *b)
+{
+	put_spaces(b, 3, 2);
+}
+
+/* 80000h calls 82000h and goes on behind it. */
+static void put_call(struct box *b)
+{
+	static const u8 call[] = { 0xe8, 0xfb, 0x1f, 0, 0, 0x83, 0xc3, 1, 0xc3 };
+
+	put_page(b, 3, 8, true);
+	memcpy(b->ram + CODE2, call, sizeof(call));
+}
+
+static void calling_spaces(struct box *b)
+{
+	put_spaces(b, 1, 3);
+	put_call(b);
+}
+
+static void calling_far(struct box *b)
+{
+	put_spaces(b, 1, 2);
+	put_call(b);
+}
+
+/* MOV EAX, of which each has its own end. */
+static void straddling_spaces(struct box *b)
+{
+	static const u8 jmp[] = { 0xe9, 0xf8, 0x1f, 0, 0 };
+
+	straddle_prepare(b);
+	put_spaces(b, 1, 3);
+	straddle_prepare(b);
+	memcpy(b->ram + CODE2, jmp, sizeof(jmp));
+	map(b, 0x81000, 1);
+}
+
+static void programs_share_pages(void **state)
+{
+	struct vcpu_stats s;
+
+	(void)state;
+	RUN_ONE(spaces, same_pages, VEC_BP, ROUNDS * 7);
+	RUN_ONE(spaces, other_middle, VEC_BP, ROUNDS / 2 * (7 + 13));
+	RUN_ONE(spaces, calling_spaces, VEC_BP, ROUNDS / 2 * (5 + 9));
+	RUN_ONE(spaces, straddling_spaces, VEC_BP, ROUNDS / 2 * (1 + 0x10001));
+	RUN_ONE(spaces_gone, same_pages, VEC_PF, (ROUNDS - 1) * 7 + 3);
+	RUN_ONE(spaces_gone, other_middle, VEC_PF,
+		ROUNDS / 2 * 7 + (ROUNDS / 2 - 1) * 13 + 9);
+	count_program(&engine_translate_eager,
+		      &(struct program){ "spaces", spaces, spaces_end, 0, same_pages },
+		      &s);
+	assert_in_range(s.links, 2, 10);
+	count_program(&engine_translate_eager,
+		      &(struct program){ "spaces", spaces, spaces_end, 0, calling_far },
+		      &s);
+	assert_in_range(s.links, 2, 10);
+	/* Each has a link to the middle that does not hold in the other. */
+	count_program(&engine_translate_eager,
+		      &(struct program){ "spaces", spaces, spaces_end, 0, other_middle },
+		      &s);
+	assert_in_range(s.links, ROUNDS, ROUNDS + 10);
+}
+
+/*
+ * A chain of more pages than are woken at once: EBX = 3 * EBX + number in each. Between
+ * the rounds other code runs in the other space, where they are in another order, or not
+ * at all.
+ */
+#define CHAIN 100u
+#define LONG  0x100000u
+PROGRAM(chain, "mov esi, 0x100000\n mov edi, 0x84000\n mov ecx, 60\n xor ebx, ebx\n"
+	       "1: call rsi\n mov rdx, cr3\n xor rdx, 0x4000\n mov cr3, rdx\n"
+	       "call rdi\n test eax, eax\n jz 2f\n call rsi\n"
+	       "2: mov rdx, cr3\n xor rdx, 0x4000\n mov cr3, rdx\n" END);
+
+static void put_chain(struct box *b)
+{
+	u8 code[] = { 0x6b, 0xdb, 3, 0x83, 0xc3, 0, 0xe9, 0xf5, 0x0f, 0, 0 };
+
+	same_pages(b);
+	for (unsigned i = 0; i < CHAIN + 2; i++) {
+		code[5] = (u8)i;
+		memcpy(b->ram + LONG + i * PAGE_SIZE, code, sizeof(code));
+		poke(b, PT + TABLES2 + ((LONG >> 12) + i) * 8, 0, 8);
+	}
+	b->ram[LONG + CHAIN * PAGE_SIZE] = b->ram[LONG + (CHAIN + 1) * PAGE_SIZE] = 0xc3;
+	b->v->gpr[RAX] = 0;
+	tlb_flush_all(b->v);
+}
+
+static void put_chain_twice(struct box *b)
+{
+	put_chain(b);
+	for (unsigned i = 0; i < CHAIN + 2; i++)
+		poke(b, PT + TABLES2 + ((LONG >> 12) + i) * 8,
+		     (LONG + (i ^ 1) * PAGE_SIZE) | 0x67, 8);
+	b->v->gpr[RAX] = 1;
+	tlb_flush_all(b->v);
+}
+
+static u32 chain_sum(u32 x, unsigned flip)
+{
+	for (unsigned i = 0; i < CHAIN; i++)
+		x = 3 * x + (i ^ flip);
+	return x;
+}
+
+static void many_pages_are_woken(void **state)
+{
+	struct vcpu_stats s;
+	u32 once = 0, twice = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		once = chain_sum(once, 0) + 48;
+		twice = chain_sum(chain_sum(twice, 0) + 48, 1);
+	}
+	RUN_ONE(chain, put_chain, VEC_BP, once);
+	RUN_ONE(chain, put_chain_twice, VEC_BP, twice);
+	count_program(&engine_translate_eager,
+		      &(struct program){ "chain", chain, chain_end, 0, put_chain }, &s);
+	assert_in_range(s.links, CHAIN + ROUNDS - 2, CHAIN + ROUNDS + 20);
 }
 
 int main(void)
@@ -324,6 +510,8 @@ int main(void)
 		cmocka_unit_test(a_large_page_goes),
 		cmocka_unit_test(two_pages_of_code_at_one_address),
 		cmocka_unit_test(links_are_kept),
+		cmocka_unit_test(programs_share_pages),
+		cmocka_unit_test(many_pages_are_woken),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

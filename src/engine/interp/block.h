@@ -63,9 +63,10 @@ struct block {
 struct code_page {
 	gpa_t page;
 	/* For an engine that translates: the linear page it is executed at, by mode,
-	 * while 'epoch' is the engine's. */
+	 * while 'epoch' is the engine's; links out of it. */
 	gva_t lin[CODE_MODES];
-	u32 epoch[CODE_MODES];
+	u64 epoch[CODE_MODES];
+	struct tr_link *far[CODE_MODES];
 	/* And how often it was found there of late: in this one of its windows. */
 	u32 window;
 	u8 samples;

@@ -23,6 +23,7 @@
 #include "engine/interp/step.h"
 #include "engine/interp/stub.h"
 #include "engine/interp/vector.h"
+#include "engine/translate/awake.h"
 #include "engine/translate/translate.h"
 #include "host/execmem.h"
 #include "host/lowmem.h"
@@ -41,12 +42,8 @@
 #define CODE_SIZE  MiB(256)
 #define ARENA_SIZE MiB(128)
 #define SITES_MAX  (1u << 20)
-/* A shadow stack for each mode between guard pages, and the frame. The upper end of a
- * stack is its bottom. */
-#define GUARD      KiB(64)
-#define SHADOW     KiB(256)
-#define BOTTOM     512
-#define LOW_SIZE   (GUARD + CODE_MODES * (SHADOW + GUARD))
+/* A shadow stack for each mode between guard pages, and the frame. */
+#define LOW_SIZE   (SHADOW_GUARD + CODE_MODES * (SHADOW_SIZE + SHADOW_GUARD))
 _Static_assert(LOW_SIZE + sizeof(struct frame) <= MiB(8), "64 CPUs share a GiB");
 /* Times a block is interpreted before it is translated. */
 #define HOT          6
@@ -65,384 +62,6 @@ static struct translator *translator_of(const struct vcpu *v)
 	return v->engine;
 }
 
-/* ---- the look-up table ---- */
-
-/* Not before the mode is used: a table is a megabyte. */
-static void jumps_init(struct translator *t, unsigned m)
-{
-	for (unsigned i = 0; i < TR_JUMPS; i++)
-		t->f->jumps[m].slot[i].neg_lin = i ? TR_NO_JUMP : TR_SLOT0;
-	t->jumps_ready[m] = true;
-}
-
-static void jumps_clear(struct translator *t, unsigned m)
-{
-	struct tr_taken *k = &t->taken[m];
-
-	for (unsigned n = 0; n < k->count; n++)
-		t->f->jumps[m].slot[k->slot[n]].neg_lin = TR_NO_JUMP;
-	k->count = 0;
-}
-
-/* Slots that are emptied one by one stay on the list, which is harmless: 'taken' holds
- * each once. */
-static void jump_forget(struct translator *t, unsigned m, unsigned i, u64 entry)
-{
-	struct tr_jump *j = &t->f->jumps[m].slot[i];
-
-	if (j->code == entry && j->neg_lin != TR_NO_JUMP)
-		j->neg_lin = TR_FORGOTTEN;
-}
-
-static void jumps_forget_code(struct translator *t, const struct tr_code *code)
-{
-	if (likely(code->slots <= ARRAY_SIZE(code->slot))) {
-		for (unsigned n = 0; n < code->slots; n++)
-			jump_forget(t, code->slot[n] / TR_JUMPS, code->slot[n] % TR_JUMPS,
-				    code->entry);
-		return;
-	}
-	for (unsigned m = 0; m < CODE_MODES; m++)
-		for (unsigned n = 0; n < t->taken[m].count; n++)
-			jump_forget(t, m, t->taken[m].slot[n], code->entry);
-}
-
-/* Remember where the code can be found, so that it can be forgotten. */
-static void note_slot(struct tr_code *code, unsigned m, unsigned i)
-{
-	u32 where = m * TR_JUMPS + i;
-
-	for (unsigned n = 0; n < MIN(code->slots, ARRAY_SIZE(code->slot)); n++)
-		if (code->slot[n] == where)
-			return;
-	if (code->slots < ARRAY_SIZE(code->slot))
-		code->slot[code->slots] = where;
-	if (code->slots <= ARRAY_SIZE(code->slot))
-		code->slots++;
-}
-
-/* Will a CR3 load keep the mapping that code is fetched by? */
-static bool is_global(struct vcpu *v, gva_t lin)
-{
-	const struct tlb_way *w = &v->tlb.way[v->mmu_idx];
-	unsigned slot = tlb_slot(lin);
-	gpa_t gpa;
-
-	if (w->entry[slot].exec != tlb_tag(lin & PAGE_MASK) &&
-	    !fetch_translate(v, lin, &gpa))
-		return false;
-	return w->entry[slot].exec == tlb_tag(lin & PAGE_MASK) && w->info[slot].global;
-}
-
-/* What frame.page_lin is to be. */
-static u64 page_address(const struct vcpu *v)
-{
-	return v->rip - (linear_rip(v) & ~PAGE_MASK);
-}
-
-static void jumps_add(struct translator *t, unsigned m, gva_t lin, u64 entry)
-{
-	unsigned i = tr_jump_slot(lin);
-	struct tr_jump *j = &t->f->jumps[m].slot[i];
-	struct tr_taken *k = &t->taken[m];
-
-	if (!tr_mode_is_user(m) && !t->kernel_local[m])
-		t->kernel_local[m] = !is_global(t->v, lin);
-	if (unlikely(!t->jumps_ready[m]))
-		jumps_init(t, m);
-	/* Slot 0 stays empty: a kick sends every look-up there. */
-	if (!i)
-		return;
-	if (j->neg_lin == TR_NO_JUMP)
-		k->slot[k->count++] = (u16)i;
-	j->neg_lin = -lin;
-	j->code = entry;
-	j->page = lin & PAGE_MASK;
-	if (tr_mode_is_based(m)) {
-		j->neg_lin = -(t->v->rip + t->f->cs_key);
-		j->page = page_address(t->v);
-	}
-}
-
-/* ---- code ---- */
-
-static void link_undo(struct tr_link *l)
-{
-	le_store(l->at, (u64)(i64)l->exit, 4);
-	*l->link = l->next;
-	if (l->next)
-		l->next->link = l->link;
-	l->linked = false;
-}
-
-static void unlink_all(struct tr_code *code)
-{
-	while (code->links)
-		link_undo(code->links);
-}
-
-/* ---- linear pages ---- */
-
-static unsigned pages_slot(const struct tr_pages *s, u64 page)
-{
-	unsigned i =
-		(unsigned)((page >> PAGE_SHIFT) * UINT64_C(0x9e3779b97f4a7c15) >> 52);
-
-	while (s->page[i] && s->page[i] != page)
-		i = (i + 1) % TR_PAGES;
-	return i;
-}
-
-static bool pages_have(const struct tr_pages *s, u64 page)
-{
-	return s->full || s->page[pages_slot(s, page)] == page;
-}
-
-/* Is other code executed there? */
-static bool pages_other(const struct tr_pages *s, u64 page, const struct code_page *code)
-{
-	unsigned i = pages_slot(s, page);
-
-	return s->page[i] && s->code[i] != code;
-}
-
-static void pages_add(struct tr_pages *s, u64 page, struct code_page *code)
-{
-	unsigned i = pages_slot(s, page);
-
-	if (!page || s->count == TR_PAGES / 2) {
-		s->full = true;
-		return;
-	}
-	if (!s->page[i]) {
-		s->page[i] = page;
-		s->used[s->count++] = (u16)i;
-	}
-	s->code[i] = code;
-}
-
-static void pages_clear(struct tr_pages *s)
-{
-	for (unsigned n = 0; n < s->count; n++)
-		s->page[s->used[n]] = 0;
-	s->count = 0;
-	s->full = false;
-}
-
-/* ---- what holds while addresses translate as they do: T3, T5 ---- */
-
-static u8 *shadow_top(const struct translator *t, unsigned mode)
-{
-	return t->low + GUARD + mode * (SHADOW + GUARD) + SHADOW - BOTTOM;
-}
-
-/*
- * The bottom matches returns to address 0 alone, and leads out. Each time anew: where
- * returns have gone beyond it calls are pushed there, and whatever else is pushed.
- */
-static u64 shadow_empty(const struct translator *t, unsigned mode)
-{
-	u64 *p = (u64 *)(void *)shadow_top(t, mode);
-
-	for (unsigned i = 0; i < BOTTOM / sizeof(*p); i += 2) {
-		p[i] = t->lost_return;
-		p[i + 1] = ~UINT64_C(0);
-	}
-	return (u64)(uintptr_t)p;
-}
-
-/* Whoever runs code of this mode must leave it now. */
-static void shadow_forget(struct translator *t, unsigned mode)
-{
-	t->shadow[mode] = shadow_empty(t, mode);
-	if (mode == t->mode)
-		t->f->shadow_rsp = t->shadow[mode];
-}
-
-/* What is returned to may be gone. */
-static void shadows_forget(struct translator *t)
-{
-	for (unsigned m = 0; m < CODE_MODES; m++)
-		shadow_forget(t, m);
-}
-
-/* Whoever runs code of this mode must leave it now. */
-static void far_forget(struct translator *t, unsigned mode)
-{
-	struct tr_link *next;
-
-	t->f->leave = 1;
-	/* Nothing has been executed since. */
-	if (!t->pages[mode].count && !t->pages[mode].full)
-		return;
-	for (struct tr_link *l = t->far_links[mode]; l; l = next) {
-		next = l->far_next;
-		l->far_listed = false;
-		if (l->linked)
-			link_undo(l);
-	}
-	t->far_links[mode] = NULL;
-	/* What is found there would be executed without note_page(). */
-	jumps_clear(t, mode);
-	pages_clear(&t->pages[mode]);
-	t->kernel_local[mode] = false;
-	t->far_shift[mode] = PAGE_SHIFT;
-	t->v->stats->far_forgets++;
-	t->epoch[mode]++;
-	shadow_forget(t, mode);
-}
-
-/* Is the page where it is in 'pages', for fetches of this mode? As the CPU might know
- * from now on: so A must be set. */
-static bool still_there(struct translator *t, unsigned m, u64 lin,
-			const struct code_page *p)
-{
-	enum mmu_idx idx = tr_mode_is_user(m) ? MMU_USER : MMU_KERNEL;
-	struct walk w;
-
-	if (!walk_look(t->v, lin, idx, &w) || !(w.rights & BIT(ACC_EXEC)) ||
-	    (w.gpa & PAGE_MASK) != p->page)
-		return false;
-	if (!tr_mode_is_user(m) && !w.global)
-		t->kernel_local[m] = true;
-	/* The TLB need not know of it any more. */
-	t->far_shift[m] = MAX(t->far_shift[m], w.page_shift);
-	return true;
-}
-
-/* Move the pages that are not where they were from 'pages' to 'gone'. False: that is all
- * of them, and they were not moved. */
-static bool find_gone(struct translator *t, unsigned m, u64 page, unsigned shift)
-{
-	struct tr_pages *s = &t->pages[m], *gone = &t->gone;
-	bool one = page < TLB_FLUSHED_NONGLOBAL;
-	u64 kept[TR_PAGES / 2];
-	struct code_page *code[TR_PAGES / 2];
-	unsigned n = 0;
-
-	pages_clear(gone);
-	if (!one)
-		t->kernel_local[m] = false;
-	for (unsigned i = 0; i < s->count; i++) {
-		u64 lin = s->page[s->used[i]];
-		struct code_page *p = s->code[s->used[i]];
-
-		if ((one && (lin ^ page) >> shift) || still_there(t, m, lin, p)) {
-			kept[n] = lin;
-			code[n++] = p;
-		} else {
-			pages_add(gone, lin, p);
-		}
-	}
-	if (!n)
-		return false;
-	if (!gone->count)
-		return true;
-	pages_clear(s);
-	for (unsigned i = 0; i < n; i++)
-		pages_add(s, kept[i], code[i]);
-	return true;
-}
-
-static bool is_gone(const struct translator *t, unsigned m, const struct code_page *p)
-{
-	return p->epoch[m] != t->epoch[m];
-}
-
-/* From it, to it, or to an instruction that reaches into it. */
-static bool link_is_gone(const struct translator *t, unsigned m, const struct tr_link *l)
-{
-	const struct block *to = l->to->block;
-
-	return is_gone(t, m, l->of->block->home) || is_gone(t, m, to->home) ||
-	       (to->page2 != GPA_NONE && is_gone(t, m, block_page(&t->cache, to->page2)));
-}
-
-static void forget_gone(struct translator *t, unsigned m)
-{
-	struct tr_taken *k = &t->taken[m];
-	struct tr_link *l = t->far_links[m], *next;
-
-	for (unsigned i = 0; i < t->gone.count; i++)
-		t->gone.code[t->gone.used[i]]->epoch[m] = t->epoch[m] - 1;
-	t->far_links[m] = NULL;
-	for (; l; l = next) {
-		next = l->far_next;
-		if (l->linked && link_is_gone(t, m, l))
-			link_undo(l);
-		l->far_listed = l->linked;
-		if (!l->linked)
-			continue;
-		l->far_next = t->far_links[m];
-		t->far_links[m] = l;
-	}
-	for (unsigned n = 0; n < k->count; n++) {
-		struct tr_jump *j = &t->f->jumps[m].slot[k->slot[n]];
-		u64 page = -j->neg_lin & PAGE_MASK;
-
-		/* What is there may reach into the next page. */
-		if (j->neg_lin != TR_NO_JUMP && (pages_have(&t->gone, page) ||
-						 pages_have(&t->gone, page + PAGE_SIZE)))
-			j->neg_lin = TR_FORGOTTEN;
-	}
-	shadow_forget(t, m);
-}
-
-/*
- * This page, or those that TLB_FLUSHED_* says, may translate differently. What is
- * executed of them elsewhere now, or nowhere, is forgotten.
- */
-static void far_check(struct translator *t, unsigned m, u64 page, unsigned shift)
-{
-	const struct tr_pages *s = &t->pages[m];
-
-	t->f->leave = 1;
-	if (!s->count && !s->full)
-		return;
-	if (page == TLB_FLUSHED_ALL || s->full || tr_mode_is_based(m) ||
-	    t->v->paging < PAGING_4LEVEL || !find_gone(t, m, page, shift))
-		far_forget(t, m);
-	else if (t->gone.count)
-		forget_gone(t, m);
-}
-
-/* The page is about to be executed at this linear address. False: from where it was come
- * from has not been noted, as it has just been forgotten. */
-static bool note_page(struct translator *t, unsigned m, struct code_page *p, gva_t lin)
-{
-	bool known = true;
-	gva_t page = lin & PAGE_MASK;
-
-	if (likely(p->epoch[m] == t->epoch[m] && p->lin[m] == page))
-		return true;
-	/* Here and there at once, or two here: start anew. */
-	if (p->epoch[m] == t->epoch[m] || pages_other(&t->pages[m], page, p)) {
-		far_forget(t, m);
-		known = false;
-	}
-	p->epoch[m] = t->epoch[m];
-	p->lin[m] = page;
-	pages_add(&t->pages[m], page, p);
-	return known;
-}
-
-/* The same for the block's page, and for the one that it reaches into. */
-static bool note_pages(struct translator *t, unsigned m, const struct block *b, gva_t lin)
-{
-	bool known = note_page(t, m, b->home, lin);
-	gva_t next = (lin & PAGE_MASK) + PAGE_SIZE;
-
-	if (likely(b->page2 == GPA_NONE))
-		return known;
-	if (!note_page(t, m, block_page(&t->cache, b->page2), next)) {
-		note_page(t, m, b->home, lin);
-		known = false;
-	}
-	if (!tr_mode_is_user(m) && !t->kernel_local[m])
-		t->kernel_local[m] = !is_global(t->v, next);
-	return known;
-}
-
 /* The interpreter's cache drops a block: nothing may enter its code any more. */
 static void block_dropped(void *opaque, struct block *b)
 {
@@ -450,7 +69,7 @@ static void block_dropped(void *opaque, struct block *b)
 
 	if (!b->code)
 		return;
-	unlink_all(b->code);
+	code_unlink(b->code);
 	jumps_forget_code(t, b->code);
 	b->code = NULL;
 	/* It may be the one that is running, or be returned to. */
@@ -467,35 +86,14 @@ static void forget_code(struct translator *t)
 	locate_reset(t);
 	memos_reset(t);
 	t->arena_used = 0;
-	for (unsigned m = 0; m < CODE_MODES; m++) {
-		t->far_links[m] = NULL;
+	for (unsigned m = 0; m < CODE_MODES; m++)
 		far_forget(t, m);
-	}
 	t->f->link = NULL;
 	t->hot = t->cold = (struct emit){ 0 };
 	t->full = !pieces_emit(t);
-	for (unsigned m = 0; m < CODE_MODES; m++) {
-		shadow_forget(t, m);
+	shadows_forget(t);
+	for (unsigned m = 0; m < CODE_MODES; m++)
 		t->f->jumps[m].slot[0].code = t->leave_at;
-	}
-}
-
-static void link_to(struct translator *t, struct tr_link *l, struct tr_code *code)
-{
-	le_store(l->at, code->entry - ((u64)l->at + t->exec_delta + 4), 4);
-	t->v->stats->links++;
-	l->linked = true;
-	l->to = code;
-	l->link = &code->links;
-	l->next = code->links;
-	if (l->next)
-		l->next->link = &l->next;
-	code->links = l;
-	if ((l->target == GPA_NONE || code->block->page2 != GPA_NONE) && !l->far_listed) {
-		l->far_listed = true;
-		l->far_next = t->far_links[l->mode];
-		t->far_links[l->mode] = l;
-	}
 }
 
 /* ---- the code segment of based code: T2b ---- */
@@ -785,7 +383,7 @@ static bool group_fits(struct vcpu *v, const struct tr_group *g, gva_t lin)
 /* Its groups cross pages, or are not RAM, too often: it is made anew without. */
 static void code_ungroup(struct translator *t, struct block *b)
 {
-	unlink_all(b->code);
+	code_unlink(b->code);
 	jumps_forget_code(t, b->code);
 	b->code = NULL;
 	b->lone = true;
@@ -795,7 +393,7 @@ static void code_ungroup(struct translator *t, struct block *b)
 
 static void code_retire(struct translator *t, struct tr_code *code)
 {
-	unlink_all(code);
+	code_unlink(code);
 	jumps_forget_code(t, code);
 	code->block->code = NULL;
 }
@@ -1125,7 +723,7 @@ static enum step run_one(struct translator *t)
 		    (link->target == b->gpa || link->target == GPA_NONE))
 			link_to(t, link, code);
 		jumps_add(t, mode, lin, code->entry);
-		note_slot(code, mode, tr_jump_slot(lin));
+		jumps_note_slot(code, mode, tr_jump_slot(lin));
 		translate_enter(t, code);
 	}
 	return t->outcome == TR_GO_ON       ? STEP_ON
@@ -1237,18 +835,7 @@ static void translate_tlb_flushed(struct vcpu *v, u64 page, unsigned shift)
 	if (t->direct)
 		direct_tlb_flushed(t->direct, page, shift);
 	block_unlink_jumps(&t->cache, page, shift);
-	for (unsigned m = 0; m < CODE_MODES; m++) {
-		unsigned around = MAX(shift, t->far_shift[m]);
-		bool any;
-
-		if (page < TLB_FLUSHED_NONGLOBAL)
-			any = around > PAGE_SHIFT || pages_have(&t->pages[m], page);
-		else
-			any = page > TLB_FLUSHED_NONGLOBAL || tr_mode_is_user(m) ||
-			      t->kernel_local[m];
-		if (any)
-			far_check(t, m, page, around);
-	}
+	far_flushed(t, page, shift);
 	t->f->link = NULL;
 }
 
@@ -1302,6 +889,9 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	t->v = v;
 	t->options = *o;
 	t->sig = -1;
+	/* Pages that never were awake have 0. */
+	for (unsigned m = 0; m < CODE_MODES; m++)
+		t->epoch[m] = 1;
 	/* In one, as Linux aligns each to 2 MiB, and 64 CPUs share a GiB.
 	 */
 	t->low = lowmem_new(LOW_SIZE + sizeof(*t->f));
@@ -1311,7 +901,8 @@ static int translator_new(struct translator **out, struct vcpu *v,
 	}
 	t->f = (struct frame *)(void *)(t->low + LOW_SIZE);
 	for (unsigned i = 0; i <= CODE_MODES; i++) {
-		if (mprotect(t->low + i * (SHADOW + GUARD), GUARD, PROT_NONE)) {
+		if (mprotect(t->low + i * (SHADOW_SIZE + SHADOW_GUARD), SHADOW_GUARD,
+			     PROT_NONE)) {
 			int ret = error_set(err, -errno, "no guard pages: %s",
 					    strerror(errno));
 

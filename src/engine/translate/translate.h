@@ -38,12 +38,16 @@
  *
  * T3 A direct link within one page always holds: source and target have the same
  * mapping. One between pages, or to an instruction that reaches into another page, holds
- * while addresses translate as they do, and while its page is executed at one linear
- * address: when that changes, all are undone (struct code_page.lin). Everything else
- * looks the target up by linear address, in a table that is emptied with them: what runs
- * has been noted by note_pages() since. Most flushes of the TLB change nothing of that:
- * pages are looked up in the guest's tables then, and those that are found where they
- * were keep their links (far_check()).
+ * while both are executed at linear addresses that are as far from each other as when it
+ * was made. A page is awake while it is known where it is executed (struct
+ * code_page.lin): only such code runs, and what its links lead to is awake at the right
+ * address. When addresses may translate differently pages fall asleep that are not found
+ * where they were (far_check()); links to them from pages that stay awake are undone, and
+ * their own kept. Before a page is executed again it is woken, and with it those that its
+ * links lead to, if they are there; if not, they are undone (wake()). So a program's
+ * links last through those that run meanwhile, and those of a library hold wherever it
+ * is. Everything else looks the target up by linear address, in a table without those
+ * that sleep.
  *
  * T4 Each loop of translated code passes a place where a kick gets it out: backward
  * links, calls and links between pages read where frame.poll points to, which after a
@@ -51,7 +55,7 @@
  *
  * T5 A CALL pushes the complement of its return address and where to go on to the shadow
  * stack, a host call; a RET whose address is the one on top is a host return. What is on
- * it holds as long as links between pages do, and is forgotten with them. It may hold too
+ * it holds as long as nothing falls asleep, and is forgotten then. It may hold too
  * much or too little (a guest switches stacks): then a RET looks its target up. Guard
  * pages on both sides start it anew.
  *
@@ -112,7 +116,10 @@ struct tr_link {
 		       * it is in another page */
 	struct tr_code *of, *to;      /* it is in; it leads to */
 	struct tr_link *next, **link; /* others that lead to the same code */
-	struct tr_link *far_next;     /* others between pages */
+	/* Others out of the page, and how far away the other page is, in linear
+	 * addresses. */
+	struct tr_link *far_next;
+	u64 delta;
 };
 
 struct tr_code {
@@ -337,16 +344,13 @@ struct translator {
 	struct tr_memos memos;
 	struct tr_taken taken[CODE_MODES];
 	bool jumps_ready[CODE_MODES];
-	/* Linear pages that code was executed at since links between pages were undone.
-	 */
-	struct tr_pages pages[CODE_MODES];
-	struct tr_pages gone;     /* inside far_check() */
-	u8 far_shift[CODE_MODES]; /* of the largest page that has kept its links */
-	struct tr_link *far_links[CODE_MODES]; /* linked, between pages, by mode */
-	u32 epoch[CODE_MODES];                 /* raised when they are undone */
-	unsigned mode;                         /* of the code that runs: tr_mode() */
-	u64 shadow[CODE_MODES]; /* its rsp while code of another mode runs */
-	u8 *low;                /* guard, shadow stacks, guard, frame */
+	struct tr_pages pages[CODE_MODES]; /* that are awake */
+	struct tr_pages gone;              /* inside far_check() */
+	u8 far_shift[CODE_MODES];          /* of the largest page that has stayed awake */
+	u64 epoch[CODE_MODES];             /* of pages that are awake, by mode */
+	unsigned mode;                     /* of the code that runs: tr_mode() */
+	u64 shadow[CODE_MODES];            /* its rsp while code of another mode runs */
+	u8 *low;                           /* guard, shadow stacks, guard, frame */
 	/* Atomic. */
 	bool kicked;                   /* leave */
 	bool kernel_local[CODE_MODES]; /* some of its code is not in global pages */
