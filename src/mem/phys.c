@@ -547,7 +547,8 @@ static bool back_huge(const struct phys_region *r, u64 off)
 			return false;
 		touched += flags & PAGE_BACKED ? PAGE_SIZE : 0;
 	}
-	if (touched < HUGE_FROM)
+	/* Tried a few times: what is there may be in use by a disk. */
+	if (touched < HUGE_FROM || (touched & (touched - 1)))
 		return false;
 	/* It may be too old, have no such page left, or be using some of these. */
 	if (madvise(r->host + from, HUGE_SIZE, MADV_COLLAPSE)) {
@@ -565,6 +566,14 @@ void phys_back(const struct phys_region *r, u64 off)
 
 	if (back_huge(r, off))
 		return;
+	for (u64 i = from >> PAGE_SHIFT; i < to >> PAGE_SHIFT; i++) {
+		if (__atomic_load_n(&r->page_flags[i], __ATOMIC_RELAXED) &
+		    PAGE_RELEASED) {
+			from = align_down(off, PAGE_SIZE);
+			to = from + PAGE_SIZE;
+			break;
+		}
+	}
 	/* Speed only: older kernels refuse, and one without memory will say so later. */
 	(void)madvise(r->host + from, to - from, MADV_POPULATE_WRITE);
 	flag_pages(r, from, to, PAGE_BACKED, 0);
@@ -593,19 +602,14 @@ bool phys_release(struct phys *p, gpa_t gpa, u64 len)
 		return false;
 	from = gpa - r->base;
 	to = from + len;
+	/* What is around must not bring them back. */
+	flag_pages(r, from, to, PAGE_RELEASED, 0);
 	if (madvise(r->host + from, len, MADV_REMOVE))
 		return false;
-	/*
-	 * Wholly released, 2 MiB are as they were in the beginning. Where some pages
-	 * were, those that are around must not bring them back.
-	 */
-	for (u64 at = from, end; at < to; at = end) {
-		end = MIN(align_down(at, HUGE_SIZE) + HUGE_SIZE, to);
-		if (end - at == HUGE_SIZE)
-			flag_pages(r, at, end, 0, PAGE_BACKED | PAGE_RELEASED);
-		else
-			flag_pages(r, at, end, PAGE_RELEASED, 0);
-	}
+	/* Wholly released, 2 MiB are as they were in the beginning. */
+	for (u64 at = align_up(from, HUGE_SIZE); at < to && to - at >= HUGE_SIZE;
+	     at += HUGE_SIZE)
+		flag_pages(r, at, at + HUGE_SIZE, 0, PAGE_BACKED | PAGE_RELEASED);
 	/* It is a write of zeroes. */
 	phys_note_write(p, gpa, len);
 	return true;

@@ -156,8 +156,9 @@ void phys_back_range(struct phys *p, gpa_t gpa, u64 len);
 
 /*
  * The guest needs what is in these pages no more: the host gets them back, and they are
- * zero when they are touched again. False, and nothing is done: that is not RAM of one
- * region, or the host refuses.
+ * zero when they are touched again. It keeps some of a large page that a disk is using
+ * just then. False, and nothing is done: that is not RAM of one region, or the host
+ * refuses.
  */
 bool phys_release(struct phys *p, gpa_t gpa, u64 len);
 

@@ -26,6 +26,8 @@
 #include "base/bits.h"
 #include "block/block.h"
 
+/* Larger ones find memory where they are read, on another thread. */
+#define BACK_MAX     MiB(1)
 #define HEADER_SIZE  16u
 #define RANGE_SIZE   16u /* struct virtio_blk_discard_write_zeroes */
 #define BATCH        32u
@@ -199,8 +201,9 @@ static u8 prepare_io(struct request *r, bool write, u64 sector)
 	r->r.iovcnt = write ? slice(c->iov, c->out, HEADER_SIZE, len, r->data)
 			    : slice(c->iov + c->out, c->in, 0, len, r->data);
 	r->in_data = write ? 0 : len;
-	for (unsigned i = c->out; !write && i < c->out + c->in; i++)
-		phys_back_range(r->d->v.phys, c->gpa[i], c->iov[i].iov_len);
+	if (!write && len <= BACK_MAX)
+		for (unsigned i = c->out; i < c->out + c->in; i++)
+			phys_back_range(r->d->v.phys, c->gpa[i], c->iov[i].iov_len);
 	return VIRTIO_BLK_S_OK;
 }
 

@@ -179,6 +179,11 @@ static void sensitive_by_mask(void **state)
 		{ "\xb8\xe7\x00\x00\x00\x92", 6, true },     /* xchg edx, eax */
 		{ "\xb9\xe7\x00\x00\x00", 5, true },         /* another register */
 		{ "\x05\xe7\x00\x00\x00", 5, true },         /* add eax, 0e7h */
+		{ "\xb8\xe7\x00\x00\x00\xc3", 6, true },     /* another function */
+		{ "\xb8\xe7\x00\x00\x00\xe9\x00\x10\x00\x00", 10, true },
+		/* What jumps over the mask, and what does not. */
+		{ "\xb8\xff\xff\xff\xff\x74\x05\xb8\xe7\x00\x00\x00", 12, true },
+		{ "\xb8\xff\xff\xff\xff\x74\x00\xb8\xe7\x00\x00\x00", 12, false },
 	};
 	struct box *b = *state;
 

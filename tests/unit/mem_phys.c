@@ -699,6 +699,14 @@ static void released_pages_stay_away(void **state)
 	assert_int_equal(backed(p, MiB(2), MiB(2)), 512);
 	assert_int_equal(present(p, MiB(2), MiB(2)), 509);
 	phys_free(p);
+	/* Nor what has never been there. */
+	p = map_new();
+	assert_true(phys_release(p, MiB(2) + 0x1000, 0x3000));
+	phys_back_range(p, MiB(2) + 0x8000, PAGE_SIZE);
+	assert_int_equal(present(p, MiB(2), MiB(2)), 1);
+	assert_int_equal(present(p, MiB(2) + 0x8000, PAGE_SIZE), 1);
+	assert_int_equal(backed(p, MiB(2), MiB(2)), 1);
+	phys_free(p);
 }
 
 int main(void)

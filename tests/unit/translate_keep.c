@@ -436,6 +436,34 @@ static void programs_share_pages(void **state)
 	assert_in_range(s.links, ROUNDS, ROUNDS + 10);
 }
 
+/* At the end of the lower half, what follows is no address, whatever the tables have
+ * where its bits lead: the upper half. */
+PROGRAM(edge, "mov esi, 0x80000\n mov ecx, 3\n xor ebx, ebx\n 1: call rsi\n dec ecx\n"
+	      "jnz 1b\n mov rsi, 0x7ffffffff000\n call rsi\n int3");
+
+static void edge_prepare(struct box *b)
+{
+	u64 table = 0x18000;
+
+	prepare(b);
+	for (unsigned half = 0; half < 2; half++) {
+		unsigned index = half ? 0 : 511;
+
+		poke(b, PML4 + (255 + half) * 8, table | 0x27, 8);
+		poke(b, table + index * 8, (table + 0x1000) | 0x27, 8);
+		poke(b, table + 0x1000 + index * 8, (table + 0x2000) | 0x27, 8);
+		poke(b, table + 0x2000 + index * 8, (CODE2 + half * 0x1000) | 0x67, 8);
+		table += 0x3000;
+	}
+	tlb_flush_all(b->v);
+}
+
+static void a_link_ends_with_the_lower_half(void **state)
+{
+	(void)state;
+	RUN_ONE(edge, edge_prepare, VEC_GP, 3 * 7 + 1);
+}
+
 /*
  * A chain of more pages than are woken at once: EBX = 3 * EBX + number in each. Between
  * the rounds other code runs in the other space, where they are in another order, or not
@@ -511,6 +539,7 @@ int main(void)
 		cmocka_unit_test(two_pages_of_code_at_one_address),
 		cmocka_unit_test(links_are_kept),
 		cmocka_unit_test(programs_share_pages),
+		cmocka_unit_test(a_link_ends_with_the_lower_half),
 		cmocka_unit_test(many_pages_are_woken),
 	};
 

@@ -48,7 +48,7 @@ static bool xsave_like(u8 opcode, u8 modrm)
 	       (opcode == 0xae ? reg >= 4 && reg <= 6 : opcode == 0xc7 && reg == 4);
 }
 
-/* LDTILECFG, STTILECFG and TILERELEASE, and TILEZERO: VEX.128.0F38.W0 49h. */
+/* LDTILECFG, STTILECFG and TILERELEASE: VEX.128.0F38.W0 49h, without a prefix or 66. */
 static bool tile_config(const u8 *o)
 {
 	return (o[1] & 0x1f) == 2 && (o[2] == 0x78 || o[2] == 0x79) && o[3] == 0x49;
@@ -138,11 +138,25 @@ static void read_near(struct vcpu *v, gva_t lin, u8 *buf, unsigned len)
 		memcpy(buf, host, len);
 }
 
+static bool is_branch(const ZydisDecodedInstruction *zi)
+{
+	return zi->raw.imm[0].is_relative;
+}
+
+/* Nothing falls through it. */
+static bool ends_flow(const ZydisDecodedInstruction *zi)
+{
+	return zi->mnemonic == ZYDIS_MNEMONIC_JMP || zi->mnemonic == ZYDIS_MNEMONIC_UD2 ||
+	       zi->mnemonic == ZYDIS_MNEMONIC_HLT ||
+	       zi->meta.category == ZYDIS_CATEGORY_RET;
+}
+
 /* Whether EAX is known to select the guest's components alone, after this one. */
 static bool selects(bool before, const ZydisDecodedInstruction *zi,
 		    const ZydisDecodedOperand *op)
 {
-	bool known = before && zi->meta.category != ZYDIS_CATEGORY_CALL &&
+	bool known = before && !ends_flow(zi) &&
+		     zi->meta.category != ZYDIS_CATEGORY_CALL &&
 		     zi->meta.category != ZYDIS_CATEGORY_SYSCALL &&
 		     zi->meta.category != ZYDIS_CATEGORY_INTERRUPT;
 
@@ -159,10 +173,31 @@ static bool selects(bool before, const ZydisDecodedInstruction *zi,
 	return known;
 }
 
+/* Does a branch before 'start' lead to between 'to' and there? */
+static bool entered(const ZydisDecoder *d, const u8 *copy, unsigned from, unsigned to,
+		    unsigned start)
+{
+	while (from < start) {
+		ZydisDecodedInstruction zi;
+		i64 target;
+
+		if (!decode_at(d, copy, from, start, &zi)) {
+			from++;
+			continue;
+		}
+		from += zi.length;
+		target = from + zi.raw.imm[0].value.s;
+		if (is_branch(&zi) && target >= to && target <= start)
+			return true;
+	}
+	return false;
+}
+
 /* Decoding from 'from', is it known at 'start'? *there: that is come to. */
 static bool selects_from(const ZydisDecoder *d, const u8 *copy, unsigned from,
 			 unsigned start, bool *there)
 {
+	unsigned begin = from, since = start;
 	bool known = false;
 
 	while (from < start) {
@@ -171,15 +206,19 @@ static bool selects_from(const ZydisDecoder *d, const u8 *copy, unsigned from,
 
 		if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, copy + from, start - from, &zi,
 							op))) {
+			bool was = known;
+
 			known = selects(known, &zi, op);
 			from += zi.length;
+			if (known && !was)
+				since = from;
 		} else {
 			known = false;
 			from++;
 		}
 	}
 	*there = from == start;
-	return known;
+	return known && !entered(d, copy, begin, since, start);
 }
 
 /* Is what XSAVE and its kind at 'start' save or load the guest's alone? */
@@ -287,19 +326,6 @@ static unsigned function_end(const ZydisDecoder *d, const u8 *copy, unsigned at)
 		if (function_begins(d, copy, at))
 			return at;
 	return 0;
-}
-
-static bool is_branch(const ZydisDecodedInstruction *zi)
-{
-	return zi->raw.imm[0].is_relative;
-}
-
-/* Nothing falls through it. */
-static bool ends_flow(const ZydisDecodedInstruction *zi)
-{
-	return zi->mnemonic == ZYDIS_MNEMONIC_JMP || zi->mnemonic == ZYDIS_MNEMONIC_UD2 ||
-	       zi->mnemonic == ZYDIS_MNEMONIC_HLT ||
-	       zi->meta.category == ZYDIS_CATEGORY_RET;
 }
 
 /* Code that can be come to from its beginning, by its own branches. */

@@ -307,13 +307,15 @@ static bool leads_to_gone(const struct translator *t, unsigned m, const struct t
 		!is_awake(t, m, block_page(&t->cache, to->page2)));
 }
 
-/* Take those from the links out of a page that are not linked. */
+/* Take those from the links out of a page that are not linked, or of code that is no
+ * more.
+ */
 static void far_prune(struct code_page *p, unsigned m)
 {
 	struct tr_link **at = &p->far[m], *l;
 
 	while ((l = *at)) {
-		if (l->linked) {
+		if (l->linked && l->of->block->code == l->of) {
 			at = &l->far_next;
 			continue;
 		}
@@ -333,10 +335,10 @@ static void forget_gone(struct translator *t, unsigned m)
 	for (unsigned i = 0; i < s->count; i++) {
 		struct code_page *p = s->code[s->used[i]];
 
-		for (struct tr_link *l = p->far[m]; l; l = l->far_next)
-			if (l->linked && leads_to_gone(t, m, l))
-				link_undo(l);
 		far_prune(p, m);
+		for (struct tr_link *l = p->far[m]; l; l = l->far_next)
+			if (leads_to_gone(t, m, l))
+				link_undo(l);
 	}
 	for (unsigned n = 0; n < k->count; n++) {
 		struct tr_jump *j = &t->f->jumps[m].slot[k->slot[n]];
@@ -376,13 +378,15 @@ static void far_check(struct translator *t, unsigned m, u64 page, unsigned shift
 
 /* So many pages are woken at once, as each takes a look at the guest's tables: who
  * switches between programs often needs few of each. */
-#define WAKE_MAX 64
+#define WAKE_MAX   64
+/* Nor does a kick wait for more links than that. */
+#define WAKE_LINKS 16384
 
 struct wake {
 	struct translator *t;
 	unsigned m;
 	struct code_page *page[WAKE_MAX];
-	unsigned count;
+	unsigned count, links;
 };
 
 /* Is it awake there, or can it be? */
@@ -395,6 +399,9 @@ static bool wakes_at(struct wake *w, struct code_page *p, u64 lin)
 		lin = (u32)lin;
 	if (is_awake(t, m, p))
 		return p->lin[m] == lin;
+	/* The tables do not tell. */
+	if (!is_canonical(t->v, lin))
+		return false;
 	if (w->count == WAKE_MAX || !can_look(t, m) ||
 	    pages_other(&t->pages[m], lin, p) || !still_there(t, m, lin, p))
 		return false;
@@ -422,10 +429,10 @@ static void wake(struct translator *t, unsigned m, struct code_page *p)
 
 	for (unsigned i = 0; i < w.count; i++) {
 		p = w.page[i];
-		for (struct tr_link *l = p->far[m]; l; l = l->far_next)
-			if (l->linked && !holds(&w, p, l))
-				link_undo(l);
 		far_prune(p, m);
+		for (struct tr_link *l = p->far[m]; l; l = l->far_next)
+			if (w.links++ >= WAKE_LINKS || !holds(&w, p, l))
+				link_undo(l);
 	}
 }
 
